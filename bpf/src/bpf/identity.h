@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Who owns a socket: the process identity record, sent the first time that a process is seen with a socket. */
+#ifndef SOCKEYE_IDENTITY_H
+#define SOCKEYE_IDENTITY_H
+
+#define SE_PATH_DEPTH 24
+#define SE_NAME_MAX 64
+
+struct se_owner {
+	__u32 pid;
+	__u32 start_ticks;
+};
+
+static __always_inline __u32 start_ticks_of(struct task_struct *leader)
+{
+	return BPF_CORE_READ(leader, start_boottime) / SE_NS_PER_TICK;
+}
+
+struct se_walk {
+	struct se_identity *id;
+	struct dentry *dentry;
+	struct mount *mnt;
+	__u32 at;
+};
+
+/* One step of the walk towards the root: the name of this entry, or across a mount point. 1 ends the loop. */
+static long walk_step(__u64 step, struct se_walk *w)
+{
+	struct dentry *dentry = w->dentry, *parent = BPF_CORE_READ(dentry, d_parent);
+	struct mount *mnt = w->mnt;
+	long n;
+
+	if (dentry == BPF_CORE_READ(mnt, mnt.mnt_root) || dentry == parent) {
+		struct mount *up = BPF_CORE_READ(mnt, mnt_parent);
+
+		if (up == mnt || !up) {
+			w->id->exe_complete = 1;
+			return 1;
+		}
+		w->dentry = BPF_CORE_READ(mnt, mnt_mountpoint);
+		w->mnt = up;
+		return 0;
+	}
+	if (w->at > SE_EXE_LEN - SE_NAME_MAX)
+		return 1;
+	n = bpf_probe_read_kernel_str(&w->id->exe[w->at], SE_NAME_MAX, BPF_CORE_READ(dentry, d_name.name));
+	if (n <= 1 || n >= SE_NAME_MAX)
+		return 1;
+	w->at += n;
+	w->dentry = parent;
+	return 0;
+}
+
+/*
+ * The path of an executable, from the leaf to the root, across mounts, as d_path() would walk it. bpf_d_path() is not
+ * allowed in these hooks. Stops at the buffer's end; exe_complete tells.
+ */
+static __always_inline void read_exe(struct se_identity *id, struct mm_struct *mm)
+{
+	struct file *file = BPF_CORE_READ(mm, exe_file);
+	struct vfsmount *vfs = BPF_CORE_READ(file, f_path.mnt);
+	struct se_walk w = {
+		.id = id,
+		.dentry = BPF_CORE_READ(file, f_path.dentry),
+		.mnt = (void *)vfs - bpf_core_field_offset(struct mount, mnt),
+	};
+
+	id->exe_complete = 0;
+	if (file)
+		bpf_loop(SE_PATH_DEPTH, walk_step, &w, 0);
+	id->exe_len = w.at;
+}
+
+/* The beginning of the command line, from the memory of the calling process. Pages that are not present stay unread. */
+static __always_inline void read_args(struct se_identity *id, struct mm_struct *mm, struct se_stats *st)
+{
+	unsigned long start = BPF_CORE_READ(mm, arg_start), end = BPF_CORE_READ(mm, arg_end);
+	__u64 len;
+
+	id->args_len = 0;
+	id->args_total = 0;
+	if (!start || end <= start)
+		return;
+	len = end - start;
+	id->args_total = len;
+	if (len > SE_ARGS_LEN)
+		len = SE_ARGS_LEN;
+	barrier_var(len); /* the verifier must see the bound on the register that is passed */
+	if (bpf_probe_read_user(id->args, len, (void *)start))
+		count(&st->args_unreadable);
+	else
+		id->args_len = len;
+}
+
+/* Sends the identity of the calling process unless this very image of it, in this cgroup, was sent before. */
+static __always_inline void send_identity(struct task_struct *leader, struct se_owner *owner)
+{
+	__u64 key = (__u64)owner->pid << 32 | owner->start_ticks;
+	struct se_sent now = {
+		.exec_id = BPF_CORE_READ(leader, self_exec_id),
+		.cgroup_id = BPF_CORE_READ(leader, cgroups, dfl_cgrp, kn, id),
+	};
+	struct se_sent *sent = bpf_map_lookup_elem(&se_known, &key);
+	struct task_struct *parent;
+	struct se_identity *id;
+	struct mm_struct *mm;
+	struct se_stats *st;
+
+	if (sent && sent->exec_id == now.exec_id && sent->cgroup_id == now.cgroup_id)
+		return;
+	st = stats();
+	id = reserve(SE_IDENTITY, sizeof(*id));
+	if (!id || !st) {
+		if (id)
+			bpf_ringbuf_discard(id, BPF_RB_NO_WAKEUP);
+		return;
+	}
+	mm = BPF_CORE_READ(leader, mm);
+	parent = BPF_CORE_READ(leader, real_parent);
+	id->kind = SE_IDENTITY;
+	id->pid = owner->pid;
+	id->start_ticks = owner->start_ticks;
+	id->ppid = BPF_CORE_READ(parent, tgid);
+	id->uid = BPF_CORE_READ(leader, real_cred, uid.val);
+	id->gid = BPF_CORE_READ(leader, real_cred, gid.val);
+	id->parent_uid = BPF_CORE_READ(parent, real_cred, uid.val);
+	id->pad0 = 0;
+	id->cgroup_id = now.cgroup_id;
+	BPF_CORE_READ_INTO(&id->comm, leader, comm);
+	BPF_CORE_READ_INTO(&id->parent_comm, parent, group_leader, comm);
+	read_exe(id, mm);
+	read_args(id, mm, st);
+	submit(id);
+	bpf_map_update_elem(&se_known, &key, &now, BPF_ANY);
+}
+
+/*
+ * The process that runs this hook, made known to user space. {0, 0} for kernel threads. Only for hooks that run in the
+ * context of the process that made the system call, never in softirq.
+ */
+static __always_inline struct se_owner current_owner(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+	struct se_owner owner = {};
+
+	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+		return owner;
+	owner.pid = BPF_CORE_READ(leader, tgid);
+	owner.start_ticks = start_ticks_of(leader);
+	send_identity(leader, &owner);
+	return owner;
+}
+
+#endif

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The boundary between the kernel programs and user space: every record that crosses it, once.
+ * bpf/src/records.rs declares the same layouts in Rust; bpf/tests/layout.rs proves them equal from the object's BTF.
+ *
+ * No `packed`: padding is explicit, so that a record is copied by words. Addresses are 16 bytes in network order,
+ * IPv4 as ::ffff:a.b.c.d. Ports are in host order. Times are CLOCK_BOOTTIME nanoseconds unless the name says otherwise.
+ */
+#ifndef SOCKEYE_INTF_H
+#define SOCKEYE_INTF_H
+
+#define SE_COMM_LEN 16
+#define SE_EXE_LEN 256
+#define SE_ARGS_LEN 512
+#define SE_RTT_BATCH 24
+/* Start times are compared with field 22 of /proc/PID/stat, whose unit is 1/USER_HZ = 10 ms on every architecture. */
+#define SE_NS_PER_TICK 10000000ULL
+
+enum se_kind {
+	SE_OPEN = 0,      /* se_flow: a TCP connection was established */
+	SE_OWNER = 1,     /* se_flow: another process than the recorded one reads from the socket */
+	SE_CLOSE = 2,     /* se_flow: the last word on a TCP connection */
+	SE_SWEEP = 3,     /* se_flow: a live TCP socket, seen by the sweep */
+	SE_LISTENER = 4,  /* se_flow: a listening TCP or a bound UDP socket, seen by the sweep */
+	SE_RTT = 5,       /* se_rtt: a batch of round-trip samples of one socket */
+	SE_DATAGRAM = 6,  /* se_datagram: one UDP packet that found the UDP table full */
+	SE_UDP_CLOSE = 7, /* se_udp_close: a UDP socket is gone */
+	SE_IDENTITY = 8,  /* se_identity: a process, at its first socket */
+	SE_KINDS = 9,
+};
+
+enum se_role { SE_ROLE_UNKNOWN = 0, SE_INITIATOR = 1, SE_RESPONDER = 2, SE_ROLE_LISTENER = 3 };
+
+enum se_flags {
+	SE_ROLE_MASK = 0x03,
+	SE_CONFIRMED = 0x04, /* the owner itself connected, or has read from the socket */
+	SE_SEEDED = 0x08,    /* older than the agent */
+	SE_UDP = 0x10,
+};
+
+struct se_flow {
+	__u8 kind;
+	__u8 flags;
+	__u8 state; /* TCP state; in SE_CLOSE the state that the socket left */
+	__u8 error; /* sk_err */
+	__u32 pid;  /* tgid of the owner, 0 = unknown */
+	__u64 cookie;
+	__u64 at_ns;
+	__u32 start_ticks; /* of the owner */
+	__u32 age_ms;      /* since the socket was opened */
+	__u8 local_addr[16];
+	__u8 remote_addr[16];
+	__u16 local_port;
+	__u16 remote_port;
+	__u32 netns;
+	__u64 bytes_sent;     /* acknowledged by the peer, without a FIN; on the initiator still with its SYN */
+	__u64 bytes_received; /* in order, without a FIN */
+	__u32 segs_out;
+	__u32 segs_in;
+	__u32 retrans;
+	__u32 lost;
+	__u32 out_of_order;
+	__u32 srtt_us;
+	__u32 rttvar_us;
+	__u32 min_rtt_us;   /* all ones = no sample */
+	__u32 seq_local;    /* first sequence number that bytes_acked counts: ISN of the initiator, ISN + 1 of the responder */
+	__u32 seq_remote;   /* ISN of the peer */
+};
+
+struct se_rtt {
+	__u8 kind;
+	__u8 count; /* samples that are filled */
+	__u16 pad0;
+	__u32 pid;
+	__u64 cookie;
+	__u64 at_ns;
+	__u32 start_ticks;
+	__u32 pad1;
+	__u32 samples_us[SE_RTT_BATCH];
+};
+
+struct se_udp_key {
+	__u64 cookie;
+	__u8 local_addr[16];
+	__u8 remote_addr[16];
+	__u16 local_port;
+	__u16 remote_port;
+	__u32 netns;
+};
+
+struct se_udp_value {
+	__u64 bytes_sent;     /* payload */
+	__u64 bytes_received; /* payload */
+	__u64 first_ns;
+	__u64 last_ns;
+	__u32 packets_sent;
+	__u32 packets_received;
+	__u32 pid;
+	__u32 start_ticks;
+	__u8 first_sent; /* 1: the first packet went out */
+	__u8 pad0[7];
+};
+
+struct se_datagram {
+	__u8 kind;
+	__u8 sent; /* 1: went out, 0: came in */
+	__u16 pad0;
+	__u32 pid;
+	__u64 at_ns;
+	struct se_udp_key key;
+	__u32 start_ticks;
+	__u32 packets;
+	__u64 bytes;
+};
+
+struct se_udp_close {
+	__u8 kind;
+	__u8 pad0[7];
+	__u64 cookie;
+};
+
+struct se_identity {
+	__u8 kind;
+	__u8 exe_complete; /* 1: exe holds the path up to the root */
+	__u16 exe_len;
+	__u32 pid;
+	__u32 start_ticks;
+	__u32 ppid;
+	__u32 uid;
+	__u32 gid;
+	__u32 parent_uid;
+	__u32 args_total; /* length of the command line; args holds its beginning */
+	__u32 args_len;
+	__u32 pad0;
+	__u64 cgroup_id;
+	__u8 comm[SE_COMM_LEN];
+	__u8 parent_comm[SE_COMM_LEN];
+	__u8 exe[SE_EXE_LEN];   /* path components, the last one first, each with a NUL */
+	__u8 args[SE_ARGS_LEN]; /* as in /proc/PID/cmdline */
+};
+
+/* One per CPU: what was offered to the rings and what did not fit, by kind of record, and every other loss. */
+struct se_stats {
+	__u64 offered[SE_KINDS];
+	__u64 lost[SE_KINDS];
+	__u64 close_overflow;   /* closes that found the ring full and went to the overflow map (not lost) */
+	__u64 storage_failed;   /* sockets that could not be tracked: no memory for their storage */
+	__u64 untracked_close;  /* connections that ended without ever having been tracked */
+	__u64 udp_table_full;   /* UDP packets sent through the ring because the table was full (not lost) */
+	__u64 udp_unparsed;     /* packets of UDP sockets whose headers could not be read */
+	__u64 args_unreadable;  /* command lines that were not in memory */
+};
+
+#endif

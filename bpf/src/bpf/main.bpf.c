@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * sockeye's kernel side. Read in this order: maps.h (state, rings, loss counters), identity.h (who owns a socket),
+ * tcp.h, udp.h, sweep.h (the two iterators).
+ */
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+#include "intf.h"
+#include "maps.h"
+#include "identity.h"
+#include "tcp.h"
+#include "udp.h"
+#include "sweep.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Keeps the full types of all records in the object's BTF, for the layout test and for the inner map's definition. */
+const volatile union {
+	struct se_flow flow;
+	struct se_rtt rtt;
+	struct se_datagram datagram;
+	struct se_udp_close udp_close;
+	struct se_udp_key udp_key;
+	struct se_udp_value udp_value;
+	struct se_identity identity;
+	struct se_stats stats;
+} se_layouts;

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The maps, and the only two ways in which something leaves the kernel: a ring record and the close overflow. */
+#ifndef SOCKEYE_MAPS_H
+#define SOCKEYE_MAPS_H
+
+/*
+ * What is known of one socket. Lives and dies with it (sk_storage): nothing to clean up, nothing that can leak.
+ * Written by the hooks that run while the socket is locked; read by the sweep without a lock, word by word.
+ */
+struct se_sock {
+	__u32 pid;
+	__u32 start_ticks;
+	__u8 flags;
+	__u8 owner_changes;
+	__u8 rtt_count;
+	__u8 pad0;
+	__u32 pad1;
+	__u64 opened_ns; /* 0 = before the agent */
+	__u64 rtt_batch_ns;
+	__u8 local_addr[16];
+	__u8 remote_addr[16];
+	__u16 local_port;
+	__u16 remote_port; /* 0 = the tuple is not filled yet */
+	__u32 netns; /* of UDP sockets: cgroup_skb programs cannot read it from the socket */
+	__u32 rtt_us[SE_RTT_BATCH];
+};
+
+/* CLONE: the kernel copies a listener's entry to each connection that it accepts, so a child has an owner at birth. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct se_sock);
+} se_socks SEC(".maps");
+
+/* One ring per possible CPU, created by the loader: producers on different CPUs never share a cache line. */
+struct se_ring {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1); /* the loader sets the number of possible CPUs */
+	__type(key, __u32);
+	__array(values, struct se_ring);
+} se_rings SEC(".maps");
+
+/* Closes that found their ring full. Written once per socket by tcp.h, drained and emptied by user space's sweep. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct se_flow);
+} se_closes SEC(".maps");
+
+/*
+ * UDP counters per socket and peer since the last drain. User space swaps the inner map for an empty one: the kernel
+ * waits for running programs in that update (map_update of a map-in-map ends in synchronize_rcu), so the map that was
+ * taken out is complete and nobody writes to it any more.
+ */
+struct se_udp_table {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct se_udp_key);
+	__type(value, struct se_udp_value);
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct se_udp_table);
+} se_udp SEC(".maps");
+
+/* Processes whose identity has been sent. LRU: an evicted one is sent again, which costs a record and loses nothing. */
+struct se_sent {
+	__u64 exec_id;
+	__u64 cgroup_id;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64); /* pid << 32 | start_ticks */
+	__type(value, struct se_sent);
+} se_known SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct se_stats);
+} se_counts SEC(".maps");
+
+/* Atomic although per CPU: a softirq may interrupt a program on the same CPU between load and store. */
+static __always_inline void count(__u64 *counter)
+{
+	__sync_fetch_and_add(counter, 1);
+}
+
+static __always_inline struct se_stats *stats(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&se_counts, &zero);
+}
+
+/* A record in this CPU's ring, or NULL with the loss counted. */
+static __always_inline void *reserve(enum se_kind kind, const __u64 bytes)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	struct se_stats *st = stats();
+	void *ring, *record;
+
+	if (!st)
+		return NULL;
+	count(&st->offered[kind]);
+	ring = bpf_map_lookup_elem(&se_rings, &cpu);
+	record = ring ? bpf_ringbuf_reserve(ring, bytes, 0) : NULL;
+	if (!record)
+		count(&st->lost[kind]);
+	return record;
+}
+
+static __always_inline void submit(void *record)
+{
+	/* No wake-up: workers poll. Waking per record cost the producer three times as much as the record itself. */
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+
+#endif

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* TCP: life of a connection, its owner, its round-trip samples. Bytes and segments are the kernel's own counters. */
+#ifndef SOCKEYE_TCP_H
+#define SOCKEYE_TCP_H
+
+#define SE_OWNER_CHANGES_MAX 16
+#define SE_RTT_BATCH_NS 1000000000ULL
+
+static __always_inline void map_v4(__u8 *to, __be32 addr)
+{
+	__u32 *words = (__u32 *)to;
+
+	words[0] = 0;
+	words[1] = 0;
+	words[2] = bpf_htonl(0xffff);
+	words[3] = addr;
+}
+
+static __always_inline void copy16(__u8 *to, const void *from)
+{
+	((__u64 *)to)[0] = ((const __u64 *)from)[0];
+	((__u64 *)to)[1] = ((const __u64 *)from)[1];
+}
+
+/* The socket's 5-tuple into its storage. inet_sport outlives skc_num, which is 0 once the port was given back. */
+static __always_inline void remember_tuple(struct se_sock *s, struct sock *sk)
+{
+	s->local_port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+	s->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
+	if (sk->__sk_common.skc_family == AF_INET6) {
+		BPF_CORE_READ_INTO((struct in6_addr_k *)s->local_addr, sk, __sk_common.skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO((struct in6_addr_k *)s->remote_addr, sk, __sk_common.skc_v6_daddr);
+	} else {
+		map_v4(s->local_addr, sk->__sk_common.skc_rcv_saddr);
+		map_v4(s->remote_addr, sk->__sk_common.skc_daddr);
+	}
+}
+
+static __always_inline bool fin_may_be_acked(__u8 state)
+{
+	return state == TCP_FIN_WAIT1 || state == TCP_FIN_WAIT2 || state == TCP_CLOSING || state == TCP_LAST_ACK ||
+	       state == TCP_TIME_WAIT;
+}
+
+/*
+ * bytes_acked counts sequence numbers: the SYN of the side that connected, and a FIN once it is acknowledged
+ * (net/ipv4/tcp_input.c, tcp_snd_una_update). A FIN takes the last number of write_seq (tcp_send_fin). bytes_received
+ * counts the peer's FIN, after which tcp_fin() has set SOCK_DONE. The SYN stays in: only user space may learn the role
+ * of a socket that is older than the agent.
+ */
+static __always_inline void read_counters(struct se_flow *f, struct sock *sk, struct tcp_sock *tp)
+{
+	__u64 acked = tp->bytes_acked, received = tp->bytes_received;
+	__u32 snd_una = tp->snd_una;
+
+	f->seq_local = snd_una - (__u32)acked;
+	f->seq_remote = tp->rcv_nxt - (__u32)received - 1;
+	f->bytes_sent = acked - (acked && fin_may_be_acked(f->state) && snd_una == tp->write_seq);
+	f->bytes_received = received - (received && (sk->__sk_common.skc_flags >> SOCK_DONE & 1));
+	f->segs_out = tp->segs_out;
+	f->segs_in = tp->segs_in;
+	f->retrans = tp->total_retrans;
+	f->lost = tp->lost;
+	f->out_of_order = tp->rcv_ooopack;
+	f->srtt_us = tp->srtt_us >> 3;
+	f->rttvar_us = tp->mdev_us >> 2;
+	f->min_rtt_us = tp->rtt_min.s[0].v;
+}
+
+static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, const struct se_sock *s,
+				      struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	f->kind = kind;
+	f->flags = s->flags;
+	f->state = state;
+	f->error = sk->sk_err;
+	f->pid = s->pid;
+	f->start_ticks = s->start_ticks;
+	f->cookie = bpf_get_socket_cookie(sk);
+	f->at_ns = bpf_ktime_get_boot_ns();
+	f->age_ms = s->opened_ns ? (f->at_ns - s->opened_ns) / 1000000 : 0;
+	copy16(f->local_addr, s->local_addr);
+	copy16(f->remote_addr, s->remote_addr);
+	f->local_port = s->local_port;
+	f->remote_port = s->remote_port;
+	f->netns = sk->__sk_common.skc_net.net->ns.inum;
+	if (tp)
+		read_counters(f, sk, tp);
+}
+
+static __always_inline void emit_flow(__u8 kind, __u8 state, const struct se_sock *s, struct sock *sk)
+{
+	struct se_flow *f = reserve(kind, sizeof(*f));
+
+	if (!f)
+		return;
+	fill_flow(f, kind, state, s, sk);
+	submit(f);
+}
+
+/* Round-trip samples that have not been sent yet. */
+static __always_inline void flush_rtt(struct se_sock *s, __u64 cookie, __u64 now)
+{
+	struct se_rtt *r = reserve(SE_RTT, sizeof(*r));
+
+	if (r) {
+		r->kind = SE_RTT;
+		r->count = s->rtt_count;
+		r->pad0 = 0;
+		r->pid = s->pid;
+		r->cookie = cookie;
+		r->at_ns = now;
+		r->start_ticks = s->start_ticks;
+		r->pad1 = 0;
+		__builtin_memcpy(r->samples_us, s->rtt_us, sizeof(r->samples_us));
+		submit(r);
+	}
+	s->rtt_count = 0;
+}
+
+/*
+ * The close record must not get lost: nothing could heal it. When the ring is full it goes to a hash map that user
+ * space drains; only when that is full too does it count as lost.
+ */
+static __always_inline void emit_close(__u8 state, struct se_sock *s, struct sock *sk)
+{
+	struct se_stats *st = stats();
+	__u32 cpu = bpf_get_smp_processor_id();
+	void *ring = bpf_map_lookup_elem(&se_rings, &cpu);
+	struct se_flow *f, spill = {};
+
+	if (!st)
+		return;
+	count(&st->offered[SE_CLOSE]);
+	f = ring ? bpf_ringbuf_reserve(ring, sizeof(*f), 0) : NULL;
+	if (f) {
+		fill_flow(f, SE_CLOSE, state, s, sk);
+		submit(f);
+		return;
+	}
+	fill_flow(&spill, SE_CLOSE, state, s, sk);
+	if (bpf_map_update_elem(&se_closes, &spill.cookie, &spill, BPF_NOEXIST))
+		count(&st->lost[SE_CLOSE]);
+	else
+		count(&st->close_overflow);
+}
+
+/* connect() or listen(): the caller owns the socket. tcp_v4_connect() and inet_csk_listen_start() run in the process. */
+static __always_inline void on_open(struct sock *sk, __u8 role)
+{
+	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	struct se_owner owner = current_owner();
+	struct se_stats *st;
+
+	if (!s) {
+		st = stats();
+		if (st)
+			count(&st->storage_failed);
+		return;
+	}
+	s->pid = owner.pid;
+	s->start_ticks = owner.start_ticks;
+	s->flags = role | SE_CONFIRMED;
+	s->owner_changes = 0;
+	s->rtt_count = 0;
+	s->opened_ns = bpf_ktime_get_boot_ns();
+	s->remote_port = 0;
+}
+
+/* Softirq: `current` is whoever was interrupted. The owner is the one that connected, or came with the listener. */
+static __always_inline void on_established(struct sock *sk, int old)
+{
+	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	struct se_stats *st;
+
+	if (!s) {
+		st = stats();
+		if (st)
+			count(&st->storage_failed);
+		return;
+	}
+	if ((s->flags & SE_ROLE_MASK) != SE_INITIATOR) {
+		s->flags = old == TCP_SYN_SENT ? SE_INITIATOR : SE_RESPONDER;
+		s->owner_changes = 0;
+		s->rtt_count = 0;
+		s->opened_ns = bpf_ktime_get_boot_ns();
+	}
+	remember_tuple(s, sk);
+	emit_flow(SE_OPEN, TCP_ESTABLISHED, s, sk);
+}
+
+static __always_inline void on_close(struct sock *sk, int old)
+{
+	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+	struct se_stats *st;
+
+	if (!s) {
+		st = stats();
+		if (st && old != TCP_LISTEN && old != TCP_CLOSE)
+			count(&st->untracked_close);
+		return;
+	}
+	if ((s->flags & SE_ROLE_MASK) != SE_ROLE_LISTENER) {
+		if (!s->remote_port)
+			remember_tuple(s, sk);
+		if (s->rtt_count)
+			flush_rtt(s, bpf_get_socket_cookie(sk), bpf_ktime_get_boot_ns());
+		emit_close(old, s, sk);
+	}
+	/* The socket may connect again: it starts afresh then. */
+	bpf_sk_storage_delete(&se_socks, sk);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
+{
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	if (new == TCP_SYN_SENT)
+		on_open(sk, SE_INITIATOR);
+	else if (new == TCP_LISTEN)
+		on_open(sk, SE_ROLE_LISTENER);
+	else if (new == TCP_ESTABLISHED)
+		on_established(sk, old);
+	else if (new == TCP_CLOSE)
+		on_close(sk, old);
+	return 0;
+}
+
+/*
+ * tcp_recvmsg() -> tcp_rcv_space_adjust(), after data was copied to the reader: it is the process that really uses the
+ * socket (prefork servers accept in a child, descriptors are passed on). Stream parsers call it from softirq too, where
+ * the socket is not owned by a process: sk_lock.owned tells them apart.
+ */
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(se_read, struct sock *sk)
+{
+	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+	struct se_owner owner;
+	bool same;
+
+	if (!s || !sk->sk_lock.owned)
+		return 0;
+	same = s->pid == (__u32)(bpf_get_current_pid_tgid() >> 32);
+	if ((same && s->flags & SE_CONFIRMED) || s->owner_changes >= SE_OWNER_CHANGES_MAX)
+		return 0;
+	owner = current_owner();
+	if (!owner.pid)
+		return 0;
+	s->flags |= SE_CONFIRMED;
+	if (same && s->start_ticks == owner.start_ticks)
+		return 0;
+	s->pid = owner.pid;
+	s->start_ticks = owner.start_ticks;
+	s->owner_changes++;
+	emit_flow(SE_OWNER, sk->__sk_common.skc_state, s, sk);
+	return 0;
+}
+
+/*
+ * tcp_rcv_rtt estimator -> tcp_bpf_rtt(). args[0] is the raw sample since 6.10; before, only the smoothed one is there.
+ * Samples travel in batches, and none waits for longer than a second of further samples.
+ */
+static __always_inline void on_rtt(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+	__u32 sample_us = ops->args[0], at;
+	struct se_sock *s;
+	__u64 now;
+
+	if (!sk)
+		return;
+	s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+	if (!s)
+		return;
+	if (!sample_us)
+		sample_us = ops->srtt_us >> 3;
+	now = bpf_ktime_get_boot_ns();
+	at = s->rtt_count;
+	if (at == 0)
+		s->rtt_batch_ns = now;
+	if (at < SE_RTT_BATCH) {
+		s->rtt_us[at] = sample_us;
+		s->rtt_count = at + 1;
+	}
+	if (s->rtt_count >= SE_RTT_BATCH || now - s->rtt_batch_ns > SE_RTT_BATCH_NS)
+		flush_rtt(s, bpf_get_socket_cookie(ops), now);
+}
+
+SEC("sockops")
+int se_sockops(struct bpf_sock_ops *ops)
+{
+	switch (ops->op) {
+	case BPF_SOCK_OPS_RTT_CB:
+		on_rtt(ops);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
+		break;
+	}
+	return 1;
+}
+
+#endif

@@ -1,0 +1,218 @@
+//! Loading and attaching the kernel programs. Dropping [`Kernel`] detaches everything: all links are file descriptors
+//! of this process, so the kernel does the same when the process is killed.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use libbpf_rs::libbpf_sys::bpf_map_create_opts;
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, MapType, OpenObject, ProgramMut};
+use thiserror::Error;
+use zerocopy::FromBytes;
+
+use crate::programs::ProgramHandle;
+use crate::records::{CpuStats, UdpKey, UdpValue};
+use crate::ring::Ring;
+use crate::skel::MainSkelBuilder;
+use crate::sweep::Sweeper;
+
+/// Why the kernel side cannot start.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// libbpf or the verifier refused.
+    #[error("{what}: {source}")]
+    Bpf {
+        /// What was being done.
+        what: &'static str,
+        /// What libbpf says.
+        source: libbpf_rs::Error,
+    },
+    /// A ring could not be mapped.
+    #[error("cannot map the ring buffer of CPU {cpu}: {source}")]
+    Ring {
+        /// Its CPU.
+        cpu: usize,
+        /// What aya says.
+        source: aya::maps::MapError,
+    },
+    /// The cgroup directory could not be opened, or an iterator not be read.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+fn bpf(what: &'static str) -> impl FnOnce(libbpf_rs::Error) -> KernelError {
+    move |source| KernelError::Bpf { what, source }
+}
+
+/// Keeps libbpf from printing: what goes wrong is in the errors.
+pub fn silence_libbpf() {
+    libbpf_rs::set_print(None);
+}
+
+/// How the kernel side is set up.
+#[derive(Debug, Clone)]
+pub struct KernelOptions {
+    /// Mount point of cgroup v2. Without it UDP and round-trip samples are not seen.
+    pub cgroup: Option<PathBuf>,
+    /// Bytes of each CPU's ring, a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// Flows in the UDP table between two drains.
+    pub udp_table_entries: u32,
+}
+
+impl Default for KernelOptions {
+    fn default() -> Self {
+        Self { cgroup: None, ring_bytes: 1 << 20, udp_table_entries: 32768 }
+    }
+}
+
+/// The attached programs and their maps.
+pub struct Kernel {
+    sweeper: Sweeper,
+    counts: MapHandle,
+    programs: Vec<ProgramHandle>,
+    _links: Vec<Link>,
+}
+
+impl Kernel {
+    /// Loads and attaches everything, then marks the sockets that are older than this call. Returns the rings, one per
+    /// possible CPU, in the order of the CPUs.
+    ///
+    /// # Errors
+    /// If the kernel refuses a program, map or attachment. Nothing stays attached then.
+    pub fn start(options: &KernelOptions) -> Result<(Self, Vec<Ring>), KernelError> {
+        let cpus = libbpf_rs::num_possible_cpus().map_err(bpf("cannot count the CPUs"))?;
+        // The skeleton borrows this storage; one allocation per load lives as long as the process.
+        let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = MainSkelBuilder::default().open(storage).map_err(bpf("cannot open the BPF object"))?;
+        let set = bpf("cannot size the maps");
+        let udp_inner = create_udp_table(options.udp_table_entries)?;
+        open.maps.se_rings.set_max_entries(cpus as u32).map_err(set)?;
+        let skel = open.load().map_err(bpf("the kernel refused a program (run with -vv for the verifier's log)"))?;
+
+        let rings = create_rings(&skel.maps.se_rings, cpus, options.ring_bytes)?;
+        put(&skel.maps.se_udp, 0, &udp_inner)?;
+
+        let mut links = attach_tracing(&skel.progs)?;
+        if let Some(path) = &options.cgroup {
+            links.extend(attach_cgroup(&skel.progs, path)?);
+        }
+        seed(&skel.progs.se_seed)?;
+
+        let handle = |map: &dyn MapCoreFd| map.handle();
+        let sweeper = Sweeper::new(
+            skel.progs.se_sweep.attach_iter(skel.maps.se_socks.as_fd()).map_err(bpf("cannot attach the sweep"))?,
+            handle(&skel.maps.se_udp)?,
+            [udp_inner, create_udp_table(options.udp_table_entries)?],
+            handle(&skel.maps.se_closes)?,
+        );
+        let counts = handle(&skel.maps.se_counts)?;
+        let programs = skel.object().progs().map(|p| ProgramHandle::new(&p)).collect::<io::Result<_>>();
+        let programs = programs.map_err(|source| KernelError::Io { what: "cannot keep a program".into(), source })?;
+        Ok((Self { sweeper, counts, programs, _links: links }, rings))
+    }
+
+    /// The reader of sockets and UDP counters.
+    pub fn sweeper(&mut self) -> &mut Sweeper {
+        &mut self.sweeper
+    }
+
+    /// The loaded programs.
+    #[must_use]
+    pub fn programs(&self) -> &[ProgramHandle] {
+        &self.programs
+    }
+
+    /// The counters of each possible CPU.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn cpu_stats(&self) -> Result<Vec<CpuStats>, KernelError> {
+        let values = self
+            .counts
+            .lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY)
+            .map_err(bpf("cannot read the kernel's counters"))?
+            .unwrap_or_default();
+        Ok(values
+            .iter()
+            .map(|v| CpuStats::read_from_prefix(v).map_or_else(|_| CpuStats::default(), |(s, _)| s))
+            .collect())
+    }
+}
+
+/// A second owner of a map's descriptor, independent of the skeleton.
+trait MapCoreFd {
+    fn handle(&self) -> Result<MapHandle, KernelError>;
+}
+
+impl<M: MapCore> MapCoreFd for M {
+    fn handle(&self) -> Result<MapHandle, KernelError> {
+        let id = self.info().map_err(bpf("cannot read a map's description"))?.info.id;
+        MapHandle::from_map_id(id).map_err(bpf("cannot keep a map"))
+    }
+}
+
+fn create_opts() -> bpf_map_create_opts {
+    bpf_map_create_opts {
+        sz: mem::size_of::<bpf_map_create_opts>() as libbpf_rs::libbpf_sys::size_t,
+        ..Default::default()
+    }
+}
+
+fn create_udp_table(entries: u32) -> Result<MapHandle, KernelError> {
+    let (key, value) = (mem::size_of::<UdpKey>() as u32, mem::size_of::<UdpValue>() as u32);
+    MapHandle::create(MapType::Hash, Some("se_udp_table"), key, value, entries, &create_opts())
+        .map_err(bpf("cannot create a UDP table"))
+}
+
+fn put(outer: &impl MapCore, slot: u32, inner: &MapHandle) -> Result<(), KernelError> {
+    let fd = inner.as_fd().as_raw_fd().to_ne_bytes();
+    outer.update(&slot.to_ne_bytes(), &fd, MapFlags::ANY).map_err(bpf("cannot fill a map of maps"))
+}
+
+fn create_rings(outer: &impl MapCore, cpus: usize, bytes: u32) -> Result<Vec<Ring>, KernelError> {
+    (0..cpus)
+        .map(|cpu| {
+            let map = MapHandle::create(MapType::RingBuf, Some("se_ring"), 0, 0, bytes, &create_opts())
+                .map_err(bpf("cannot create a ring buffer"))?;
+            put(outer, cpu as u32, &map)?;
+            let fd: OwnedFd = map
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|source| KernelError::Io { what: "cannot keep a ring buffer".into(), source })?;
+            Ring::new(cpu, bytes as usize, fd).map_err(|source| KernelError::Ring { cpu, source })
+        })
+        .collect()
+}
+
+fn attach_tracing(progs: &crate::skel::MainProgs<'_>) -> Result<Vec<Link>, KernelError> {
+    let attach = |program: &ProgramMut<'_>| program.attach_trace().map_err(bpf("cannot attach a BTF tracepoint"));
+    Ok(vec![attach(&progs.se_set_state)?, attach(&progs.se_read)?])
+}
+
+fn attach_cgroup(progs: &crate::skel::MainProgs<'_>, path: &Path) -> Result<Vec<Link>, KernelError> {
+    let dir = File::open(path)
+        .map_err(|source| KernelError::Io { what: format!("cannot open the cgroup {}", path.display()), source })?;
+    [&progs.se_sock_create, &progs.se_sock_release, &progs.se_egress, &progs.se_ingress, &progs.se_sockops]
+        .into_iter()
+        .map(|program| program.attach_cgroup(dir.as_raw_fd()).map_err(bpf("cannot attach to the root cgroup")))
+        .collect()
+}
+
+/// Runs the iterator over all open files once: it marks the sockets that it finds.
+fn seed(program: &ProgramMut<'_>) -> Result<(), KernelError> {
+    let link = program.attach_trace().map_err(bpf("cannot attach the seed iterator"))?;
+    let mut iter = Iter::new(&link).map_err(bpf("cannot start the seed iterator"))?;
+    let mut nothing = Vec::new();
+    iter.read_to_end(&mut nothing)
+        .map_err(|source| KernelError::Io { what: "cannot read the seed iterator".into(), source })?;
+    Ok(())
+}

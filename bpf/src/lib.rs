@@ -1,0 +1,27 @@
+//! Everything of sockeye that knows about BPF. The rest of the code sees the types of [`records`] only.
+//!
+//! * [`kernel`] loads and attaches the programs of `src/bpf/`, seeds older sockets, and owns the maps.
+//! * [`ring`] drains one CPU's ring buffer, without callbacks or copies.
+//! * [`sweep`] reads all tracked sockets and drains the UDP table.
+//! * [`preflight`] says what the host lacks before anything is loaded.
+//! * [`programs`] says what the programs cost.
+
+pub mod kernel;
+pub mod preflight;
+pub mod programs;
+pub mod records;
+pub mod ring;
+pub mod sweep;
+mod sys;
+pub mod xpub;
+
+mod skel {
+    #![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+    include!(concat!(env!("OUT_DIR"), "/main.skel.rs"));
+}
+
+/// The compiled object, for tests of its layout and for inspection.
+#[must_use]
+pub fn object_bytes() -> &'static [u8] {
+    include_bytes!(concat!(env!("OUT_DIR"), "/main.o"))
+}

@@ -1,0 +1,136 @@
+//! What the host must offer, found out before anything is loaded: probe, then decide.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use caps::{CapSet, Capability};
+
+/// One need of the agent and whether the host meets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// Short name.
+    pub name: &'static str,
+    /// What was found, or what is missing.
+    pub finding: String,
+    /// What to do about it; `None` when the need is met.
+    pub remedy: Option<String>,
+}
+
+impl Need {
+    fn met(name: &'static str, finding: impl Into<String>) -> Self {
+        Self { name, finding: finding.into(), remedy: None }
+    }
+
+    fn unmet(name: &'static str, finding: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, finding: finding.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// Name of the need for privileges.
+pub const CAPABILITIES: &str = "capabilities";
+/// Name of the need for cgroup v2.
+pub const CGROUP: &str = "cgroup v2";
+/// Where the kernel publishes its types.
+pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// Probes everything.
+#[must_use]
+pub fn probe() -> Vec<Need> {
+    vec![
+        capabilities(|cap| caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false)),
+        btf(Path::new(BTF_PATH)),
+        cgroup(find_cgroup2().as_deref()),
+    ]
+}
+
+/// `has` tells whether the process holds a capability. `CAP_SYS_ADMIN` implies all that are needed.
+fn capabilities(has: impl Fn(Capability) -> bool) -> Need {
+    const NAME: &str = CAPABILITIES;
+    if has(Capability::CAP_SYS_ADMIN) {
+        return Need::met(NAME, "CAP_SYS_ADMIN");
+    }
+    let missing: Vec<String> = [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_NET_ADMIN]
+        .into_iter()
+        .filter(|cap| !has(*cap))
+        .map(|cap| cap.to_string())
+        .collect();
+    if missing.is_empty() {
+        return Need::met(NAME, "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN");
+    }
+    Need::unmet(
+        NAME,
+        format!("the process lacks {}", missing.join(", ")),
+        "run as root, or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN",
+    )
+}
+
+fn btf(path: &Path) -> Need {
+    const NAME: &str = "BTF";
+    match fs::metadata(path) {
+        Ok(meta) if meta.len() > 0 => Need::met(NAME, path.display().to_string()),
+        _ => Need::unmet(
+            NAME,
+            format!("the kernel does not publish its types ({} is missing)", path.display()),
+            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y, as those of Debian 11 and newer are",
+        ),
+    }
+}
+
+fn cgroup(mount: Option<&Path>) -> Need {
+    const NAME: &str = CGROUP;
+    match mount {
+        Some(path) => Need::met(NAME, path.display().to_string()),
+        None => Need::unmet(
+            NAME,
+            "no cgroup v2 hierarchy is mounted",
+            "mount one (mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified), or run with \
+             --no-cgroup, without UDP and round-trip distributions",
+        ),
+    }
+}
+
+/// The mount point of cgroup v2, on unified and on hybrid hosts.
+#[must_use]
+pub fn find_cgroup2() -> Option<PathBuf> {
+    cgroup2_in(&fs::read_to_string("/proc/self/mounts").ok()?)
+}
+
+/// The first mount of type cgroup2 whose path shows the root of the hierarchy in `/proc/self/mounts` format (fstab(5)).
+fn cgroup2_in(mounts: &str) -> Option<PathBuf> {
+    mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&"cgroup2"))
+        .map(|fields| PathBuf::from(unescape(fields[1])))
+}
+
+/// Blanks, tabs, newlines and backslashes are octal escapes there.
+fn unescape(path: &str) -> String {
+    path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_cgroup2_on_unified_and_hybrid_hosts() {
+        let unified = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0\n";
+        assert_eq!(cgroup2_in(unified), Some(PathBuf::from("/sys/fs/cgroup")));
+        let hybrid = "tmpfs /sys/fs/cgroup tmpfs ro 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(cgroup2_in(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(cgroup2_in("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n"), None);
+        assert_eq!(cgroup2_in("none /mnt/a\\040b cgroup2 rw 0 0\n"), Some(PathBuf::from("/mnt/a b")));
+    }
+
+    #[test]
+    fn names_what_is_missing() {
+        let need = capabilities(|cap| cap == Capability::CAP_BPF);
+        assert_eq!(need.finding, "the process lacks CAP_PERFMON, CAP_NET_ADMIN");
+        assert!(need.remedy.is_some());
+        assert!(capabilities(|cap| cap == Capability::CAP_SYS_ADMIN).remedy.is_none());
+        assert!(btf(Path::new("/nonexistent")).remedy.is_some());
+        assert!(cgroup(None).remedy.unwrap().contains("mount"));
+    }
+}

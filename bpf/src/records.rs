@@ -1,0 +1,354 @@
+//! The records that cross the kernel boundary: the Rust side of `bpf/intf.h`.
+//!
+//! `tests/layout.rs` compares size and offset of every field with the BTF of the compiled object.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Length of a task's name, with its NUL (`TASK_COMM_LEN`).
+pub const COMM_LEN: usize = 16;
+/// Bytes for an executable's path in an [`IdentityRecord`].
+pub const EXE_LEN: usize = 256;
+/// Bytes of the command line in an [`IdentityRecord`].
+pub const ARGS_LEN: usize = 512;
+/// Round-trip samples in an [`RttRecord`].
+pub const RTT_BATCH: usize = 24;
+/// Kinds of records; also the length of the per-kind counters.
+pub const KINDS: usize = 9;
+
+/// First byte of every record (`enum se_kind`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A TCP connection was established.
+    Open = 0,
+    /// Another process than the recorded one reads from the socket.
+    Owner = 1,
+    /// The last word on a TCP connection.
+    Close = 2,
+    /// A live TCP socket, seen by the sweep.
+    Sweep = 3,
+    /// A listening TCP or bound UDP socket, seen by the sweep.
+    Listener = 4,
+    /// A batch of round-trip samples.
+    Rtt = 5,
+    /// One UDP packet that found the UDP table full.
+    Datagram = 6,
+    /// A UDP socket is gone.
+    UdpClose = 7,
+    /// A process, at its first socket.
+    Identity = 8,
+}
+
+impl Kind {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; KINDS] = [
+        Self::Open,
+        Self::Owner,
+        Self::Close,
+        Self::Sweep,
+        Self::Listener,
+        Self::Rtt,
+        Self::Datagram,
+        Self::UdpClose,
+        Self::Identity,
+    ];
+
+    /// The kind of the record that starts with `byte`.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(byte)).copied()
+    }
+
+    /// Name for counters.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Owner => "owner",
+            Self::Close => "close",
+            Self::Sweep => "sweep",
+            Self::Listener => "listener",
+            Self::Rtt => "rtt",
+            Self::Datagram => "datagram",
+            Self::UdpClose => "udp_close",
+            Self::Identity => "identity",
+        }
+    }
+}
+
+/// Bits of [`FlowRecord::flags`] (`enum se_flags`).
+pub mod flags {
+    /// The role, one of `ROLE_*`.
+    pub const ROLE_MASK: u8 = 0x03;
+    /// Not known: the socket is older than the agent.
+    pub const ROLE_UNKNOWN: u8 = 0;
+    /// This end connected.
+    pub const ROLE_INITIATOR: u8 = 1;
+    /// This end accepted.
+    pub const ROLE_RESPONDER: u8 = 2;
+    /// The socket listens.
+    pub const ROLE_LISTENER: u8 = 3;
+    /// The owner itself connected, or has read from the socket.
+    pub const CONFIRMED: u8 = 0x04;
+    /// The socket is older than the agent.
+    pub const SEEDED: u8 = 0x08;
+    /// UDP, not TCP.
+    pub const UDP: u8 = 0x10;
+}
+
+/// One end of a TCP connection, or a listening socket (`struct se_flow`). Counters are absolute, of the kernel's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FlowRecord {
+    /// [`Kind`].
+    pub kind: u8,
+    /// [`flags`].
+    pub flags: u8,
+    /// TCP state number; in a close record the state that the socket left.
+    pub state: u8,
+    /// `sk_err`, an errno.
+    pub error: u8,
+    /// Thread group id of the owner, 0 = unknown.
+    pub pid: u32,
+    /// The kernel's socket cookie, unique per boot.
+    pub cookie: u64,
+    /// `CLOCK_BOOTTIME`, nanoseconds.
+    pub at_ns: u64,
+    /// Start time of the owner, 10 ms units since boot, truncated to 32 bits.
+    pub start_ticks: u32,
+    /// Since the socket connected or was accepted, milliseconds.
+    pub age_ms: u32,
+    /// Network order, IPv4 as `::ffff:a.b.c.d`.
+    pub local_addr: [u8; 16],
+    /// Network order, IPv4 as `::ffff:a.b.c.d`.
+    pub remote_addr: [u8; 16],
+    /// Host order.
+    pub local_port: u16,
+    /// Host order.
+    pub remote_port: u16,
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// Bytes that the peer acknowledged, without a FIN; on the initiator the SYN counts as one.
+    pub bytes_sent: u64,
+    /// Bytes received in order, without a FIN.
+    pub bytes_received: u64,
+    /// Segments sent.
+    pub segs_out: u32,
+    /// Segments received.
+    pub segs_in: u32,
+    /// Segments retransmitted.
+    pub retrans: u32,
+    /// Segments that the kernel marked as lost.
+    pub lost: u32,
+    /// Segments received out of order.
+    pub out_of_order: u32,
+    /// Smoothed round-trip time, microseconds.
+    pub srtt_us: u32,
+    /// Its mean deviation, microseconds.
+    pub rttvar_us: u32,
+    /// The least round-trip time of the kernel's window, microseconds; all ones = no sample.
+    pub min_rtt_us: u32,
+    /// First sequence number that `bytes_acked` counts: the ISN of an initiator, ISN + 1 of a responder.
+    pub seq_local: u32,
+    /// ISN of the peer.
+    pub seq_remote: u32,
+}
+
+/// Round-trip samples of one socket (`struct se_rtt`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RttRecord {
+    /// [`Kind::Rtt`].
+    pub kind: u8,
+    /// Samples that are filled.
+    pub count: u8,
+    /// Padding.
+    pub pad0: u16,
+    /// Owner.
+    pub pid: u32,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// `CLOCK_BOOTTIME`, nanoseconds.
+    pub at_ns: u64,
+    /// Start time of the owner, 10 ms units.
+    pub start_ticks: u32,
+    /// Padding.
+    pub pad1: u32,
+    /// Microseconds.
+    pub samples_us: [u32; RTT_BATCH],
+}
+
+/// What identifies the traffic of a UDP socket with one peer (`struct se_udp_key`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct UdpKey {
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Network order, IPv4 as `::ffff:a.b.c.d`.
+    pub local_addr: [u8; 16],
+    /// Network order, IPv4 as `::ffff:a.b.c.d`.
+    pub remote_addr: [u8; 16],
+    /// Host order.
+    pub local_port: u16,
+    /// Host order.
+    pub remote_port: u16,
+    /// Inode of the network namespace, 0 = unknown (a kernel socket).
+    pub netns: u32,
+}
+
+/// Counters since the last drain (`struct se_udp_value`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct UdpValue {
+    /// Payload bytes sent.
+    pub bytes_sent: u64,
+    /// Payload bytes received.
+    pub bytes_received: u64,
+    /// First packet, `CLOCK_BOOTTIME`, nanoseconds.
+    pub first_ns: u64,
+    /// Last packet, `CLOCK_BOOTTIME`, nanoseconds.
+    pub last_ns: u64,
+    /// Datagrams sent.
+    pub packets_sent: u32,
+    /// Datagrams received.
+    pub packets_received: u32,
+    /// Owner.
+    pub pid: u32,
+    /// Start time of the owner, 10 ms units.
+    pub start_ticks: u32,
+    /// 1: the first packet went out.
+    pub first_sent: u8,
+    /// Padding.
+    pub pad0: [u8; 7],
+}
+
+/// One UDP packet that found the UDP table full (`struct se_datagram`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DatagramRecord {
+    /// [`Kind::Datagram`].
+    pub kind: u8,
+    /// 1: went out, 0: came in.
+    pub sent: u8,
+    /// Padding.
+    pub pad0: u16,
+    /// Owner.
+    pub pid: u32,
+    /// `CLOCK_BOOTTIME`, nanoseconds.
+    pub at_ns: u64,
+    /// Whose traffic it is.
+    pub key: UdpKey,
+    /// Start time of the owner, 10 ms units.
+    pub start_ticks: u32,
+    /// Datagrams in this packet (more than one with segmentation offload).
+    pub packets: u32,
+    /// Payload bytes.
+    pub bytes: u64,
+}
+
+/// A UDP socket is gone (`struct se_udp_close`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct UdpCloseRecord {
+    /// [`Kind::UdpClose`].
+    pub kind: u8,
+    /// Padding.
+    pub pad0: [u8; 7],
+    /// Socket cookie.
+    pub cookie: u64,
+}
+
+/// A process at its first socket (`struct se_identity`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct IdentityRecord {
+    /// [`Kind::Identity`].
+    pub kind: u8,
+    /// 1: `exe` holds the path up to the root.
+    pub exe_complete: u8,
+    /// Bytes of `exe` that are filled.
+    pub exe_len: u16,
+    /// Thread group id.
+    pub pid: u32,
+    /// Start time, 10 ms units.
+    pub start_ticks: u32,
+    /// Thread group id of the parent.
+    pub ppid: u32,
+    /// Real user id, as the host sees it.
+    pub uid: u32,
+    /// Real group id, as the host sees it.
+    pub gid: u32,
+    /// Real user id of the parent.
+    pub parent_uid: u32,
+    /// Length of the whole command line.
+    pub args_total: u32,
+    /// Bytes of `args` that are filled.
+    pub args_len: u32,
+    /// Padding.
+    pub pad0: u32,
+    /// Inode of the cgroup v2 directory.
+    pub cgroup_id: u64,
+    /// Name of the process.
+    pub comm: [u8; COMM_LEN],
+    /// Name of its parent.
+    pub parent_comm: [u8; COMM_LEN],
+    /// Path components, the last one first, each with a NUL.
+    pub exe: [u8; EXE_LEN],
+    /// As in `/proc/PID/cmdline`.
+    pub args: [u8; ARGS_LEN],
+}
+
+/// Counters of one CPU (`struct se_stats`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CpuStats {
+    /// Records offered to the ring, by [`Kind`].
+    pub offered: [u64; KINDS],
+    /// Records that did not fit, by [`Kind`].
+    pub lost: [u64; KINDS],
+    /// Closes that went to the overflow map instead of the ring. Not lost.
+    pub close_overflow: u64,
+    /// Sockets that could not be tracked for want of memory.
+    pub storage_failed: u64,
+    /// Connections that ended without ever having been tracked.
+    pub untracked_close: u64,
+    /// UDP packets sent through the ring because the UDP table was full. Not lost.
+    pub udp_table_full: u64,
+    /// Packets of UDP sockets whose headers could not be read.
+    pub udp_unparsed: u64,
+    /// Command lines that were not in memory when the process was first seen.
+    pub args_unreadable: u64,
+}
+
+/// A record of any kind, borrowed from a ring.
+#[derive(Debug, Clone, Copy)]
+pub enum Record<'a> {
+    /// Open, owner, close, sweep or listener.
+    Flow(&'a FlowRecord),
+    /// Round-trip samples.
+    Rtt(&'a RttRecord),
+    /// A single UDP packet.
+    Datagram(&'a DatagramRecord),
+    /// End of a UDP socket.
+    UdpClose(&'a UdpCloseRecord),
+    /// A process.
+    Identity(&'a IdentityRecord),
+}
+
+impl<'a> Record<'a> {
+    /// Reads a record from the bytes of a ring entry, which are aligned to 8 bytes there. The length of an entry is the
+    /// record's, rounded up to 8, which all of them are. `None` if the bytes are no record.
+    #[must_use]
+    #[inline]
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        Some(match Kind::from_byte(*bytes.first()?)? {
+            Kind::Open | Kind::Owner | Kind::Close | Kind::Sweep | Kind::Listener => {
+                Self::Flow(FlowRecord::ref_from_bytes(bytes).ok()?)
+            }
+            Kind::Rtt => Self::Rtt(RttRecord::ref_from_bytes(bytes).ok()?),
+            Kind::Datagram => Self::Datagram(DatagramRecord::ref_from_bytes(bytes).ok()?),
+            Kind::UdpClose => Self::UdpClose(UdpCloseRecord::ref_from_bytes(bytes).ok()?),
+            Kind::Identity => Self::Identity(IdentityRecord::ref_from_bytes(bytes).ok()?),
+        })
+    }
+}

@@ -1,0 +1,99 @@
+//! Reading what the kernel keeps: all tracked sockets, the UDP table, the closes that found their ring full.
+
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd};
+
+use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle};
+use zerocopy::FromBytes;
+
+use crate::kernel::KernelError;
+use crate::records::{FlowRecord, UdpKey, UdpValue};
+use crate::sys::{Scratch, drain_map};
+
+const RECORD_LEN: usize = size_of::<FlowRecord>();
+/// The kernel fills at most eight pages per read of an iterator (`bpf_seq_read`).
+const READ_LEN: usize = 256 * RECORD_LEN;
+
+/// Reader of the kernel's tables. One per agent, owned by the control thread.
+pub struct Sweeper {
+    sockets: Link,
+    udp_slot: MapHandle,
+    udp_tables: [MapHandle; 2],
+    active: usize,
+    closes: MapHandle,
+    udp_scratch: Scratch<UdpKey, UdpValue>,
+    close_scratch: Scratch<u64, FlowRecord>,
+    buffer: Vec<u8>,
+}
+
+impl Sweeper {
+    pub(crate) fn new(sockets: Link, udp_slot: MapHandle, udp_tables: [MapHandle; 2], closes: MapHandle) -> Self {
+        Self {
+            sockets,
+            udp_slot,
+            udp_tables,
+            active: 0,
+            closes,
+            udp_scratch: Scratch::new(),
+            close_scratch: Scratch::new(),
+            buffer: vec![0; READ_LEN],
+        }
+    }
+
+    /// Walks over all tracked sockets of all namespaces. Returns how many records there were.
+    ///
+    /// # Errors
+    /// If the iterator cannot be started or read.
+    pub fn sockets(&mut self, mut each: impl FnMut(&FlowRecord)) -> Result<usize, KernelError> {
+        let fail = |source| KernelError::Io { what: "cannot read the sweep iterator".into(), source };
+        let mut iter = Iter::new(&self.sockets)
+            .map_err(|source| KernelError::Bpf { what: "cannot start the sweep iterator", source })?;
+        let (mut filled, mut total) = (0, 0);
+        loop {
+            let got = match iter.read(&mut self.buffer[filled..]) {
+                Ok(got) => got,
+                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(err) => return Err(fail(err)),
+            };
+            if got == 0 {
+                return Ok(total);
+            }
+            filled += got;
+            let whole = filled / RECORD_LEN * RECORD_LEN;
+            for bytes in self.buffer[..whole].chunks_exact(RECORD_LEN) {
+                // Read by value: the buffer is not aligned for a record.
+                if let Ok(record) = FlowRecord::read_from_bytes(bytes) {
+                    each(&record);
+                    total += 1;
+                }
+            }
+            self.buffer.copy_within(whole..filled, 0);
+            filled -= whole;
+        }
+    }
+
+    /// Takes all UDP counters since the last call. Exact: the table is first exchanged for an empty one, and that
+    /// update returns only when no program can still be writing to the old one.
+    ///
+    /// # Errors
+    /// If the exchange or the reading fails.
+    pub fn udp(&mut self, each: impl FnMut(&UdpKey, &UdpValue)) -> Result<usize, KernelError> {
+        let (full, empty) = (self.active, 1 - self.active);
+        let fd = self.udp_tables[empty].as_fd().as_raw_fd().to_ne_bytes();
+        self.udp_slot
+            .update(&0u32.to_ne_bytes(), &fd, MapFlags::ANY)
+            .map_err(|source| KernelError::Bpf { what: "cannot exchange the UDP table", source })?;
+        self.active = empty;
+        drain_map(self.udp_tables[full].as_fd(), &mut self.udp_scratch, each)
+            .map_err(|source| KernelError::Io { what: "cannot read the UDP table".into(), source })
+    }
+
+    /// Takes the close records that found their ring full.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn closes(&mut self, mut each: impl FnMut(&FlowRecord)) -> Result<usize, KernelError> {
+        drain_map(self.closes.as_fd(), &mut self.close_scratch, |_, record| each(record))
+            .map_err(|source| KernelError::Io { what: "cannot read the close overflow".into(), source })
+    }
+}

@@ -1,0 +1,22 @@
+//! The control protocol of sockeye, and a client for it.
+//!
+//! One JSON object per line, one line each way, over a Unix socket:
+//!
+//! ```text
+//! -> {"version":1,"request":"stats","arguments":{}}
+//! <- {"version":1,"error":null,"answer":{"tables":[...]}}
+//! ```
+//!
+//! Answers describe themselves: each column of a [`Table`] carries its name, unit and meaning, so that a client can
+//! print what it has never heard of.
+
+pub mod client;
+pub mod human;
+pub mod protocol;
+pub mod render;
+
+pub use client::{Client, ClientError};
+pub use protocol::{Answer, Column, FlowsArguments, Request, RequestError, Response, Table, Unit, VERSION};
+
+/// Where the agent listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/sockeye/ctl.sock";

@@ -1,0 +1,282 @@
+//! What goes over the control socket.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+/// Version of the protocol. Agent and client must agree on it.
+pub const VERSION: u32 = 1;
+/// Longest request line, bytes.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// All figures about the agent.
+    Stats,
+    /// The flows of the host.
+    Flows(FlowsArguments),
+}
+
+/// Which flows, in which order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlowsArguments {
+    /// Column to sort by, largest first.
+    pub sort: SortBy,
+    /// At most this many.
+    pub limit: usize,
+    /// Part of a process's name or path, or a pid.
+    pub process: Option<String>,
+    /// Name of a user, or a uid.
+    pub user: Option<String>,
+    /// Port on either side.
+    pub port: Option<u16>,
+    /// Address on either side.
+    pub address: Option<std::net::IpAddr>,
+    /// State, as in the column of that name.
+    pub state: Option<String>,
+}
+
+impl Default for FlowsArguments {
+    fn default() -> Self {
+        Self { sort: SortBy::Bytes, limit: 50, process: None, user: None, port: None, address: None, state: None }
+    }
+}
+
+/// Orders of flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SortBy {
+    /// Bytes of both directions.
+    #[default]
+    Bytes,
+    /// Round-trip time.
+    Rtt,
+    /// Retransmitted segments.
+    Retrans,
+    /// The most recently active first.
+    Active,
+    /// The oldest first.
+    Age,
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RequestError {
+    /// Not a JSON object of the expected shape.
+    #[error("the request is not understood: {0}")]
+    Malformed(String),
+    /// Another version of the protocol.
+    #[error(
+        "the client speaks version {client} of the control protocol and this agent version {VERSION}: use the ctl that was installed with the agent"
+    )]
+    Version {
+        /// What the client said.
+        client: u32,
+    },
+    /// No such request.
+    #[error("there is no request {0:?}: stats and flows are known")]
+    Unknown(String),
+    /// The arguments do not fit the request.
+    #[error("the arguments of {request} are not understood: {why}")]
+    Arguments {
+        /// Which request.
+        request: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope {
+    version: u32,
+    request: String,
+    #[serde(default)]
+    arguments: Value,
+}
+
+impl Request {
+    /// Reads a request line.
+    ///
+    /// # Errors
+    /// One sentence for the client.
+    pub fn parse(line: &[u8]) -> Result<Self, RequestError> {
+        // The version first: another version may have another shape.
+        let value: Value = serde_json::from_slice(line).map_err(|err| RequestError::Malformed(err.to_string()))?;
+        if let Some(client) = value.get("version").and_then(Value::as_u64)
+            && client != u64::from(VERSION)
+        {
+            return Err(RequestError::Version { client: u32::try_from(client).unwrap_or(u32::MAX) });
+        }
+        let envelope: Envelope =
+            serde_json::from_value(value).map_err(|err| RequestError::Malformed(err.to_string()))?;
+        let arguments = |err: serde_json::Error| RequestError::Arguments {
+            request: envelope.request.clone(),
+            why: err.to_string(),
+        };
+        let empty = envelope.arguments.is_null() || envelope.arguments.as_object().is_some_and(Map::is_empty);
+        match envelope.request.as_str() {
+            "stats" if empty => Ok(Self::Stats),
+            "stats" => Err(RequestError::Arguments { request: "stats".into(), why: "it takes none".into() }),
+            "flows" if empty => Ok(Self::Flows(FlowsArguments::default())),
+            "flows" => serde_json::from_value(envelope.arguments.clone()).map(Self::Flows).map_err(arguments),
+            _ => Err(RequestError::Unknown(envelope.request)),
+        }
+    }
+
+    /// The request as a line, without its end.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        let (request, arguments) = match self {
+            Self::Stats => ("stats", Value::Null),
+            Self::Flows(arguments) => ("flows", serde_json::to_value(arguments).unwrap_or(Value::Null)),
+        };
+        let envelope = Envelope { version: VERSION, request: request.into(), arguments };
+        serde_json::to_string(&envelope).unwrap_or_default()
+    }
+}
+
+/// What the agent says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    /// [`VERSION`] of the agent.
+    pub version: u32,
+    /// Why there is no answer.
+    pub error: Option<String>,
+    /// The answer, unless there is an error.
+    pub answer: Option<Answer>,
+}
+
+/// Tables, in the order in which they should be shown.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Answer {
+    /// All tables.
+    pub tables: Vec<Table>,
+}
+
+impl Answer {
+    /// The table of a name.
+    #[must_use]
+    pub fn table(&self, name: &str) -> Option<&Table> {
+        self.tables.iter().find(|table| table.name == name)
+    }
+}
+
+/// A table that explains itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// Stable name.
+    pub name: String,
+    /// What it shows.
+    pub help: String,
+    /// Columns in order.
+    pub columns: Vec<Column>,
+    /// One object per row; keys are column names. A missing value is unknown.
+    pub rows: Vec<Map<String, Value>>,
+}
+
+/// A column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Key in the rows.
+    pub name: String,
+    /// What the numbers count.
+    pub unit: Unit,
+    /// What it means.
+    pub help: String,
+}
+
+/// Units of figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// Not a number.
+    Text,
+    /// A number of things.
+    Count,
+    /// A number without a scale, such as a pid.
+    Id,
+    /// Bytes.
+    Bytes,
+    /// Nanoseconds.
+    Nanoseconds,
+    /// Microseconds.
+    Microseconds,
+    /// Seconds.
+    Seconds,
+    /// Hundredths.
+    Percent,
+    /// A unit that this client does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl Table {
+    /// An empty table.
+    #[must_use]
+    pub fn new(name: &str, help: &str, columns: &[(&str, Unit, &str)]) -> Self {
+        Self {
+            name: name.into(),
+            help: help.into(),
+            columns: columns
+                .iter()
+                .map(|(name, unit, help)| Column { name: (*name).into(), unit: *unit, help: (*help).into() })
+                .collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row: one value per column, null for what is unknown.
+    pub fn push(&mut self, values: impl IntoIterator<Item = Value>) {
+        let row = self
+            .columns
+            .iter()
+            .zip(values)
+            .filter(|(_, value)| !value.is_null())
+            .map(|(column, value)| (column.name.clone(), value))
+            .collect();
+        self.rows.push(row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn requests_survive_the_wire() {
+        let flows =
+            FlowsArguments { user: Some("alice".into()), port: Some(443), sort: SortBy::Rtt, ..Default::default() };
+        for request in [Request::Stats, Request::Flows(flows)] {
+            assert_eq!(Request::parse(request.to_line().as_bytes()), Ok(request));
+        }
+    }
+
+    #[test]
+    fn faults_are_named() {
+        let error = |line: &str| Request::parse(line.as_bytes()).unwrap_err().to_string();
+        assert!(error("nonsense").contains("not understood"));
+        assert!(error(r#"{"version":7,"request":"stats"}"#).contains("version 7"));
+        assert!(error(r#"{"version":1,"request":"reboot"}"#).contains("\"reboot\""));
+        assert!(error(r#"{"version":1,"request":"flows","arguments":{"prot":80}}"#).contains("`prot`"));
+        assert!(error(r#"{"version":1,"request":"stats","arguments":{"x":1}}"#).contains("takes none"));
+        assert!(error(r#"{"version":1,"request":"stats","more":1}"#).contains("`more`"));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(line in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Request::parse(&line);
+            let _ = serde_json::from_slice::<Response>(&line);
+        }
+
+        #[test]
+        fn arbitrary_json_never_panics(version in 0u32..3, request in ".{0,8}", key in ".{0,8}", value in any::<i64>()) {
+            let line = serde_json::json!({"version": version, "request": request, "arguments": {key: value}}).to_string();
+            let _ = Request::parse(line.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! What `ctl` is told: tables that explain themselves.
+
+use serde_json::{Value, json};
+use sockeye_bpf::records::{CpuStats, Kind};
+use sockeye_ctl::protocol::{Answer, FlowsArguments, SortBy, Table, Unit};
+
+use crate::clock::boot_ns;
+use crate::control::{Control, lost_records};
+use crate::export::ExportStats;
+use crate::flow::{End, Proto, Side, State};
+use crate::process::{Process, ProcessTable};
+use crate::table::Flow;
+
+/// Everything about the agent.
+pub(crate) fn stats(control: &Control) -> Answer {
+    let cpus = control.kernel.cpu_stats().unwrap_or_default();
+    Answer {
+        tables: vec![
+            agent(control),
+            rings(control, &cpus),
+            losses(control, &cpus),
+            shards(control),
+            flow_states(control),
+            rtt(control),
+            exports(control),
+            programs(control),
+        ],
+    }
+}
+
+fn agent(control: &Control) -> Table {
+    let mut table = Table::new(
+        "agent",
+        "The agent itself.",
+        &[
+            ("version", Unit::Text, "version of sockeye"),
+            ("pid", Unit::Id, "process id"),
+            ("uptime", Unit::Seconds, "since it was started"),
+            ("cpu", Unit::Percent, "user and system time of all its threads, of one CPU, since it was started"),
+            ("memory", Unit::Bytes, "resident memory, rings included once they were used"),
+            ("kernel_memory", Unit::Bytes, "ring buffers of all CPUs"),
+            ("flows", Unit::Count, "flows in the table, those included that are over and linger"),
+            ("flows_seen", Unit::Count, "flows ever entered"),
+            ("flows_paired", Unit::Count, "host-local flows whose two ends were joined"),
+            ("processes", Unit::Count, "processes that are remembered"),
+            ("listeners", Unit::Count, "sockets that listen"),
+            ("sweeps", Unit::Count, "walks over all sockets"),
+            ("sweep_sockets", Unit::Count, "sockets that the last walk found"),
+            ("sweep_time", Unit::Nanoseconds, "time of the last walk"),
+        ],
+    );
+    let uptime = control.started.elapsed().as_secs_f64();
+    let own = procfs::process::Process::myself().and_then(|own| own.stat()).ok();
+    let cpu_s = own.as_ref().map(|stat| (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64);
+    let ring_bytes: usize = control.workers.iter().map(|worker| worker.ring_bytes).sum();
+    let counts = control.table.counts();
+    table.push([
+        json!(env!("CARGO_PKG_VERSION")),
+        json!(std::process::id()),
+        json!(uptime as u64),
+        json!(cpu_s.map(|cpu_s| round2(100.0 * cpu_s / uptime))),
+        json!(own.map(|stat| stat.rss * procfs::page_size())),
+        json!(ring_bytes),
+        json!(control.table.len()),
+        json!(counts.created),
+        json!(counts.paired),
+        json!(control.processes.len()),
+        json!(control.table.listeners().count()),
+        json!(control.totals.sweeps),
+        json!(control.totals.sweep_sockets),
+        json!(control.totals.sweep_ns),
+    ]);
+    table
+}
+
+fn round2(x: f64) -> f64 {
+    (x * 100.0).round() / 100.0
+}
+
+fn rings(control: &Control, cpus: &[CpuStats]) -> Table {
+    let mut table = Table::new(
+        "rings",
+        "Records on their way out of the kernel, per CPU. offered = delivered + overflow + lost + what is in the ring.",
+        &[
+            ("cpu", Unit::Id, "CPU that writes to the ring"),
+            ("worker", Unit::Id, "thread that drains it"),
+            ("offered", Unit::Count, "records that the programs wanted to send"),
+            ("delivered", Unit::Count, "records that arrived"),
+            ("overflow", Unit::Count, "close records that found the ring full and went through a map instead"),
+            ("lost", Unit::Count, "records that found no room"),
+            ("size", Unit::Bytes, "capacity of the ring"),
+            ("fill_max", Unit::Percent, "most of it that was in use when the worker came"),
+        ],
+    );
+    for worker in &control.workers {
+        for &cpu in &worker.cpus {
+            let Some((kernel, ring)) = cpus.get(cpu).zip(control.totals.rings.get(cpu)) else { continue };
+            let size = worker.ring_bytes / worker.cpus.len().max(1);
+            let offered: u64 = kernel.offered.iter().sum();
+            // Rings exist for CPUs that may be plugged in later.
+            if offered == 0 && cpu >= 2 {
+                continue;
+            }
+            table.push([
+                json!(cpu),
+                json!(worker.index),
+                json!(offered),
+                json!(ring.delivered.iter().sum::<u64>()),
+                json!(kernel.close_overflow),
+                json!(lost_records(kernel)),
+                json!(size),
+                json!(round2(100.0 * ring.fill_bytes_max as f64 / size.max(1) as f64)),
+            ]);
+        }
+    }
+    table
+}
+
+/// Every place where something can go missing, whether or not it ever did.
+fn losses(control: &Control, cpus: &[CpuStats]) -> Table {
+    let mut table = Table::new(
+        "losses",
+        "Everything that can be lost, and how often it was.",
+        &[
+            ("reason", Unit::Text, "what was lost, and where"),
+            ("count", Unit::Count, "how often"),
+            ("per_cpu", Unit::Text, "the same per CPU, where the kernel counts"),
+            ("effect", Unit::Text, "what it means"),
+        ],
+    );
+    let mut per_cpu = |reason: &str, of: &dyn Fn(&CpuStats) -> u64, effect: &str| {
+        let counts: Vec<u64> = cpus.iter().map(of).collect();
+        table.push([json!(reason), json!(counts.iter().sum::<u64>()), json!(counts), json!(effect)]);
+    };
+    for (kind, effect) in [
+        (Kind::Open, "healed by the next sweep"),
+        (Kind::Owner, "healed by the next sweep"),
+        (Kind::Close, "last figures of a flow are those of the sweep before; shown as vanished"),
+        (Kind::Rtt, "up to 24 samples are missing from the distribution"),
+        (Kind::Datagram, "UDP packets are missing from their flow"),
+        (Kind::UdpClose, "the flow ends by its idle timeout"),
+        (Kind::Identity, "the process is looked up in /proc, and unknown if it is gone"),
+    ] {
+        per_cpu(&format!("ring_full_{}", kind.name()), &|s| s.lost[kind as usize], effect);
+    }
+    per_cpu("socket_untracked", &|s| s.storage_failed, "no kernel memory: the socket's flow is not seen");
+    per_cpu("close_untracked", &|s| s.untracked_close, "a connection ended that was never tracked");
+    per_cpu("udp_unparsed", &|s| s.udp_unparsed, "a UDP packet with unreadable headers is not counted");
+    per_cpu(
+        "args_unreadable",
+        &|s| s.args_unreadable,
+        "the command line is read from /proc, if the process still lives",
+    );
+    let counts = control.table.counts();
+    let stalls: u64 = control.workers.iter().map(|w| ExportStats::get(&w.stats.stalls)).sum();
+    let malformed: u64 = control.totals.rings.iter().map(|r| r.malformed).sum();
+    for (reason, count, effect) in [
+        ("record_malformed", malformed, "a record was not understood"),
+        ("worker_stalled", stalls, "records waited in the ring because control was busy; nothing is lost by it"),
+        ("flow_table_full", counts.rejected, "the flow is not shown; raise --flows-max"),
+        ("flow_vanished", counts.vanished, "a flow's close record never came"),
+        ("kernel_read_failed", control.totals.kernel_errors, "a sweep or drain failed and was repeated"),
+    ] {
+        table.push([json!(reason), json!(count), Value::Null, json!(effect)]);
+    }
+    for port in &control.exporters {
+        let dropped = ExportStats::get(&port.stats.dropped);
+        let effect = "reports of flows that the exporter did not get";
+        table.push([json!(format!("export_dropped {}", port.name)), json!(dropped), Value::Null, json!(effect)]);
+    }
+    table
+}
+
+fn shards(control: &Control) -> Table {
+    let mut table = Table::new(
+        "workers",
+        "Threads that drain the rings.",
+        &[
+            ("worker", Unit::Id, "number"),
+            ("pinned", Unit::Id, "CPU that it runs on"),
+            ("cpus", Unit::Text, "CPUs whose rings it drains"),
+            ("visits", Unit::Count, "times that it looked into its rings"),
+            ("deltas", Unit::Count, "shards handed over to the control thread"),
+            ("shard_flows", Unit::Count, "TCP sockets and UDP flows in the last shard"),
+            ("shard_flows_max", Unit::Count, "the most there ever were"),
+        ],
+    );
+    for worker in &control.workers {
+        table.push([
+            json!(worker.index),
+            json!(worker.pinned_cpu),
+            json!(worker.cpus),
+            json!(ExportStats::get(&worker.stats.visits)),
+            json!(ExportStats::get(&worker.stats.deltas)),
+            json!(ExportStats::get(&worker.stats.shard_flows)),
+            json!(ExportStats::get(&worker.stats.shard_flows_max)),
+        ]);
+    }
+    table
+}
+
+fn flow_states(control: &Control) -> Table {
+    let mut table = Table::new(
+        "flows",
+        "Flows by protocol and state.",
+        &[
+            ("protocol", Unit::Text, "transport protocol"),
+            ("state", Unit::Text, "how they stand"),
+            ("flows", Unit::Count, "how many"),
+        ],
+    );
+    let mut counts = [[0u64; State::ALL.len()]; 2];
+    for flow in control.table.flows() {
+        counts[flow.key.proto as usize][flow.state() as usize] += 1;
+    }
+    for proto in [Proto::Tcp, Proto::Udp] {
+        for state in State::ALL {
+            let count = counts[proto as usize][state as usize];
+            if count > 0 {
+                table.push([json!(proto.name()), json!(state.name()), json!(count)]);
+            }
+        }
+    }
+    table
+}
+
+fn rtt(control: &Control) -> Table {
+    let mut table = Table::new(
+        "rtt",
+        "Round-trip times of the host's TCP connections, every sample that the kernel took since the agent was started.",
+        &[
+            ("samples", Unit::Count, "how many"),
+            ("p50", Unit::Microseconds, "half are shorter"),
+            ("p90", Unit::Microseconds, "nine of ten are shorter"),
+            ("p99", Unit::Microseconds, "99 of 100 are shorter"),
+            ("max", Unit::Microseconds, "the longest"),
+        ],
+    );
+    let h = &control.rtt;
+    let at = |quantile| if h.is_empty() { Value::Null } else { json!(h.value_at_quantile(quantile)) };
+    let max = if h.is_empty() { Value::Null } else { json!(h.max()) };
+    table.push([json!(h.len()), at(0.5), at(0.9), at(0.99), max]);
+    table
+}
+
+fn exports(control: &Control) -> Table {
+    let mut table = Table::new(
+        "exports",
+        "Where flows go.",
+        &[
+            ("to", Unit::Text, "endpoint"),
+            ("connected", Unit::Text, "whether a consumer is there"),
+            ("joined", Unit::Count, "how often one came"),
+            ("queued", Unit::Count, "reports that wait"),
+            ("records", Unit::Count, "flow records sent"),
+            ("messages", Unit::Count, "messages sent, of all topics"),
+            ("bytes", Unit::Bytes, "payload sent"),
+            ("retried", Unit::Count, "sends repeated because the consumer was slow"),
+            ("dropped", Unit::Count, "reports dropped because the queue was full"),
+        ],
+    );
+    for port in &control.exporters {
+        let s = &port.stats;
+        let connected = if ExportStats::get(&s.connected) > 0 { "yes" } else { "no" };
+        let figures = [&s.joined, &s.queued, &s.records, &s.messages, &s.bytes, &s.retried, &s.dropped];
+        table.push([json!(port.name), json!(connected)].into_iter().chain(figures.map(|f| json!(ExportStats::get(f)))));
+    }
+    table
+}
+
+fn programs(control: &Control) -> Table {
+    let mut table = Table::new(
+        "programs",
+        "The kernel programs. Runs are counted only while somebody asks for these figures: ask again for a time per run.",
+        &[
+            ("program", Unit::Text, "name"),
+            ("id", Unit::Id, "as in bpftool prog"),
+            ("verified", Unit::Count, "instructions that the kernel's verifier walked"),
+            ("runs", Unit::Count, "runs while counting was on"),
+            ("ns_per_run", Unit::Nanoseconds, "mean time of a run"),
+        ],
+    );
+    for program in control.kernel.programs() {
+        let Ok(cost) = program.cost() else { continue };
+        let per_run = (cost.runs > 0).then(|| round2(cost.run_ns as f64 / cost.runs as f64));
+        table.push([
+            json!(cost.name),
+            json!(cost.id),
+            json!(cost.verified_instructions),
+            json!(cost.runs),
+            json!(per_run),
+        ]);
+    }
+    table
+}
+
+/// Flows that match, in the order that was asked for.
+pub(crate) fn flows(control: &Control, a: &FlowsArguments) -> Result<Answer, String> {
+    let state = match a.state.as_deref() {
+        None => None,
+        Some(name) => Some(State::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
+            let known: Vec<_> = State::ALL.iter().map(|state| state.name()).collect();
+            format!("there is no state {name:?}: {} are known", known.join(", "))
+        })?),
+    };
+    let processes = &control.processes;
+    let mut found: Vec<&Flow> = control
+        .table
+        .flows()
+        .filter(|flow| state.is_none_or(|state| flow.state() == state) && matches(flow, processes, a))
+        .collect();
+    let total = found.len();
+    found.sort_by_key(|flow| std::cmp::Reverse(sort_key(flow, a.sort)));
+    found.truncate(a.limit);
+    let mut summary = Table::new(
+        "summary",
+        "How many flows match, and how many are shown.",
+        &[("matching", Unit::Count, "flows that match"), ("shown", Unit::Count, "flows in this answer")],
+    );
+    summary.push([json!(total), json!(found.len())]);
+    let mut table = flows_table();
+    let now_ns = boot_ns();
+    for flow in found {
+        table.push(flow_row(flow, processes, now_ns));
+    }
+    Ok(Answer { tables: vec![summary, table] })
+}
+
+fn matches(flow: &Flow, processes: &ProcessTable, a: &FlowsArguments) -> bool {
+    let any_process = |wanted: &dyn Fn(&Process) -> bool| {
+        flow.ends().any(|end| processes.peek(end.owner).is_some_and(|process| wanted(process)))
+    };
+    let endpoints = [flow.key.initiator, flow.key.responder];
+    a.port.is_none_or(|port| endpoints.iter().any(|e| e.port == port))
+        && a.address.is_none_or(|ip| endpoints.iter().any(|e| e.addr.ip() == ip.to_canonical()))
+        && a.process.as_deref().is_none_or(|text| {
+            let pid = text.parse::<u32>().ok();
+            flow.ends().any(|end| pid.is_some_and(|pid| end.owner.pid == pid))
+                || any_process(&|p| p.name.contains(text) || p.exe.as_deref().is_some_and(|exe| exe.contains(text)))
+        })
+        && a.user.as_deref().is_none_or(|text| {
+            let uid = text.parse::<u32>().ok();
+            any_process(&|p| p.user.as_deref() == Some(text) || uid == Some(p.uid))
+        })
+}
+
+fn sort_key(flow: &Flow, sort: SortBy) -> u64 {
+    let total = flow.totals();
+    match sort {
+        SortBy::Bytes => total.bytes.iter().sum(),
+        SortBy::Retrans => u64::from(total.retrans[0]) + u64::from(total.retrans[1]),
+        SortBy::Rtt => flow.ends().map(|end| u64::from(end.srtt_us)).max().unwrap_or(0),
+        SortBy::Active => flow.active_ns,
+        SortBy::Age => u64::MAX - flow.opened_ns,
+    }
+}
+
+fn flows_table() -> Table {
+    Table::new(
+        "flows",
+        "One row per flow. Counters since the connection was opened. A process is missing where its side is not on this host.",
+        &[
+            ("protocol", Unit::Text, "transport protocol"),
+            ("initiator", Unit::Text, "who connected, or sent first"),
+            ("responder", Unit::Text, "who answered"),
+            ("direction", Unit::Text, "out, in, or local: which side is on this host"),
+            ("state", Unit::Text, "how it stands"),
+            ("initiator_process", Unit::Text, "name of the process"),
+            ("initiator_pid", Unit::Id, "its pid"),
+            ("initiator_user", Unit::Text, "its user"),
+            ("initiator_cmdline", Unit::Text, "its command line"),
+            ("initiator_parent", Unit::Text, "its parent"),
+            ("responder_process", Unit::Text, "name of the process"),
+            ("responder_pid", Unit::Id, "its pid"),
+            ("responder_user", Unit::Text, "its user"),
+            ("responder_cmdline", Unit::Text, "its command line"),
+            ("responder_parent", Unit::Text, "its parent"),
+            ("sent", Unit::Bytes, "payload from the initiator"),
+            ("received", Unit::Bytes, "payload to the initiator"),
+            ("packets_sent", Unit::Count, "segments or datagrams from the initiator"),
+            ("packets_received", Unit::Count, "segments or datagrams to the initiator"),
+            ("retrans", Unit::Count, "segments that the local sides sent again"),
+            ("rtt", Unit::Microseconds, "smoothed round-trip time"),
+            ("rtt_var", Unit::Microseconds, "its mean deviation"),
+            ("age", Unit::Seconds, "since it was opened, or first seen"),
+            ("quiet", Unit::Seconds, "since something was last sent or received"),
+            ("before_agent", Unit::Text, "yes: opened before the agent was started"),
+        ],
+    )
+}
+
+fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Vec<Value> {
+    let total = flow.totals();
+    let local = Side::BOTH.map(|side| flow.end(side).is_some());
+    let rtt = Side::BOTH.into_iter().find_map(|side| flow.end(side).filter(|end| end.srtt_us > 0));
+    let mut row = vec![
+        json!(flow.key.proto.name()),
+        json!(flow.key.initiator.to_string()),
+        json!(flow.key.responder.to_string()),
+        json!(match local {
+            [true, true] => "local",
+            [true, false] => "out",
+            _ => "in",
+        }),
+        json!(flow.state().name()),
+    ];
+    for side in Side::BOTH {
+        let owner = flow.end(side).map(|end| end.owner).filter(|owner| owner.is_known());
+        let process = owner.and_then(|owner| processes.peek(owner));
+        row.extend([
+            json!(process.map(|p| &p.name)),
+            json!(owner.map(|owner| owner.pid)),
+            json!(process.map(|p| p.user.clone().unwrap_or_else(|| p.uid.to_string()))),
+            json!(process.map(|p| &p.cmdline)),
+            json!(process.map(|p| format!("{}[{}]", p.parent_name, p.ppid))),
+        ]);
+    }
+    let since_s = |then_ns: u64| now_ns.saturating_sub(then_ns) / 1_000_000_000;
+    row.extend([
+        json!(total.bytes[0]),
+        json!(total.bytes[1]),
+        json!(total.packets[0]),
+        json!(total.packets[1]),
+        json!(u64::from(total.retrans[0]) + u64::from(total.retrans[1])),
+        json!(rtt.map(|end| end.srtt_us)),
+        json!(rtt.map(|end| end.rttvar_us)),
+        json!(since_s(flow.opened_ns)),
+        json!(since_s(flow.active_ns)),
+        json!(if flow.ends().any(|end| end.has(End::SEEDED)) { "yes" } else { "no" }),
+    ]);
+    row
+}

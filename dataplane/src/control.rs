@@ -1,0 +1,388 @@
+//! The control thread: the only owner of the flow table. Merges what the workers hand over, sweeps the kernel, plans
+//! the reports, answers `ctl`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use sockeye_bpf::kernel::{Kernel, KernelError};
+use sockeye_bpf::programs::RunTimeStats;
+use sockeye_bpf::records::{CpuStats, FlowRecord, KINDS, Kind};
+
+use crate::clock::{WallClock, boot_ns};
+use crate::export::messages::{EventFigures, Probe, event, listening_ports};
+use crate::export::{ExportPort, ExportStats, Item};
+use crate::flow::{Counters, FlowReport};
+use crate::process::{Found, Process, ProcessTable, Wanted};
+use crate::serve::Question;
+use crate::shard::{Delta, RingCounts, RttHistogram, rtt_histogram};
+use crate::table::{FlowTable, TICK_NS, Timeouts};
+use crate::worker::WorkerPort;
+
+/// How often the UDP table and the close overflow are drained.
+const DRAIN_EVERY: Duration = Duration::from_secs(1);
+/// How often ntopng hears that the agent lives.
+const EVENT_EVERY: Duration = Duration::from_secs(5);
+/// How often it hears what listens, and how soon after it came.
+const PORTS_EVERY: Duration = Duration::from_secs(60);
+const PORTS_FIRST: Duration = Duration::from_secs(3);
+/// A question of `ctl` is answered from a sweep that is at most this old.
+const FRESH: Duration = Duration::from_millis(500);
+/// How long the kernel goes on counting run time after the last `ctl stats`.
+const RUN_TIME_LEASE: Duration = Duration::from_secs(15);
+
+/// How the control thread works.
+#[derive(Debug, Clone)]
+pub struct ControlOptions {
+    /// Timeouts of flows.
+    pub timeouts: Timeouts,
+    /// Most flows in the table.
+    pub flows_max: usize,
+    /// From one sweep over all sockets to the next.
+    pub sweep_every: Duration,
+    /// Who we are to a collector.
+    pub probe: Probe,
+}
+
+/// Totals over the agent's life.
+#[derive(Debug, Clone, Default)]
+pub struct Totals {
+    /// Per CPU, what arrived from its ring.
+    pub rings: Vec<RingCounts>,
+    /// Close records that came through the overflow map.
+    pub overflow_closes: u64,
+    /// Sweeps, and how long the last one took.
+    pub sweeps: u64,
+    /// Sockets in the last sweep.
+    pub sweep_sockets: u64,
+    /// Nanoseconds of the last sweep.
+    pub sweep_ns: u64,
+    /// UDP table entries drained.
+    pub udp_drained: u64,
+    /// Errors of sweeps and drains.
+    pub kernel_errors: u64,
+    /// What was reported.
+    pub reported: Counters,
+}
+
+/// All that the control thread owns.
+pub struct Control {
+    pub(crate) kernel: Kernel,
+    pub(crate) workers: Vec<WorkerPort>,
+    pub(crate) table: FlowTable,
+    pub(crate) processes: ProcessTable,
+    pub(crate) exporters: Vec<ExportPort>,
+    pub(crate) rtt: RttHistogram,
+    pub(crate) totals: Totals,
+    pub(crate) started: Instant,
+    pub(crate) run_time: Option<(RunTimeStats, Instant)>,
+    options: ControlOptions,
+    clock: WallClock,
+    wanted: Sender<Wanted>,
+    found: Receiver<Found>,
+    /// UDP sockets that are gone; their last counters come with the next drain.
+    udp_closed: Vec<u64>,
+    joined: Vec<u64>,
+    due: Due,
+}
+
+/// When periodic work is due.
+struct Due {
+    tick: Instant,
+    drain: Instant,
+    sweep: Instant,
+    swept: Option<Instant>,
+    event: Instant,
+    ports: Instant,
+}
+
+impl Control {
+    /// Takes over everything that was started.
+    #[must_use]
+    pub fn new(
+        kernel: Kernel,
+        workers: Vec<WorkerPort>,
+        exporters: Vec<ExportPort>,
+        wanted: Sender<Wanted>,
+        found: Receiver<Found>,
+        options: ControlOptions,
+    ) -> Self {
+        let now = Instant::now();
+        let cpus = workers.iter().flat_map(|worker| &worker.cpus).max().map_or(0, |cpu| cpu + 1);
+        Self {
+            kernel,
+            workers,
+            table: FlowTable::new(options.flows_max, options.timeouts),
+            processes: ProcessTable::default(),
+            joined: vec![0; exporters.len()],
+            exporters,
+            rtt: rtt_histogram(),
+            totals: Totals { rings: vec![RingCounts::default(); cpus], ..Totals::default() },
+            started: now,
+            run_time: None,
+            options,
+            clock: WallClock::now(),
+            wanted,
+            found,
+            udp_closed: Vec::new(),
+            due: Due { tick: now, drain: now, sweep: now, swept: None, event: now, ports: now + PORTS_FIRST },
+        }
+    }
+
+    /// Works until `stop`, which must come after the workers have ended.
+    pub fn run(mut self, questions: &Receiver<Question>, stop: &AtomicBool) {
+        self.first_sweep();
+        while !stop.load(Ordering::Relaxed) {
+            let wait = self.due.tick.saturating_duration_since(Instant::now());
+            match questions.recv_timeout(wait) {
+                Ok(question) => self.answer(&question),
+                Err(RecvTimeoutError::Timeout) => self.tick(),
+                // Without a control socket nobody asks.
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(wait);
+                    self.tick();
+                }
+            }
+        }
+        self.end();
+    }
+
+    /// Listeners first: they tell which end of an older connection accepted it.
+    fn first_sweep(&mut self) {
+        self.sweep_for(|record| record.kind == Kind::Listener as u8);
+        self.sweep();
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.due.tick = now + Duration::from_nanos(TICK_NS);
+        self.take_deltas();
+        self.take_found();
+        if now >= self.due.drain {
+            self.due.drain = now + DRAIN_EVERY;
+            self.clock = WallClock::now();
+            self.drain();
+        }
+        if now >= self.due.sweep {
+            self.sweep();
+        }
+        self.report();
+        self.tell_exporters(now);
+        if self.run_time.as_ref().is_some_and(|(_, until)| now > *until) {
+            self.run_time = None;
+        }
+    }
+
+    fn take_deltas(&mut self) {
+        let now_ns = boot_ns();
+        for index in 0..self.workers.len() {
+            while let Ok(mut delta) = self.workers[index].deltas.pop() {
+                self.merge(&delta, now_ns);
+                delta.clear();
+                // There are as many places as boxes.
+                let _ = self.workers[index].recycle.push(delta);
+            }
+        }
+        self.ask_for_processes();
+    }
+
+    fn merge(&mut self, delta: &Delta, now_ns: u64) {
+        for identity in &delta.identities {
+            self.processes.learn(Process::from_record(identity), now_ns);
+        }
+        for record in delta.tcp_earlier.iter().chain(delta.tcp.values()) {
+            self.table.tcp_record(record, now_ns);
+        }
+        for (key, value) in &delta.udp {
+            self.table.udp(key, value, now_ns);
+        }
+        self.udp_closed.extend_from_slice(&delta.udp_closed);
+        // Equal bounds: the sum cannot fail.
+        let _ = self.rtt.add(&delta.rtt);
+        for (cpu, counts) in &delta.rings {
+            let total = &mut self.totals.rings[*cpu];
+            for kind in 0..KINDS {
+                total.delivered[kind] += counts.delivered[kind];
+            }
+            total.malformed += counts.malformed;
+            total.fill_bytes_max = total.fill_bytes_max.max(counts.fill_bytes_max);
+        }
+    }
+
+    fn ask_for_processes(&mut self) {
+        for question in self.processes.take_wanted() {
+            let _ = self.wanted.send(question);
+        }
+    }
+
+    fn take_found(&mut self) {
+        let now_ns = boot_ns();
+        while let Ok(found) = self.found.try_recv() {
+            self.processes.found(found, now_ns);
+        }
+    }
+
+    /// UDP counters and late closes.
+    fn drain(&mut self) {
+        let now_ns = boot_ns();
+        // Sockets that were closed before the exchange have all their counters in what it returns.
+        let closed = std::mem::take(&mut self.udp_closed);
+        let table = &mut self.table;
+        let drained = self.kernel.sweeper().udp(|key, value| table.udp(key, value, now_ns));
+        let drained = self.count_error(drained, "drain the UDP table");
+        self.totals.udp_drained += drained;
+        for cookie in closed {
+            self.table.udp_closed(cookie, now_ns);
+        }
+        let table = &mut self.table;
+        let late = self.kernel.sweeper().closes(|record| table.tcp_record(record, now_ns));
+        self.totals.overflow_closes += self.count_error(late, "drain the close overflow");
+        self.processes.expire(now_ns);
+    }
+
+    fn count_error(&mut self, result: Result<usize, KernelError>, what: &str) -> u64 {
+        match result {
+            Ok(count) => count as u64,
+            Err(err) => {
+                if self.totals.kernel_errors == 0 {
+                    eprintln!("sockeye: cannot {what}: {err}; it is tried again, and counted.");
+                }
+                self.totals.kernel_errors += 1;
+                0
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        self.sweep_for(|_| true);
+    }
+
+    fn sweep_for(&mut self, wanted: impl Fn(&FlowRecord) -> bool) {
+        let begun = Instant::now();
+        let now_ns = boot_ns();
+        self.table.sweep_begins(now_ns);
+        let table = &mut self.table;
+        let swept = self.kernel.sweeper().sockets(|record| {
+            if wanted(record) {
+                table.tcp_record(record, now_ns);
+            }
+        });
+        if swept.is_ok() {
+            self.table.sweep_ends();
+        }
+        self.totals.sweep_sockets = self.count_error(swept, "sweep the sockets");
+        self.totals.sweeps += 1;
+        self.totals.sweep_ns = begun.elapsed().as_nanos() as u64;
+        let now = Instant::now();
+        self.due.swept = Some(now);
+        self.due.sweep = now + self.options.sweep_every;
+    }
+
+    fn report(&mut self) {
+        let (exporters, reported) = (&self.exporters, &mut self.totals.reported);
+        self.table.tick(boot_ns(), &self.clock, &mut self.processes, |report| {
+            hand_out(exporters, reported, report);
+        });
+        self.ask_for_processes();
+    }
+
+    /// Events and listening ports; and identities again for a collector that has just come.
+    fn tell_exporters(&mut self, now: Instant) {
+        let mut someone_joined = false;
+        for (port, seen) in self.exporters.iter().zip(&mut self.joined) {
+            let joined = ExportStats::get(&port.stats.joined);
+            someone_joined |= joined != *seen;
+            *seen = joined;
+        }
+        if someone_joined {
+            self.table.collector_joined();
+            self.due.ports = now + PORTS_FIRST;
+        }
+        if someone_joined || now >= self.due.event {
+            self.due.event = now + EVENT_EVERY;
+            self.send_events();
+        }
+        if now >= self.due.ports {
+            self.due.ports = now + PORTS_EVERY;
+            let body: Arc<str> = listening_ports(&self.options.probe, self.table.listeners(), &self.processes).into();
+            for port in &self.exporters {
+                port.offer(Item::Message { topic: "listening-ports", body: Arc::clone(&body) });
+            }
+        }
+    }
+
+    fn send_events(&self) {
+        let lost = self.kernel.cpu_stats().map_or(0, |cpus| cpus.iter().map(lost_records).sum());
+        let reported = &self.totals.reported;
+        for port in &self.exporters {
+            let figures = EventFigures {
+                unix_s: self.clock.unix_ns(boot_ns()) / 1_000_000_000,
+                bytes: reported.bytes.iter().sum(),
+                packets: reported.packets.iter().sum(),
+                lost,
+                queue_full: ExportStats::get(&port.stats.dropped),
+                too_many_flows: self.table.counts().rejected,
+                exported: ExportStats::get(&port.stats.records),
+                exporters: self.exporters.len() as u64,
+                lifetime_s: self.options.timeouts.active_ns / 1_000_000_000,
+                idle_s: self.options.timeouts.idle_ns / 1_000_000_000,
+            };
+            port.offer(Item::Message { topic: "event", body: event(&self.options.probe, &figures).into() });
+        }
+    }
+
+    fn answer(&mut self, question: &Question) {
+        if self.due.swept.is_none_or(|swept| swept.elapsed() > FRESH) {
+            self.take_deltas();
+            self.drain();
+            self.sweep();
+            self.take_found();
+        }
+        let answer = match &question.request {
+            sockeye_ctl::Request::Stats => {
+                self.count_run_time();
+                Ok(crate::answers::stats(self))
+            }
+            sockeye_ctl::Request::Flows(arguments) => crate::answers::flows(self, arguments),
+        };
+        let _ = question.reply.send(answer);
+    }
+
+    /// Counting costs each program a few nanoseconds, so the kernel does it only while somebody looks.
+    fn count_run_time(&mut self) {
+        let until = Instant::now() + RUN_TIME_LEASE;
+        match &mut self.run_time {
+            Some((_, lease)) => *lease = until,
+            none => *none = RunTimeStats::enable().ok().map(|stats| (stats, until)),
+        }
+    }
+
+    /// The last figures, so that nothing that was counted goes untold.
+    fn end(mut self) {
+        self.take_deltas();
+        self.drain();
+        self.sweep();
+        self.take_found();
+        let (exporters, reported) = (&self.exporters, &mut self.totals.reported);
+        self.table.report_all(boot_ns(), &self.clock, &mut self.processes, |report| {
+            hand_out(exporters, reported, report);
+        });
+        for port in &mut self.exporters {
+            port.close();
+        }
+    }
+}
+
+fn hand_out(exporters: &[ExportPort], reported: &mut Counters, report: FlowReport) {
+    reported.add(&report.delta);
+    let report = Arc::new(report);
+    for port in exporters {
+        port.offer(Item::Flow(Arc::clone(&report)));
+    }
+}
+
+/// Records of one CPU that found neither room in the ring nor in the overflow.
+pub(crate) fn lost_records(stats: &CpuStats) -> u64 {
+    stats.lost.iter().sum()
+}

@@ -1,0 +1,193 @@
+//! The JSON messages beside the flows: `event` says that and how the agent lives, `listening-ports` what listens.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+
+use serde_json::{Value, json};
+
+use crate::flow::Proto;
+use crate::process::ProcessTable;
+use crate::table::Listener;
+
+/// What does not change while the agent runs.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// Address that the host uses towards the outside.
+    pub ip: IpAddr,
+    /// Name of the host, at most 31 bytes.
+    pub host: String,
+    /// 32 hex digits, stable across restarts.
+    pub uuid: String,
+    /// Stable, never 0.
+    pub id: u32,
+    /// Operating system.
+    pub os: String,
+}
+
+impl Probe {
+    /// Reads it from the host.
+    #[must_use]
+    pub fn of_this_host() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default();
+        let host = read("/proc/sys/kernel/hostname");
+        let machine = [read("/etc/machine-id"), read("/proc/sys/kernel/random/boot_id"), host.clone()]
+            .into_iter()
+            .find(|id| !id.is_empty())
+            .unwrap_or_default();
+        Self::new(host_address(), &host, &machine, format!("Linux {}", read("/proc/sys/kernel/osrelease")))
+    }
+
+    /// With given values. The machine's own id is hashed: it must not leave the host (machine-id(5)).
+    #[must_use]
+    pub fn new(ip: IpAddr, host: &str, machine: &str, os: String) -> Self {
+        let high = fnv1a(format!("sockeye {machine}").bytes());
+        let low = fnv1a(format!("{machine} sockeye").bytes());
+        let mut host = crate::process::clean(host.as_bytes());
+        crate::process::truncate(&mut host, 31);
+        Self { ip, host, uuid: format!("{high:016x}{low:016x}"), id: source_id(high), os }
+    }
+
+    /// The id of one exporter: two of them may reach the same collector.
+    #[must_use]
+    pub fn source_id(&self, endpoint: &str) -> u32 {
+        source_id(fnv1a(format!("{}{endpoint}", self.uuid).bytes()))
+    }
+}
+
+fn source_id(hash: u64) -> u32 {
+    ((hash ^ hash >> 32) as u32).max(1)
+}
+
+/// FNV-1a, 64 bits: stable across versions of everything, which the standard library's hashes are not.
+fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The source address towards a documentation address (RFC 5737). Nothing is sent.
+fn host_address() -> IpAddr {
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .and_then(|socket| socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).and_then(|()| socket.local_addr()))
+        .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |addr| addr.ip())
+}
+
+/// Figures of an `event`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EventFigures {
+    /// Seconds since the epoch.
+    pub unix_s: u64,
+    /// Bytes of all exported flows.
+    pub bytes: u64,
+    /// Packets of all exported flows.
+    pub packets: u64,
+    /// Records lost between kernel and export.
+    pub lost: u64,
+    /// Reports dropped because a queue was full.
+    pub queue_full: u64,
+    /// Flows not entered because the table was full.
+    pub too_many_flows: u64,
+    /// Records sent by this exporter.
+    pub exported: u64,
+    /// Exporters of the agent.
+    pub exporters: u64,
+    /// Active timeout, seconds.
+    pub lifetime_s: u64,
+    /// Idle timeout, seconds.
+    pub idle_s: u64,
+}
+
+/// The `event` message. Without all three timeouts ntopng drops flows from its live view after 10 s.
+#[must_use]
+pub fn event(probe: &Probe, f: &EventFigures) -> String {
+    json!({
+        "time": f.unix_s,
+        "bytes": f.bytes,
+        "packets": f.packets,
+        "packet_drops": f.lost,
+        "mode": "packet_collection",
+        "iface": {"name": probe.host, "speed": 1000, "ip": probe.ip.to_string()},
+        "probe": {
+            "ip": probe.ip.to_string(),
+            "public_ip": "",
+            "uuid": probe.uuid,
+            "unique_source_id": probe.id,
+            "version": concat!("sockeye ", env!("CARGO_PKG_VERSION")),
+            "osname": probe.os,
+            "license": "Apache-2.0 OR MIT",
+            "edition": "community",
+            "maintenance": "",
+        },
+        "avg": {"bps": 0, "pps": 0},
+        "timeout": {"lifetime": f.lifetime_s, "idle": f.idle_s, "collected_lifetime": f.lifetime_s},
+        "drops": {
+            "export_queue_full": f.queue_full,
+            "too_many_flows": f.too_many_flows,
+            "elk_flow_drops": 0,
+            "sflow_pkt_sample_drops": 0,
+            "flow_collection_drops": 0,
+            "flow_collection_udp_socket_drops": 0,
+        },
+        "zmq": {
+            "num_flow_exports": f.exported,
+            "num_zmq_exporters": f.exporters,
+            "num_exporters": f.exporters,
+        },
+    })
+    .to_string()
+}
+
+/// The `listening-ports` message: sockets with a known process, each port once.
+#[must_use]
+pub fn listening_ports<'a>(
+    probe: &Probe,
+    listeners: impl Iterator<Item = &'a Listener>,
+    processes: &ProcessTable,
+) -> String {
+    let mut ports: [BTreeSet<(u16, String)>; 4] = Default::default();
+    let mut addresses = BTreeSet::from([probe.ip]);
+    for listener in listeners {
+        let Some(process) = processes.peek(listener.owner) else { continue };
+        let index = usize::from(listener.v6) + if listener.proto == Proto::Udp { 2 } else { 0 };
+        ports[index].insert((listener.local.port, process.path_or_name().to_owned()));
+        let ip = listener.local.addr.ip();
+        if !ip.is_unspecified() {
+            addresses.insert(ip);
+        }
+    }
+    let list = |index: usize| -> Vec<Value> {
+        // ntopng keeps a package name from the element before unless there is one.
+        ports[index].iter().map(|(port, proc)| json!({"port": port, "proc": proc, "pkg": ""})).collect()
+    };
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    json!({
+        "ip-addresses": addresses,
+        "listening-ports": {"tcp4": list(0), "tcp6": list(1), "udp4": list(2), "udp6": list(3)},
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_ids_are_stable_distinct_and_never_zero() {
+        let probe = |machine| Probe::new(Ipv4Addr::LOCALHOST.into(), "host", machine, String::new());
+        let (a, again, b) = (probe("a"), probe("a"), probe("b"));
+        assert_eq!((a.id, a.source_id("x")), (again.id, again.source_id("x")));
+        assert_ne!(a.id, b.id);
+        assert_ne!(a.source_id("x"), a.source_id("y"));
+        assert_ne!(source_id(0), 0);
+        assert!(a.uuid.len() <= 35);
+    }
+
+    #[test]
+    fn event_has_all_timeouts() {
+        let probe = Probe::new(Ipv4Addr::LOCALHOST.into(), &"h".repeat(70), "m", String::new());
+        let text = event(&probe, &EventFigures { lifetime_s: 60, idle_s: 30, ..Default::default() });
+        let event: Value = serde_json::from_str(&text).unwrap();
+        for name in ["lifetime", "idle", "collected_lifetime"] {
+            assert!(event["timeout"][name].as_u64().unwrap() > 0, "{name}");
+        }
+        assert!(event["iface"]["name"].as_str().unwrap().len() < 32);
+    }
+}

@@ -1,0 +1,373 @@
+//! ZMQ to ntopng: batches, paces, waits for a subscription, reconnects by itself.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use zmq::{DONTWAIT, SNDMORE, Socket, SocketType};
+
+use super::endpoint::{ServerKey, ZmqEndpoint};
+use super::{ExportPort, ExportStats, Item, QUEUE_REPORTS_MAX, json, tlv};
+use crate::flow::FlowReport;
+
+/// Records in one message: ntopng counts them in a byte.
+const MESSAGE_RECORDS_MAX: usize = 255;
+/// Payload of one message; ntopng drops 128 KiB and more.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// A report waits at most this long for others.
+const BATCH_WAIT: Duration = Duration::from_millis(100);
+/// Messages per millisecond: 255,000 records/s, more than ntopng takes.
+const MESSAGES_PER_MS: u32 = 1;
+/// How long nobody may subscribe before it is said.
+const LONELY: Duration = Duration::from_secs(30);
+/// How long the last messages may take when the agent ends.
+const LINGER_MS: i32 = 1000;
+
+/// Shape of flow records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// nDPI's TLV: what every ntopng since 5.6 reads.
+    Tlv,
+    /// JSON with nested objects: a licensed ntopng, or 5.6 and older.
+    Json,
+}
+
+/// How to reach a collector.
+#[derive(Debug, Clone)]
+pub struct ZmqOptions {
+    /// Where.
+    pub endpoint: ZmqEndpoint,
+    /// Encrypts with the collector's public key.
+    pub server_key: Option<ServerKey>,
+    /// Shape of flow records.
+    pub format: Format,
+    /// Identifies this exporter to the collector; not 0.
+    pub source_id: u32,
+    /// Say on stderr what is exported.
+    pub verbose: bool,
+}
+
+/// Opens the socket and starts the exporter's thread.
+///
+/// # Errors
+/// If the endpoint cannot be bound, or libzmq has no CURVE and a key is given.
+pub fn start(options: ZmqOptions) -> Result<ExportPort> {
+    let socket = open(&options)?;
+    let (queue, items) = sync_channel(QUEUE_REPORTS_MAX);
+    let stats = Arc::new(ExportStats::default());
+    let name = options.endpoint.address.clone();
+    let exporter = Exporter {
+        socket,
+        stats: Arc::clone(&stats),
+        items,
+        pending: VecDeque::new(),
+        payload: Vec::with_capacity(MESSAGE_BYTES_MAX),
+        scratch: Vec::with_capacity(4096),
+        msg_id: 0,
+        subscribed: false,
+        lonely_since: Some(Instant::now()),
+        oldest: None,
+        options,
+    };
+    let thread = thread::Builder::new().name("sockeye-zmq".into()).spawn(move || exporter.run())?;
+    Ok(ExportPort::new(name, queue, stats, thread))
+}
+
+fn open(options: &ZmqOptions) -> Result<Socket> {
+    let mut socket = zmq::Context::new().socket(SocketType::XPUB).context("cannot create a ZMQ socket")?;
+    socket.set_linger(LINGER_MS)?;
+    socket.set_reconnect_ivl(200)?;
+    socket.set_reconnect_ivl_max(5000)?;
+    // A second collector at a bound endpoint shows itself too.
+    socket.set_xpub_verbose(true)?;
+    sockeye_bpf::xpub::set_no_drop(&mut socket).context("cannot forbid silent drops")?;
+    if let Some(ServerKey(key)) = &options.server_key {
+        if !zmq::has("curve").unwrap_or(false) {
+            bail!("this build's libzmq has no CURVE: link it against a libzmq with libsodium, as Debian's libzmq3-dev");
+        }
+        let pair = zmq::CurveKeyPair::new()?;
+        socket.set_curve_serverkey(&zmq::z85_decode(key).context("encryption key")?)?;
+        socket.set_curve_publickey(&pair.public_key)?;
+        socket.set_curve_secretkey(&pair.secret_key)?;
+    }
+    let address = &options.endpoint.address;
+    if options.endpoint.connect {
+        socket.connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    } else {
+        socket.bind(address).map_err(|err| match err {
+            zmq::Error::EADDRINUSE => anyhow::anyhow!(
+                "cannot bind {address}: the port is in use; choose another, or add a c to the endpoint if ntopng binds it"
+            ),
+            err => anyhow::anyhow!("cannot bind {address}: {err}"),
+        })?;
+    }
+    Ok(socket)
+}
+
+struct Exporter {
+    socket: Socket,
+    options: ZmqOptions,
+    stats: Arc<ExportStats>,
+    items: Receiver<Item>,
+    /// Reports that wait for a collector or for their batch.
+    pending: VecDeque<Arc<FlowReport>>,
+    payload: Vec<u8>,
+    scratch: Vec<u8>,
+    /// Consecutive over all topics: a gap counts as drops at the collector.
+    msg_id: u32,
+    subscribed: bool,
+    lonely_since: Option<Instant>,
+    /// When the oldest pending report came.
+    oldest: Option<Instant>,
+}
+
+impl Exporter {
+    fn run(mut self) {
+        loop {
+            self.watch_subscriptions();
+            match self.items.recv_timeout(BATCH_WAIT / 2) {
+                Ok(item) => {
+                    self.take(item);
+                    while let Ok(item) = self.items.try_recv() {
+                        self.take(item);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let full = self.pending.len() >= MESSAGE_RECORDS_MAX;
+            let waited = self.oldest.is_some_and(|since| since.elapsed() >= BATCH_WAIT);
+            if self.subscribed && (full || waited) {
+                self.flush();
+            }
+            self.complain_when_lonely();
+        }
+        self.watch_subscriptions();
+        if self.subscribed {
+            self.flush();
+        }
+        ExportStats::add(&self.stats.dropped, self.pending.len() as u64);
+        self.stats.queued.store(0, Ordering::Relaxed);
+    }
+
+    fn take(&mut self, item: Item) {
+        match item {
+            Item::Flow(report) => {
+                if self.pending.len() >= QUEUE_REPORTS_MAX {
+                    // The oldest: what is happening now matters more to whoever comes back.
+                    self.pending.pop_front();
+                    self.done(1);
+                    ExportStats::add(&self.stats.dropped, 1);
+                }
+                self.pending.push_back(report);
+                self.oldest.get_or_insert_with(Instant::now);
+            }
+            Item::Message { topic, body } => {
+                self.done(1);
+                // Without a collector an event is stale before it could be read: the next one comes soon.
+                if self.subscribed {
+                    self.send(topic, 2, body.as_bytes());
+                }
+            }
+        }
+    }
+
+    fn done(&self, reports: u64) {
+        self.stats.queued.fetch_sub(reports, Ordering::Relaxed);
+    }
+
+    /// An XPUB socket receives each subscription as a message: 1 or 0, then the topic's prefix.
+    fn watch_subscriptions(&mut self) {
+        while let Ok(frame) = self.socket.recv_bytes(DONTWAIT) {
+            let Some((&on, topic)) = frame.split_first() else { continue };
+            if !b"flow".starts_with(topic) {
+                continue;
+            }
+            self.subscribed = on == 1;
+            self.stats.connected.store(u64::from(self.subscribed), Ordering::Relaxed);
+            if self.subscribed {
+                ExportStats::add(&self.stats.joined, 1);
+                self.lonely_since = None;
+                eprintln!("sockeye: a collector subscribed at {}.", self.options.endpoint.address);
+            } else {
+                self.lonely_since = Some(Instant::now());
+                eprintln!("sockeye: the collector at {} has gone.", self.options.endpoint.address);
+            }
+        }
+    }
+
+    fn complain_when_lonely(&mut self) {
+        if self.lonely_since.is_some_and(|since| since.elapsed() >= LONELY) {
+            self.lonely_since = None;
+            let hint = if self.options.server_key.is_some() {
+                "is the encryption key the collector's?"
+            } else {
+                "is ntopng running, without encryption?"
+            };
+            eprintln!(
+                "sockeye: nobody has subscribed at {} for {} s: {hint}",
+                self.options.endpoint.address,
+                LONELY.as_secs()
+            );
+        }
+    }
+
+    /// Sends all pending reports, in paced messages. Stops when the socket takes no more.
+    fn flush(&mut self) {
+        let mut in_this_ms = 0;
+        while !self.pending.is_empty() && self.subscribed {
+            let reports = self.batch();
+            let version = if self.options.format == Format::Tlv { 3 } else { 2 };
+            let payload = std::mem::take(&mut self.payload);
+            let sent = self.send("flow", version, &payload);
+            self.payload = payload;
+            if !sent {
+                ExportStats::add(&self.stats.retried, 1);
+                return;
+            }
+            self.pending.drain(..reports.count);
+            self.done(reports.count as u64);
+            ExportStats::add(&self.stats.records, reports.records as u64);
+            if self.options.verbose {
+                eprintln!(
+                    "sockeye: exported {} flow records ({} bytes) to {}.",
+                    reports.records,
+                    self.payload.len(),
+                    self.options.endpoint.address
+                );
+            }
+            in_this_ms += 1;
+            if in_this_ms >= MESSAGES_PER_MS {
+                in_this_ms = 0;
+                thread::sleep(Duration::from_millis(1));
+                self.watch_subscriptions();
+            }
+        }
+        self.oldest = (!self.pending.is_empty()).then(Instant::now);
+    }
+
+    /// Encodes as many reports as one message takes into `payload`.
+    fn batch(&mut self) -> Batch {
+        self.payload.clear();
+        match self.options.format {
+            Format::Tlv => batch_tlv(&self.pending, &mut self.payload, &mut self.scratch),
+            Format::Json => batch_json(&self.pending, &mut self.payload),
+        }
+    }
+
+    /// Header and payload. `false` if the socket takes nothing now; the message id is not used up then.
+    fn send(&mut self, topic: &str, version: u8, payload: &[u8]) -> bool {
+        let header = header(topic, version, payload.len(), self.msg_id, self.options.source_id);
+        if self.socket.send(&header[..], DONTWAIT | SNDMORE).is_err() {
+            return false;
+        }
+        // The first frame reserved the place: the rest of a message is always taken.
+        if self.socket.send(payload, DONTWAIT).is_err() {
+            return false;
+        }
+        self.msg_id = self.msg_id.wrapping_add(1);
+        ExportStats::add(&self.stats.messages, 1);
+        ExportStats::add(&self.stats.bytes, payload.len() as u64);
+        true
+    }
+}
+
+/// What a payload holds.
+#[derive(Debug, PartialEq, Eq)]
+struct Batch {
+    /// Reports from the front of the queue.
+    count: usize,
+    /// Records that they became.
+    records: usize,
+}
+
+fn batch_tlv(pending: &VecDeque<Arc<FlowReport>>, payload: &mut Vec<u8>, scratch: &mut Vec<u8>) -> Batch {
+    payload.extend_from_slice(&tlv::MESSAGE_START);
+    let mut batch = Batch { count: 0, records: 0 };
+    for report in pending {
+        scratch.clear();
+        let records = tlv::encode(report, scratch);
+        let fits = batch.records + records <= MESSAGE_RECORDS_MAX && payload.len() + scratch.len() <= MESSAGE_BYTES_MAX;
+        if !fits && batch.count > 0 {
+            break;
+        }
+        payload.extend_from_slice(scratch);
+        batch.count += 1;
+        batch.records += records;
+    }
+    batch
+}
+
+fn batch_json(pending: &VecDeque<Arc<FlowReport>>, payload: &mut Vec<u8>) -> Batch {
+    payload.push(b'[');
+    let mut count = 0;
+    for report in pending.iter().take(MESSAGE_RECORDS_MAX) {
+        let text = json::encode(report).to_string();
+        if count > 0 && payload.len() + text.len() + 2 > MESSAGE_BYTES_MAX {
+            break;
+        }
+        if count > 0 {
+            payload.push(b',');
+        }
+        payload.extend_from_slice(text.as_bytes());
+        count += 1;
+    }
+    payload.push(b']');
+    Batch { count, records: count }
+}
+
+/// ntopng's 28-byte header: topic, version, size (16 bits, ignored), message id big endian, source id little endian.
+fn header(topic: &str, version: u8, size: usize, msg_id: u32, source_id: u32) -> [u8; 28] {
+    let mut header = [0; 28];
+    let topic = topic.as_bytes();
+    header[..topic.len()].copy_from_slice(topic);
+    header[16] = version;
+    header[18..20].copy_from_slice(&(size as u16).to_le_bytes());
+    header[20..24].copy_from_slice(&msg_id.to_be_bytes());
+    header[24..28].copy_from_slice(&source_id.to_le_bytes());
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::testing;
+
+    #[test]
+    fn header_is_ntopngs() {
+        let h = header("flow", 3, 115, 1, 0x0102_0304);
+        let hex: String = h.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, "666c6f77000000000000000000000000030073000000000104030201");
+        assert_eq!(&header("listening-ports", 2, 0, 0, 1)[..16], b"listening-ports\0");
+    }
+
+    #[test]
+    fn batches_respect_both_limits() {
+        let mut long = testing::report();
+        let mut process = (**long.process[0].as_ref().unwrap()).clone();
+        process.cmdline = "x".repeat(4000);
+        long.process[0] = Some(Arc::new(process));
+        for (report, limit_by_size) in [(testing::report(), false), (long, true)] {
+            let pending: VecDeque<_> = std::iter::repeat_n(Arc::new(report), 400).collect();
+            let (mut payload, mut scratch) = (Vec::new(), Vec::new());
+            let batch = batch_tlv(&pending, &mut payload, &mut scratch);
+            assert!(payload.len() <= MESSAGE_BYTES_MAX);
+            assert_eq!(batch.count < MESSAGE_RECORDS_MAX, limit_by_size);
+            assert!(batch.records <= MESSAGE_RECORDS_MAX && batch.count > 0);
+            payload.clear();
+            let batch = batch_json(&pending, &mut payload);
+            assert!(payload.len() <= MESSAGE_BYTES_MAX && batch.count > 0);
+            let parsed: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+            assert_eq!(parsed.as_array().unwrap().len(), batch.count);
+        }
+    }
+
+    #[test]
+    fn libzmq_has_curve() {
+        assert!(zmq::has("curve").unwrap_or(false));
+    }
+}

@@ -1,0 +1,231 @@
+//! `sockeye`: reads the command line, checks the host, starts the threads of the data path, waits for a signal.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use sockeye::control::{Control, ControlOptions};
+use sockeye::export::endpoint::{ServerKey, ZmqEndpoint};
+use sockeye::export::messages::Probe;
+use sockeye::export::zmq::{Format, ZmqOptions};
+use sockeye::export::{ExportPort, text, zmq};
+use sockeye::serve::ControlSocket;
+use sockeye::table::Timeouts;
+use sockeye::{enrich, worker};
+use sockeye_bpf::kernel::{Kernel, KernelOptions};
+use sockeye_bpf::preflight;
+
+/// Deltas, tables and reports are allocated and freed on different threads all the time: mimalloc is good at that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit codes of sysexits(3).
+mod exit {
+    pub(crate) const USAGE: u8 = 64;
+    pub(crate) const UNAVAILABLE: u8 = 69;
+    pub(crate) const NO_PERMISSION: u8 = 77;
+}
+
+/// Watches every TCP and UDP flow of this host from inside the kernel, and says which process is behind it.
+#[derive(Debug, Parser)]
+#[command(name = "sockeye", version, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// Export to ntopng: tcp://HOST:PORTc if ntopng binds (ntopng -i tcp://*:PORTc), tcp://HOST:PORT if sockeye binds.
+    /// Repeatable.
+    #[arg(long, value_name = "ENDPOINT")]
+    zmq: Vec<ZmqEndpoint>,
+
+    /// Encrypt with ntopng's public key: 40 characters, or the 80 hex digits of its interface page, or a file.
+    #[arg(long, value_name = "KEY|FILE", requires = "zmq")]
+    zmq_encryption_key: Option<ServerKey>,
+
+    /// Shape of flow records. json fills the container and pod pages of a licensed ntopng, or of 5.6 and older.
+    #[arg(long, value_enum, default_value_t = Format::Tlv, value_name = "FORMAT")]
+    zmq_format: Format,
+
+    /// Print flows and exports, even when there is an exporter. Without one, flows are always printed.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// Where ctl finds the agent.
+    #[arg(long, value_name = "PATH", default_value = sockeye_ctl::DEFAULT_SOCKET)]
+    control_socket: PathBuf,
+
+    /// UDP flows without traffic for this long are over.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
+    idle_timeout: u64,
+
+    /// Flows that go on are reported at least this often.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=600))]
+    active_timeout: u64,
+
+    /// From one walk over all sockets to the next.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    sweep_interval: u64,
+
+    /// Most flows in memory. What does not fit is counted.
+    #[arg(long, value_name = "FLOWS", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..))]
+    flows_max: u64,
+
+    /// Threads that drain the kernel's rings [default: one per eight CPUs].
+    #[arg(long, value_name = "THREADS", value_parser = clap::value_parser!(u64).range(1..=256))]
+    workers: Option<u64>,
+
+    /// KiB of each CPU's ring, a power of two.
+    #[arg(long, value_name = "KIB", default_value_t = 1024, value_parser = parse_ring_kib)]
+    ring_kib: u32,
+
+    /// Run without cgroup hooks: no UDP, no round-trip distribution.
+    #[arg(long)]
+    no_cgroup: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check each need of the host, load the kernel programs, print what the verifier says of them, and end.
+    Check,
+}
+
+fn parse_ring_kib(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(kib) if kib.is_power_of_two() && (4..=1 << 20).contains(&kib) => Ok(kib),
+        _ => Err("expected a power of two from 4 to 1048576".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(err) => {
+            let _ = err.print();
+            return if err.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    if let Err(code) = preflight(&args) {
+        return code;
+    }
+    if args.verbose < 2 {
+        // libbpf's log is for developers; errors are told by us.
+        sockeye_bpf::kernel::silence_libbpf();
+    }
+    let done = match &args.command {
+        Some(Command::Check) => check(&args),
+        None => run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("sockeye: {err:#}.");
+            ExitCode::from(exit::UNAVAILABLE)
+        }
+    }
+}
+
+/// Says what the host lacks, one sentence per need.
+fn preflight(args: &Args) -> Result<(), ExitCode> {
+    let checking = matches!(args.command, Some(Command::Check));
+    let mut failed = None;
+    for need in preflight::probe() {
+        if need.name == preflight::CGROUP && args.no_cgroup {
+            continue;
+        }
+        match &need.remedy {
+            None if checking => println!("ok       {:<14} {}", need.name, need.finding),
+            None => {}
+            Some(remedy) => {
+                eprintln!("sockeye: {}: {remedy}.", need.finding);
+                let code = if need.name == preflight::CAPABILITIES { exit::NO_PERMISSION } else { exit::UNAVAILABLE };
+                failed.get_or_insert(ExitCode::from(code));
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn kernel_options(args: &Args) -> KernelOptions {
+    KernelOptions {
+        cgroup: if args.no_cgroup { None } else { preflight::find_cgroup2() },
+        ring_bytes: args.ring_kib * 1024,
+        ..KernelOptions::default()
+    }
+}
+
+fn check(args: &Args) -> Result<()> {
+    let (kernel, rings) = Kernel::start(&kernel_options(args))?;
+    println!("ok       {:<14} {} of {} KiB", "rings", rings.len(), args.ring_kib);
+    for program in kernel.programs() {
+        let cost = program.cost().context("cannot read a program's figures")?;
+        println!("ok       {:<14} {} instructions verified", cost.name, cost.verified_instructions);
+    }
+    Ok(())
+}
+
+fn run(args: &Args) -> Result<()> {
+    // Everything that can be refused comes before the kernel is touched.
+    let (questions, asked) = mpsc::channel();
+    let socket = ControlSocket::start(&args.control_socket, questions)?;
+    let probe = Probe::of_this_host();
+    let exporters = start_exporters(args, &probe)?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot wait for signals")?;
+
+    let (kernel, rings) = Kernel::start(&kernel_options(args)).context("cannot start the kernel side")?;
+    let stop_workers = Arc::new(AtomicBool::new(false));
+    let count = args.workers.map_or_else(|| rings.len().div_ceil(8), |workers| workers as usize);
+    let (ports, workers) = worker::start(rings, count, &stop_workers).context("cannot start the workers")?;
+    let (wanted, questions_to_proc) = mpsc::channel();
+    let (answers, found) = mpsc::channel();
+    enrich::start(questions_to_proc, answers).context("cannot start the enrichment thread")?;
+    let options = ControlOptions {
+        timeouts: Timeouts {
+            idle_ns: args.idle_timeout * 1_000_000_000,
+            active_ns: args.active_timeout * 1_000_000_000,
+            ..Timeouts::default()
+        },
+        flows_max: usize::try_from(args.flows_max).unwrap_or(usize::MAX),
+        sweep_every: Duration::from_secs(args.sweep_interval),
+        probe,
+    };
+    let control = Control::new(kernel, ports, exporters, wanted, found, options);
+    let stop_control = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&stop_control);
+    let control = thread::Builder::new().name("sockeye-control".into()).spawn(move || control.run(&asked, &stop))?;
+
+    let _ = signals.forever().next();
+    // In the direction of the data: the rings are empty before control takes its last look.
+    stop_workers.store(true, Ordering::Relaxed);
+    for worker in workers {
+        let _ = worker.join();
+    }
+    stop_control.store(true, Ordering::Relaxed);
+    let _ = control.join();
+    drop(socket);
+    Ok(())
+}
+
+fn start_exporters(args: &Args, probe: &Probe) -> Result<Vec<ExportPort>> {
+    let mut exporters = Vec::new();
+    for endpoint in &args.zmq {
+        exporters.push(zmq::start(ZmqOptions {
+            source_id: probe.source_id(&endpoint.address),
+            endpoint: endpoint.clone(),
+            server_key: args.zmq_encryption_key.clone(),
+            format: args.zmq_format,
+            verbose: args.verbose > 0,
+        })?);
+    }
+    if exporters.is_empty() || args.verbose > 0 {
+        exporters.push(text::start(text::Style::of_stdout()).context("cannot start printing")?);
+    }
+    Ok(exporters)
+}

@@ -1,0 +1,308 @@
+//! Processes: what the kernel said of them at first sight, completed from /proc while they live.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use sockeye_bpf::records::IdentityRecord;
+
+use crate::flow::ProcKey;
+
+/// Longest command line that is kept, bytes.
+pub const CMDLINE_MAX: usize = 4096;
+/// How long a process is remembered after its last flow, nanoseconds.
+const KEEP_NS: u64 = 120_000_000_000;
+
+/// A process as it is shown. Strings are clean: valid UTF-8 without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Process {
+    /// Pid and start time.
+    pub key: ProcKey,
+    /// Short name (`comm`).
+    pub name: String,
+    /// Path of the executable.
+    pub exe: Option<String>,
+    /// Command line, arguments separated by blanks, at most [`CMDLINE_MAX`] bytes.
+    pub cmdline: String,
+    /// Real user id, as the host sees it.
+    pub uid: u32,
+    /// Its name on the host.
+    pub user: Option<String>,
+    /// Real group id.
+    pub gid: u32,
+    /// Pid of the parent, 0 = none.
+    pub ppid: u32,
+    /// Name of the parent.
+    pub parent_name: String,
+    /// Real user id of the parent.
+    pub parent_uid: u32,
+    /// Its name on the host.
+    pub parent_user: Option<String>,
+    /// Inode of the cgroup v2 directory, 0 = unknown.
+    pub cgroup_id: u64,
+    /// The command line is longer than what is kept, or was not readable.
+    pub cmdline_partial: bool,
+}
+
+impl Process {
+    /// The path of the executable, or the short name where the path is unknown.
+    #[must_use]
+    pub fn path_or_name(&self) -> &str {
+        self.exe.as_deref().unwrap_or(&self.name)
+    }
+
+    /// The kernel's record in readable form.
+    #[must_use]
+    pub fn from_record(r: &IdentityRecord) -> Self {
+        let args = &r.args[..(r.args_len as usize).min(r.args.len())];
+        Self {
+            key: ProcKey { pid: r.pid, start_ticks: r.start_ticks },
+            name: clean(until_nul(&r.comm)),
+            exe: exe_path(r),
+            cmdline: cmdline(args),
+            uid: r.uid,
+            user: None,
+            gid: r.gid,
+            ppid: r.ppid,
+            parent_name: clean(until_nul(&r.parent_comm)),
+            parent_uid: r.parent_uid,
+            parent_user: None,
+            cgroup_id: r.cgroup_id,
+            cmdline_partial: r.args_len < r.args_total || r.args_total == 0,
+        }
+    }
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|b| *b == 0).next().unwrap_or_default()
+}
+
+/// The kernel walks from the leaf to the root; the path reads the other way. `None` if it did not arrive there.
+fn exe_path(r: &IdentityRecord) -> Option<String> {
+    let bytes = &r.exe[..usize::from(r.exe_len).min(r.exe.len())];
+    if r.exe_complete == 0 || bytes.is_empty() {
+        return None;
+    }
+    let mut path = String::with_capacity(bytes.len());
+    for component in bytes.strip_suffix(b"\0").unwrap_or(bytes).rsplit(|b| *b == 0) {
+        path.push('/');
+        path.push_str(&clean(component));
+    }
+    Some(path)
+}
+
+/// `/proc/PID/cmdline` format: NUL-terminated arguments. Blanks between them here.
+#[must_use]
+pub fn cmdline(args: &[u8]) -> String {
+    let end = args.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+    let mut text = String::with_capacity(end);
+    for (i, arg) in args[..end].split(|b| *b == 0).enumerate() {
+        if i > 0 {
+            text.push(' ');
+        }
+        text.push_str(&clean(arg));
+    }
+    truncate(&mut text, CMDLINE_MAX);
+    text
+}
+
+/// Shortens to at most `max` bytes without splitting a character.
+pub fn truncate(text: &mut String, max: usize) {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max));
+    }
+}
+
+/// Text that is safe for terminals, JSON and ntopng: invalid UTF-8 and control characters (C0, DEL, C1) and the
+/// characters that change the direction of text become U+FFFD.
+#[must_use]
+pub fn clean(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).chars().map(|c| if is_unsafe(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// What is known of a process, and whether more can be learnt.
+struct Entry {
+    process: Arc<Process>,
+    complete: bool,
+    last_used_ns: u64,
+}
+
+/// All processes with flows. Owned by the control thread; the completion is asked of the enrichment thread.
+#[derive(Default)]
+pub struct ProcessTable {
+    entries: HashMap<ProcKey, Option<Entry>, ahash::RandomState>,
+    wanted: Vec<Wanted>,
+}
+
+/// A question for the enrichment thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// The kernel told of it; names of users are missing, perhaps more.
+    Completion(Arc<Process>),
+    /// A socket's owner of which no record came: older than the agent, or the record was lost.
+    Lookup(ProcKey),
+}
+
+/// The answer to a [`Wanted`].
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Which process.
+    pub key: ProcKey,
+    /// `None`: it is gone, and nothing is known of it.
+    pub process: Option<Process>,
+}
+
+impl ProcessTable {
+    /// Takes a record of the kernel: a new process, or a new image of a known one.
+    pub fn learn(&mut self, process: Process, now_ns: u64) {
+        let key = process.key;
+        let process = Arc::new(process);
+        self.wanted.push(Wanted::Completion(Arc::clone(&process)));
+        self.entries.insert(key, Some(Entry { process, complete: false, last_used_ns: now_ns }));
+    }
+
+    /// Takes an answer of the enrichment thread.
+    pub fn found(&mut self, found: Found, now_ns: u64) {
+        let entry =
+            found.process.map(|process| Entry { process: Arc::new(process), complete: true, last_used_ns: now_ns });
+        match entry {
+            Some(entry) => {
+                self.entries.insert(found.key, Some(entry));
+            }
+            // Asked for and not found: stays as it is; a lookup that failed is remembered as unknown.
+            None => {
+                if let Some(Some(known)) = self.entries.get_mut(&found.key) {
+                    known.complete = true;
+                } else {
+                    let unknown = Process { key: found.key, ..Process::default() };
+                    let entry = Entry { process: Arc::new(unknown), complete: true, last_used_ns: now_ns };
+                    self.entries.insert(found.key, Some(entry));
+                }
+            }
+        }
+    }
+
+    /// The process, and whether all that can be known of it is there. Asks for it when it is not known at all.
+    pub fn get(&mut self, key: ProcKey, now_ns: u64) -> (Option<Arc<Process>>, bool) {
+        if !key.is_known() {
+            return (None, true);
+        }
+        match self.entries.get_mut(&key) {
+            Some(Some(entry)) => {
+                entry.last_used_ns = now_ns;
+                (entry.process.name_known().then(|| Arc::clone(&entry.process)), entry.complete)
+            }
+            Some(None) => (None, false),
+            None => {
+                self.entries.insert(key, None);
+                self.wanted.push(Wanted::Lookup(key));
+                (None, false)
+            }
+        }
+    }
+
+    /// The process without asking for it.
+    #[must_use]
+    pub fn peek(&self, key: ProcKey) -> Option<&Arc<Process>> {
+        self.entries.get(&key)?.as_ref().map(|entry| &entry.process).filter(|p| p.name_known())
+    }
+
+    /// Questions that have come up since the last call.
+    pub fn take_wanted(&mut self) -> Vec<Wanted> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// Forgets processes that no flow has asked for in two minutes.
+    pub fn expire(&mut self, now_ns: u64) {
+        self.entries.retain(|_, entry| entry.as_ref().is_none_or(|entry| entry.last_used_ns + KEEP_NS > now_ns));
+    }
+
+    /// How many are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+impl Process {
+    /// A process that could not be looked up any more has a pid and nothing else.
+    fn name_known(&self) -> bool {
+        !self.name.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use zerocopy::FromZeros;
+
+    fn record() -> IdentityRecord {
+        let mut r = IdentityRecord::new_zeroed();
+        r.pid = 7;
+        r.comm[..4].copy_from_slice(b"curl");
+        r.exe[..13].copy_from_slice(b"curl\0bin\0usr\0");
+        r.exe_len = 13;
+        r.exe_complete = 1;
+        r.args[..16].copy_from_slice(b"curl\0-s\0http://x");
+        r.args_len = 17;
+        r.args_total = 17;
+        r
+    }
+
+    #[test]
+    fn reads_a_record() {
+        let p = Process::from_record(&record());
+        assert_eq!((p.name.as_str(), p.exe.as_deref()), ("curl", Some("/usr/bin/curl")));
+        assert_eq!(p.cmdline, "curl -s http://x");
+        assert!(!p.cmdline_partial);
+    }
+
+    #[test]
+    fn incomplete_path_is_unknown() {
+        let mut r = record();
+        r.exe_complete = 0;
+        let p = Process::from_record(&r);
+        assert_eq!((p.exe.as_deref(), p.path_or_name()), (None, "curl"));
+    }
+
+    #[test]
+    fn hostile_names_are_made_safe() {
+        assert_eq!(clean(b"a\x1b[31mb\xffc\n"), "a\u{fffd}[31mb\u{fffd}c\u{fffd}");
+        assert_eq!(clean("x\u{202e}y".as_bytes()), "x\u{fffd}y");
+    }
+
+    #[test]
+    fn unknown_process_is_asked_for_once() {
+        let mut table = ProcessTable::default();
+        let key = ProcKey { pid: 9, start_ticks: 1 };
+        assert_eq!(table.get(key, 0), (None, false));
+        assert_eq!(table.get(key, 0), (None, false));
+        assert_eq!(table.take_wanted(), vec![Wanted::Lookup(key)]);
+        table.found(Found { key, process: None }, 0);
+        assert_eq!(table.get(key, 0), (None, true));
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_is_readable(bytes in proptest::collection::vec(any::<u8>(), size_of::<IdentityRecord>())) {
+            use zerocopy::FromBytes;
+            let r = IdentityRecord::read_from_bytes(&bytes).unwrap();
+            let p = Process::from_record(&r);
+            prop_assert!(p.cmdline.len() <= CMDLINE_MAX);
+            for text in [&p.name, &p.cmdline, &p.parent_name] {
+                prop_assert!(!text.chars().any(is_unsafe));
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! One entry of the flow table.
+
+use crate::flow::{Counters, End, Endpoint, FlowKey, ProcKey, Proto, Side, State, TcpObservation};
+
+/// What is kept of a flow. Most flows have one local end; the second one is boxed to keep the entry small.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    /// The 5-tuple. Provisional while `guessed`.
+    pub key: FlowKey,
+    pub(super) near: End,
+    pub(super) near_side: Side,
+    pub(super) far: Option<Box<End>>,
+    /// Neither end told who connected, and the other end has not been found.
+    pub(super) guessed: bool,
+    /// Entries in the pair index that lead here; 0 = none.
+    pub(super) pair_hashes: [u64; 2],
+    /// Opened, or first seen; `CLOCK_BOOTTIME` nanoseconds.
+    pub opened_ns: u64,
+    /// Last change of a counter or the state.
+    pub active_ns: u64,
+    /// What the exporters were told.
+    pub(super) exported: Counters,
+    pub(super) reports: u32,
+    /// Tick in which it is looked at next; older entries of the wheel are stale.
+    pub(super) due_tick: u64,
+    /// The last report is made: forgotten when it is due again.
+    pub(super) last_look: bool,
+    /// When the table first heard of it.
+    pub(super) entered_ns: u64,
+    /// Ticks that the report has waited for names.
+    pub(super) waited_ticks: u8,
+    /// Export epoch in which the processes were last sent.
+    pub(super) identity_epoch: u32,
+    /// Processes as they were first exported: a collector takes no others.
+    pub(super) frozen: Option<[ProcKey; 2]>,
+    /// Sticky ends that only the table knows.
+    pub(super) verdict: Option<State>,
+    /// Position in the list of its UDP socket's flows.
+    pub(super) udp_position: u32,
+}
+
+impl Flow {
+    pub(super) fn new(key: FlowKey, near: End, near_side: Side, opened_ns: u64) -> Self {
+        Self {
+            key,
+            near,
+            near_side,
+            far: None,
+            guessed: false,
+            pair_hashes: [0; 2],
+            opened_ns,
+            active_ns: near.at_ns,
+            exported: Counters::default(),
+            reports: 0,
+            due_tick: 0,
+            last_look: false,
+            entered_ns: 0,
+            waited_ticks: 0,
+            identity_epoch: 0,
+            frozen: None,
+            verdict: None,
+            udp_position: 0,
+        }
+    }
+
+    /// The end on a side, if it is on this host.
+    #[must_use]
+    pub fn end(&self, side: Side) -> Option<&End> {
+        if side == self.near_side { Some(&self.near) } else { self.far.as_deref() }
+    }
+
+    pub(super) fn end_mut(&mut self, side: Side) -> Option<&mut End> {
+        if side == self.near_side { Some(&mut self.near) } else { self.far.as_deref_mut() }
+    }
+
+    /// Both local ends, the first seen one first.
+    pub fn ends(&self) -> impl Iterator<Item = &End> {
+        std::iter::once(&self.near).chain(self.far.as_deref())
+    }
+
+    pub(super) fn side_of(&self, cookie: u64) -> Side {
+        if self.near.cookie == cookie { self.near_side } else { self.near_side.other() }
+    }
+
+    /// Address and port of a side.
+    #[must_use]
+    pub fn endpoint(&self, side: Side) -> Endpoint {
+        match side {
+            Side::Initiator => self.key.initiator,
+            Side::Responder => self.key.responder,
+        }
+    }
+
+    /// Totals since the flow began. Each direction is known from up to two ends; the one that saw more is nearer to
+    /// the truth, because both count what has arrived or was acknowledged.
+    #[must_use]
+    pub fn totals(&self) -> Counters {
+        let mut total = Counters::default();
+        for side in Side::BOTH {
+            let (i, peer) = (side as usize, side.other() as usize);
+            let Some(end) = self.end(side) else { continue };
+            total.bytes[i] = total.bytes[i].max(self.payload_sent(side, end));
+            total.packets[i] = total.packets[i].max(end.packets_sent);
+            total.bytes[peer] = total.bytes[peer].max(end.bytes_received);
+            total.packets[peer] = total.packets[peer].max(end.packets_received);
+            total.retrans[i] = end.retrans;
+            total.out_of_order[peer] = end.out_of_order;
+        }
+        total
+    }
+
+    /// The kernel counts the SYN of the side that connected as a byte that was acknowledged.
+    fn payload_sent(&self, side: Side, end: &End) -> u64 {
+        let syn = self.key.proto == Proto::Tcp && side == Side::Initiator;
+        end.bytes_sent.saturating_sub(u64::from(syn))
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        if let Some(verdict) = self.verdict {
+            return verdict;
+        }
+        if self.key.proto == Proto::Udp {
+            return if self.near.has(End::CLOSED) { State::Closed } else { State::Open };
+        }
+        let states = self.ends().map(End::tcp_state);
+        if self.all_closed() {
+            // A reset by one side is "closed" for nobody: the worse word wins.
+            return states.max_by_key(|s| severity(*s)).unwrap_or(State::Closed);
+        }
+        if self.ends().any(|end| end.has(End::CLOSED)) {
+            return State::Closing;
+        }
+        states.max_by_key(|s| severity(*s)).unwrap_or(State::Open)
+    }
+
+    /// Whether an observation has this flow's addresses. The source port is not known in every state.
+    pub(super) fn has_tuple(&self, o: &TcpObservation) -> bool {
+        let side = self.side_of(o.end.cookie);
+        let local = self.endpoint(side);
+        self.endpoint(side.other()) == o.remote && (local == o.local || local.port == 0 || o.local.port == 0)
+    }
+
+    pub(super) fn all_closed(&self) -> bool {
+        self.ends().all(|end| end.has(End::CLOSED))
+    }
+
+    /// Who sent the reset: a side whose socket left an open state without an error has torn it down itself.
+    pub(super) fn reset_by(&self) -> Option<Side> {
+        Side::BOTH.into_iter().find_map(|side| {
+            let end = self.end(side).filter(|end| end.tcp_state() == State::Reset)?;
+            Some(if end.error == 0 { side } else { side.other() })
+        })
+    }
+
+    /// A responder that has not read yet may belong to another process than the one that listens.
+    pub(super) fn awaits_owner(&self) -> bool {
+        self.key.proto == Proto::Tcp
+            && self.end(Side::Responder).is_some_and(|end| !end.has(End::CONFIRMED) && !end.has(End::CLOSED))
+    }
+
+    pub(super) fn reverse(&mut self) {
+        self.key = self.key.reversed();
+        self.near_side = self.near_side.other();
+    }
+}
+
+fn severity(state: State) -> u8 {
+    match state {
+        State::Open => 0,
+        State::Connecting => 1,
+        State::Closing => 2,
+        State::Closed | State::Idle => 3,
+        State::Vanished => 4,
+        State::Aborted => 5,
+        State::Reset => 6,
+        State::Unreachable => 7,
+        State::TimedOut => 8,
+        State::Refused => 9,
+    }
+}

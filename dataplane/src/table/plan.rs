@@ -1,0 +1,236 @@
+//! When a flow is reported, and when it is forgotten.
+//!
+//! * first: when it has settled (its owner is known), or has ended;
+//! * then before each active timeout, so that a collector never misses it for longer;
+//! * last: when both ends are closed, or UDP was idle; then it lingers, for records that come late.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::{Flow, FlowTable};
+use crate::clock::WallClock;
+use crate::flow::{End, FlowReport, ProcKey, Proto, Side, State};
+use crate::process::{Process, ProcessTable};
+
+/// Resolution of the plan.
+pub const TICK_NS: u64 = 250_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+/// Ticks that a report waits for the names of its processes.
+const NAMES_WAIT_TICKS: u8 = 4;
+/// How long an accepted connection may wait for its first reader before the listener's process is named.
+const OWNER_WAIT_NS: u64 = 10 * SECOND_NS;
+
+/// When things happen, nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// UDP flows without traffic for this long are over.
+    pub idle_ns: u64,
+    /// A flow is reported at least this often.
+    pub active_ns: u64,
+    /// From the first record to the first report.
+    pub settle_ns: u64,
+    /// From the close to the last report: the other end's close may still be on its way.
+    pub close_grace_ns: u64,
+    /// From the last report until it is forgotten.
+    pub linger_ns: u64,
+    /// The same for an idle UDP flow: longer than a collector keeps it, so that its direction stays the same.
+    pub idle_linger_ns: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            idle_ns: 30 * SECOND_NS,
+            active_ns: 60 * SECOND_NS,
+            settle_ns: 2 * SECOND_NS,
+            close_grace_ns: SECOND_NS / 2,
+            linger_ns: 3 * SECOND_NS,
+            idle_linger_ns: 60 * SECOND_NS,
+        }
+    }
+}
+
+impl Timeouts {
+    /// Early enough that batching and a late tick do not exceed the active timeout.
+    fn report_every_ns(&self) -> u64 {
+        self.active_ns - (self.active_ns / 6).min(10 * SECOND_NS)
+    }
+}
+
+/// Flows by the tick in which they are due. Entries are never removed: a flow knows its own due tick.
+#[derive(Default)]
+pub(super) struct Wheel {
+    slots: BTreeMap<u64, Vec<u32>>,
+}
+
+impl Wheel {
+    pub(super) fn schedule(&mut self, flows: &mut Slab<Flow>, id: u32, at_ns: u64) {
+        let tick = at_ns.div_ceil(TICK_NS);
+        let flow = &mut flows[id as usize];
+        if flow.due_tick != tick {
+            flow.due_tick = tick;
+            self.slots.entry(tick).or_default().push(id);
+        }
+    }
+
+    /// Removes one slot that is due.
+    fn take_due(&mut self, now_tick: u64) -> Option<(u64, Vec<u32>)> {
+        let entry = self.slots.first_entry().filter(|slot| *slot.key() <= now_tick)?;
+        Some(entry.remove_entry())
+    }
+}
+
+impl FlowTable {
+    /// Reports what is due and forgets what is over. Call it once per tick.
+    pub fn tick(
+        &mut self,
+        now_ns: u64,
+        clock: &WallClock,
+        processes: &mut ProcessTable,
+        mut report: impl FnMut(FlowReport),
+    ) {
+        let now_tick = now_ns / TICK_NS;
+        while let Some((tick, ids)) = self.wheel.take_due(now_tick) {
+            for id in ids {
+                if self.flows.get(id as usize).is_some_and(|flow| flow.due_tick == tick) {
+                    self.due(id, now_ns, clock, processes, &mut report);
+                }
+            }
+        }
+    }
+
+    /// Reports every flow with something to tell, before the agent ends.
+    pub fn report_all(
+        &mut self,
+        now_ns: u64,
+        clock: &WallClock,
+        processes: &mut ProcessTable,
+        mut report: impl FnMut(FlowReport),
+    ) {
+        let ids: Vec<u32> = self.flows.iter().map(|(id, _)| id as u32).collect();
+        for id in ids {
+            let flow = &self.flows[id as usize];
+            if flow.reports == 0 || !flow.totals().since(&flow.exported).is_zero() {
+                report(self.make_report(id, now_ns, clock, processes));
+            }
+        }
+    }
+
+    fn due(
+        &mut self,
+        id: u32,
+        now_ns: u64,
+        clock: &WallClock,
+        processes: &mut ProcessTable,
+        report: &mut impl FnMut(FlowReport),
+    ) {
+        self.judge(id, now_ns);
+        let flow = &mut self.flows[id as usize];
+        let over = flow.state().is_over();
+        let changed = !flow.totals().since(&flow.exported).is_zero();
+        if over && flow.last_look {
+            if changed {
+                report(self.make_report(id, now_ns, clock, processes));
+            }
+            self.remove(id);
+            return;
+        }
+        if !over && flow.reports == 0 && flow.awaits_owner() && now_ns < flow.entered_ns + OWNER_WAIT_NS {
+            self.wheel.schedule(&mut self.flows, id, now_ns + SECOND_NS);
+            return;
+        }
+        if flow.waited_ticks < NAMES_WAIT_TICKS && !names_known(flow, processes, now_ns) {
+            flow.waited_ticks += 1;
+            self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
+            return;
+        }
+        report(self.make_report(id, now_ns, clock, processes));
+        let next_ns = now_ns + self.next_look_ns(id, now_ns, over);
+        self.flows[id as usize].last_look = over;
+        self.wheel.schedule(&mut self.flows, id, next_ns);
+    }
+
+    fn next_look_ns(&self, id: u32, now_ns: u64, over: bool) -> u64 {
+        let flow = &self.flows[id as usize];
+        let t = &self.timeouts;
+        if over {
+            return if flow.verdict == Some(State::Idle) { t.idle_linger_ns } else { t.linger_ns };
+        }
+        let mut next = t.report_every_ns();
+        if flow.key.proto == Proto::Udp {
+            // Look again when it may have become idle.
+            let quiet = now_ns.saturating_sub(flow.active_ns);
+            next = next.min(t.idle_ns.saturating_sub(quiet).max(TICK_NS));
+        }
+        next
+    }
+
+    /// Notices what no record tells: UDP silence, and TCP sockets that the sweep does not find any more.
+    fn judge(&mut self, id: u32, now_ns: u64) {
+        let missed_ns = self.sweeps_ns[2];
+        let idle_ns = self.timeouts.idle_ns;
+        let flow = &mut self.flows[id as usize];
+        if flow.verdict.is_some() || flow.all_closed() {
+            return;
+        }
+        match flow.key.proto {
+            Proto::Udp if now_ns.saturating_sub(flow.active_ns) >= idle_ns => flow.verdict = Some(State::Idle),
+            Proto::Tcp if flow.ends().all(|end| end.has(End::CLOSED) || end.at_ns < missed_ns) => {
+                flow.verdict = Some(State::Vanished);
+                self.counts.vanished += 1;
+            }
+            _ => {}
+        }
+    }
+
+    fn make_report(&mut self, id: u32, now_ns: u64, clock: &WallClock, processes: &mut ProcessTable) -> FlowReport {
+        let epoch = self.identity_epoch;
+        self.counts.reports += 1;
+        let flow = &mut self.flows[id as usize];
+        let total = flow.totals();
+        let delta = with_packets(total.since(&flow.exported));
+        flow.exported.add(&delta);
+        flow.reports += 1;
+        let owners = Side::BOTH.map(|side| flow.end(side).map_or(ProcKey::default(), |end| end.owner));
+        let frozen = *flow.frozen.get_or_insert(owners);
+        let carries_identity = flow.identity_epoch != epoch;
+        flow.identity_epoch = epoch;
+        let shown = if carries_identity { frozen } else { owners };
+        let process: [Option<Arc<Process>>; 2] = shown.map(|key| processes.get(key, now_ns).0);
+        FlowReport {
+            key: flow.key,
+            first_unix_ns: clock.unix_ns(flow.opened_ns),
+            last_unix_ns: clock.unix_ns(flow.active_ns.max(flow.opened_ns)),
+            delta,
+            total,
+            rtt_us: Side::BOTH
+                .map(|side| flow.end(side).filter(|end| end.srtt_us > 0).map(|end| (end.srtt_us, end.rttvar_us))),
+            local: Side::BOTH.map(|side| flow.end(side).is_some()),
+            process,
+            carries_identity,
+            state: flow.state(),
+            reset_by: flow.reset_by(),
+        }
+    }
+}
+
+/// Collectors take bytes only together with packets. Two ends are read at different moments, so it can happen that one
+/// brought new bytes and the other had already told of the packets.
+fn with_packets(mut delta: crate::flow::Counters) -> crate::flow::Counters {
+    for i in 0..2 {
+        if delta.bytes[i] > 0 && delta.packets[i] == 0 {
+            delta.packets[i] = 1;
+        }
+    }
+    delta
+}
+
+fn names_known(flow: &Flow, processes: &mut ProcessTable, now_ns: u64) -> bool {
+    let mut all = true;
+    for owner in flow.ends().map(|end| end.owner) {
+        all &= processes.get(owner, now_ns).1;
+    }
+    all
+}

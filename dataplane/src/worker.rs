@@ -1,0 +1,247 @@
+//! The drain threads: rings in, deltas out. One worker serves a group of CPUs and is pinned to one of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use sockeye_bpf::ring::{Drain, Ring};
+
+use crate::shard::Delta;
+
+/// Records taken from one ring before the next gets its turn.
+const VISIT_RECORDS_MAX: usize = 4096;
+/// How often a delta is handed over.
+pub const HAND_OVER: Duration = Duration::from_millis(250);
+/// Shortest and longest sleep between two visits. The longest is bounded by the ring: at 10 ms a ring of 1 MiB holds
+/// 700 k records/s.
+const NAP_MIN: Duration = Duration::from_millis(1);
+const NAP_MAX: Duration = Duration::from_millis(8);
+/// Boxes that travel between a worker and control: one being filled, the others on their way.
+const BOXES: usize = 4;
+
+/// Figures that control reads while the worker runs.
+#[derive(Debug, Default)]
+pub struct WorkerStats {
+    /// Hand-overs.
+    pub deltas: AtomicU64,
+    /// Moments in which a full delta could not be handed over because control held all boxes. Records wait in the ring.
+    pub stalls: AtomicU64,
+    /// Visits to all rings.
+    pub visits: AtomicU64,
+    /// Flows in the last delta.
+    pub shard_flows: AtomicU64,
+    /// The most there ever were in one.
+    pub shard_flows_max: AtomicU64,
+}
+
+/// The control thread's ends of a worker's two queues.
+pub struct WorkerPort {
+    /// Number, for statistics.
+    pub index: usize,
+    /// CPU that the thread is pinned to.
+    pub pinned_cpu: Option<usize>,
+    /// CPUs whose rings it drains.
+    pub cpus: Vec<usize>,
+    /// Capacity of these rings together.
+    pub ring_bytes: usize,
+    /// Filled deltas.
+    pub deltas: rtrb::Consumer<Box<Delta>>,
+    /// Emptied deltas, on their way back.
+    pub recycle: rtrb::Producer<Box<Delta>>,
+    /// Figures.
+    pub stats: Arc<WorkerStats>,
+}
+
+/// Everything that runs on a worker's thread.
+pub struct Worker<R> {
+    rings: Vec<(R, usize)>,
+    current: Box<Delta>,
+    deltas: rtrb::Producer<Box<Delta>>,
+    recycle: rtrb::Consumer<Box<Delta>>,
+    stats: Arc<WorkerStats>,
+}
+
+impl<R: Drain> Worker<R> {
+    /// A worker for rings, each with its CPU, and control's ends of its queues.
+    #[must_use]
+    pub fn new(index: usize, rings: Vec<(R, usize)>) -> (Self, WorkerPort) {
+        let cpus: Vec<usize> = rings.iter().map(|(_, cpu)| *cpu).collect();
+        let (to_control, deltas) = rtrb::RingBuffer::new(BOXES);
+        let (mut recycle, from_control) = rtrb::RingBuffer::new(BOXES);
+        for _ in 1..BOXES {
+            recycle.push(Box::new(Delta::new(&cpus))).expect("the queue has room for all boxes");
+        }
+        let stats = Arc::new(WorkerStats::default());
+        let worker = Self {
+            rings,
+            current: Box::new(Delta::new(&cpus)),
+            deltas: to_control,
+            recycle: from_control,
+            stats: Arc::clone(&stats),
+        };
+        (worker, WorkerPort { index, pinned_cpu: None, cpus, ring_bytes: 0, deltas, recycle, stats })
+    }
+
+    /// Visits each ring once. Returns how many records there were.
+    pub fn visit(&mut self) -> usize {
+        let mut total = 0;
+        for (index, (ring, _)) in self.rings.iter_mut().enumerate() {
+            if self.current.is_full() && !hand_over(&mut self.current, &mut self.deltas, &mut self.recycle, &self.stats)
+            {
+                self.stats.stalls.fetch_add(1, Ordering::Relaxed);
+                return total;
+            }
+            let delta = &mut self.current;
+            let mut bytes = 0;
+            total += ring.drain(VISIT_RECORDS_MAX, |entry| {
+                bytes += entry.len() as u64 + ENTRY_HEADER_BYTES;
+                delta.record(index, entry);
+            });
+            let counts = &mut delta.rings[index].1;
+            counts.fill_bytes_max = counts.fill_bytes_max.max(bytes);
+        }
+        self.stats.visits.fetch_add(1, Ordering::Relaxed);
+        total
+    }
+
+    /// Gives the current delta to control, if it says anything and an empty one is there to go on with.
+    pub fn hand_over(&mut self) -> bool {
+        !self.current.is_empty() && hand_over(&mut self.current, &mut self.deltas, &mut self.recycle, &self.stats)
+    }
+
+    /// Works until `stop`, then drains what is left.
+    pub fn run(mut self, stop: &AtomicBool) {
+        let mut nap = NAP_MAX;
+        let mut last_hand_over = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            let records = self.visit();
+            if last_hand_over.elapsed() >= HAND_OVER {
+                self.hand_over();
+                last_hand_over = Instant::now();
+            }
+            // A full visit means that there is more: no sleep. Else sleep as briefly as the load asks for.
+            if records >= VISIT_RECORDS_MAX {
+                continue;
+            }
+            nap = if records > 0 { NAP_MIN } else { (nap * 2).min(NAP_MAX) };
+            thread::sleep(nap);
+        }
+        while self.visit() > 0 {}
+        while !self.current.is_empty() && !self.hand_over() {
+            thread::sleep(NAP_MIN);
+        }
+    }
+}
+
+/// Length word and page offset before each entry (`BPF_RINGBUF_HDR_SZ`).
+const ENTRY_HEADER_BYTES: u64 = 8;
+
+fn hand_over(
+    current: &mut Box<Delta>,
+    deltas: &mut rtrb::Producer<Box<Delta>>,
+    recycle: &mut rtrb::Consumer<Box<Delta>>,
+    stats: &WorkerStats,
+) -> bool {
+    let Ok(empty) = recycle.pop() else { return false };
+    let flows = (current.tcp.len() + current.udp.len()) as u64;
+    stats.shard_flows.store(flows, Ordering::Relaxed);
+    stats.shard_flows_max.fetch_max(flows, Ordering::Relaxed);
+    let full = std::mem::replace(current, empty);
+    // There are as many places as boxes, so there is always room.
+    let sent = deltas.push(full).is_ok();
+    stats.deltas.fetch_add(1, Ordering::Relaxed);
+    sent
+}
+
+/// Starts the workers for these rings: `count` threads, CPUs dealt out evenly.
+///
+/// # Errors
+/// If a thread cannot be started.
+pub fn start(
+    rings: Vec<Ring>,
+    count: usize,
+    stop: &Arc<AtomicBool>,
+) -> std::io::Result<(Vec<WorkerPort>, Vec<JoinHandle<()>>)> {
+    let mut groups: Vec<Vec<(Ring, usize)>> = (0..count.max(1)).map(|_| Vec::new()).collect();
+    for ring in rings {
+        let cpu = ring.cpu();
+        groups[cpu % count.max(1)].push((ring, cpu));
+    }
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let mut ports = Vec::new();
+    let mut threads = Vec::new();
+    for (index, group) in groups.into_iter().filter(|group| !group.is_empty()).enumerate() {
+        let ring_bytes = group.iter().map(|(ring, _)| ring.size_bytes()).sum();
+        let (worker, mut port) = Worker::new(index, group);
+        port.ring_bytes = ring_bytes;
+        let core = cores.iter().find(|core| port.cpus.contains(&core.id)).copied();
+        port.pinned_cpu = core.map(|core| core.id);
+        let stop = Arc::clone(stop);
+        threads.push(thread::Builder::new().name(format!("sockeye-w{index}")).spawn(move || {
+            if let Some(core) = core {
+                core_affinity::set_for_current(core);
+            }
+            worker.run(&stop);
+        })?);
+        ports.push(port);
+    }
+    Ok((ports, threads))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sockeye_bpf::records::{FlowRecord, Kind};
+    use zerocopy::{FromZeros, IntoBytes};
+
+    /// Records in memory, in place of a ring.
+    struct Script(Vec<FlowRecord>);
+
+    impl Drain for Script {
+        fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> usize {
+            let n = limit.min(self.0.len());
+            self.0.drain(..n).for_each(|r| each(r.as_bytes()));
+            n
+        }
+    }
+
+    fn record(cookie: u64) -> FlowRecord {
+        let mut r = FlowRecord::new_zeroed();
+        r.kind = Kind::Open as u8;
+        r.cookie = cookie;
+        r
+    }
+
+    #[test]
+    fn records_arrive_in_a_delta_and_the_box_comes_back() {
+        let (mut worker, mut port) = Worker::new(0, vec![(Script((1..=3).map(record).collect()), 0)]);
+        assert_eq!(worker.visit(), 3);
+        assert!(worker.hand_over());
+        let mut delta = port.deltas.pop().unwrap();
+        assert_eq!(delta.tcp.len(), 3);
+        delta.clear();
+        port.recycle.push(delta).unwrap();
+        assert!(!worker.hand_over(), "an empty delta stays");
+    }
+
+    #[test]
+    fn when_control_holds_all_boxes_records_stay_in_the_ring() {
+        let many: Vec<_> = (0..crate::shard::FLOWS_MAX as u64 * 5).map(record).collect();
+        let offered = many.len();
+        let (mut worker, mut port) = Worker::new(0, vec![(Script(many), 0)]);
+        while worker.visit() > 0 {}
+        assert!(port.stats.stalls.load(Ordering::Relaxed) > 0);
+        let mut taken = 0;
+        while taken < offered {
+            while let Ok(mut delta) = port.deltas.pop() {
+                taken += delta.tcp.len();
+                delta.clear();
+                port.recycle.push(delta).unwrap();
+            }
+            while worker.visit() > 0 {}
+            worker.hand_over();
+        }
+        assert_eq!(taken, offered);
+    }
+}
