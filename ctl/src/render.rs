@@ -1,1 +1,188 @@
-//! Tables for people.
+//! Tables for people. Any table can be shown, also one that a newer agent has added.
+
+use serde_json::{Map, Value};
+
+use crate::human;
+use crate::protocol::{Answer, Column, Table, Unit};
+
+/// How answers are drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct Style {
+    /// Width of the terminal.
+    pub columns: usize,
+    /// ANSI colours.
+    pub color: bool,
+}
+
+const GAP: &str = "  ";
+
+/// All tables of an answer, each under its name.
+#[must_use]
+pub fn stats(answer: &Answer, style: Style) -> String {
+    let mut out = String::new();
+    for table in &answer.tables {
+        out += &paint(style, "1", &table.name.to_uppercase());
+        out += &paint(style, "2", &format!("{GAP}{}", table.help));
+        out.push('\n');
+        out += &match table.rows.as_slice() {
+            [] => format!("{GAP}-\n"),
+            [row] if table.columns.len() > 4 => record(table, row),
+            _ => grid(table, &table.columns.iter().collect::<Vec<_>>(), style),
+        };
+        out.push('\n');
+    }
+    out
+}
+
+/// One value per line.
+fn record(table: &Table, row: &Map<String, Value>) -> String {
+    let width = table.columns.iter().map(|c| c.name.len()).max().unwrap_or(0);
+    table.columns.iter().map(|column| format!("{GAP}{:<width$}{GAP}{}\n", column.name, cell(column, row))).collect()
+}
+
+fn grid(table: &Table, columns: &[&Column], style: Style) -> String {
+    let rows: Vec<Vec<String>> =
+        table.rows.iter().map(|row| columns.iter().map(|column| cell(column, row)).collect()).collect();
+    lines(&columns.iter().map(|c| (c.name.as_str(), c.unit == Unit::Text)).collect::<Vec<_>>(), &rows, style)
+}
+
+/// Aligned lines: text to the left, numbers to the right. A line that is too long is cut.
+fn lines(titles: &[(&str, bool)], rows: &[Vec<String>], style: Style) -> String {
+    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).chain([titles[i].0.len()]).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..titles.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::new();
+        for ((cell, width), (_, left)) in cells.zip(&widths).zip(titles) {
+            let pad = " ".repeat(width.saturating_sub(cell.chars().count()));
+            text += GAP;
+            text += &if *left { format!("{cell}{pad}") } else { format!("{pad}{cell}") };
+        }
+        human::ellipsis(text.trim_end(), style.columns)
+    };
+    let mut out = paint(style, "4", &line(&mut titles.iter().map(|(title, _)| *title))) + "\n";
+    for row in rows {
+        out += &line(&mut row.iter().map(String::as_str));
+        out.push('\n');
+    }
+    out
+}
+
+fn cell(column: &Column, row: &Map<String, Value>) -> String {
+    let Some(value) = row.get(&column.name) else { return "-".into() };
+    match (column.unit, value) {
+        (Unit::Bytes, v) if v.is_u64() => human::bytes(v.as_u64().unwrap_or(0)),
+        (Unit::Count, v) if v.is_u64() => human::count(v.as_u64().unwrap_or(0)),
+        (Unit::Seconds, v) if v.is_u64() => human::seconds(v.as_u64().unwrap_or(0)),
+        (Unit::Nanoseconds, v) => v.as_f64().map_or_else(|| text(v), human::nanoseconds),
+        (Unit::Microseconds, v) => v.as_f64().map_or_else(|| text(v), |us| human::nanoseconds(us * 1000.0)),
+        (Unit::Percent, v) => v.as_f64().map_or_else(|| text(v), |p| format!("{p:.1} %")),
+        (_, v) => text(v),
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+/// The flows, one per line, with a line that says how many there are.
+#[must_use]
+pub fn flows(answer: &Answer, style: Style) -> String {
+    let Some(table) = answer.table("flows") else { return stats(answer, style) };
+    let titles = [
+        ("IP", true),
+        ("INITIATOR", true),
+        ("RESPONDER", true),
+        ("PROCESS[PID] USER", true),
+        ("SENT", false),
+        ("RECEIVED", false),
+        ("RTT", false),
+        ("RETRANS", false),
+        ("AGE", false),
+        ("STATE", true),
+    ];
+    let shown = |row: &Map<String, Value>, name: &str| {
+        table.columns.iter().find(|c| c.name == name).map_or_else(|| "-".into(), |column| cell(column, row))
+    };
+    let mut rows: Vec<Vec<String>> = table
+        .rows
+        .iter()
+        .map(|row| {
+            let mut cells =
+                vec![shown(row, "protocol"), shown(row, "initiator"), shown(row, "responder"), processes(row)];
+            cells.extend(["sent", "received", "rtt", "retrans", "age", "state"].map(|name| shown(row, name)));
+            cells
+        })
+        .collect();
+    fit_processes(&mut rows, &titles, style.columns);
+    let mut out = lines(&titles, &rows, style);
+    if let Some(row) = answer.table("summary").and_then(|summary| summary.rows.first()) {
+        let figure = |name: &str| row.get(name).and_then(Value::as_u64).unwrap_or(0);
+        out += &paint(style, "2", &format!("{GAP}{} of {} flows", figure("shown"), figure("matching")));
+        out.push('\n');
+    }
+    out
+}
+
+/// Long process columns give way, so that the figures stay on the screen.
+fn fit_processes(rows: &mut [Vec<String>], titles: &[(&str, bool)], columns: usize) {
+    const PROCESS: usize = 3;
+    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).chain([titles[i].0.len()]).max().unwrap_or(0);
+    let others: usize = (0..titles.len()).filter(|i| *i != PROCESS).map(|i| width(i) + GAP.len()).sum();
+    let room = columns.saturating_sub(others + GAP.len()).max(titles[PROCESS].0.len());
+    for row in rows {
+        row[PROCESS] = human::ellipsis(&row[PROCESS], room);
+    }
+}
+
+/// `curl[123] alice → nginx[22] www-data`; only the sides that are on this host.
+fn processes(row: &Map<String, Value>) -> String {
+    let side = |side: &str| {
+        let get = |what: &str| row.get(&format!("{side}_{what}")).map(text);
+        let name = get("process").unwrap_or_else(|| "?".into());
+        get("pid").map(|pid| format!("{name}[{pid}] {}", get("user").unwrap_or_default()).trim_end().to_owned())
+    };
+    let direction = row.get("direction").and_then(Value::as_str);
+    let known = |name| side(name).unwrap_or_else(|| "?".into());
+    match direction {
+        Some("local") => format!("{} → {}", known("initiator"), known("responder")),
+        Some("out") => known("initiator"),
+        _ => known("responder"),
+    }
+}
+
+fn paint(style: Style, code: &str, text: &str) -> String {
+    if style.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const STYLE: Style = Style { columns: 100, color: false };
+
+    fn table() -> Table {
+        let mut table = Table::new("things", "Things.", &[("name", Unit::Text, "n"), ("size", Unit::Bytes, "s")]);
+        table.push([json!("a"), json!(1500)]);
+        table.push([json!("longer"), Value::Null]);
+        table
+    }
+
+    #[test]
+    fn grid_aligns_and_shows_the_unknown_as_unknown() {
+        let text = stats(&Answer { tables: vec![table()] }, STYLE);
+        assert_eq!(text, "THINGS  Things.\n  name       size\n  a       1.50 kB\n  longer        -\n\n");
+    }
+
+    #[test]
+    fn unknown_units_and_shapes_are_shown_as_they_are() {
+        let json =
+            r#"{"name":"x","help":"","columns":[{"name":"a","unit":"furlongs","help":""}],"rows":[{"a":[1,2]}]}"#;
+        let table: Table = serde_json::from_str(json).unwrap();
+        assert!(stats(&Answer { tables: vec![table] }, STYLE).contains("1 2"));
+    }
+}

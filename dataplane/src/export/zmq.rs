@@ -80,6 +80,8 @@ pub fn start(options: ZmqOptions) -> Result<ExportPort> {
 fn open(options: &ZmqOptions) -> Result<Socket> {
     let mut socket = zmq::Context::new().socket(SocketType::XPUB).context("cannot create a ZMQ socket")?;
     socket.set_linger(LINGER_MS)?;
+    // Without it a lost connection keeps its subscriptions, and messages to nobody would count as sent.
+    socket.set_immediate(true)?;
     socket.set_reconnect_ivl(200)?;
     socket.set_reconnect_ivl_max(5000)?;
     // A second collector at a bound endpoint shows itself too.
