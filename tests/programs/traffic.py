@@ -1,0 +1,244 @@
+#!/usr/bin/python3
+"""Programs that talk, for the end-to-end tests. Each prints one JSON object: what it did, by its own count.
+
+usage: traffic.py PROGRAM ARGUMENTS...
+"""
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+
+
+def say(**facts):
+    print(json.dumps(dict(facts, pid=os.getpid())), flush=True)
+
+
+def family(host):
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def listen(host, port):
+    s = socket.socket(family(host), socket.SOCK_STREAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind((host, port))
+    s.listen(1024)
+    return s
+
+
+def receive_all(s):
+    n = 0
+    while data := s.recv(1 << 16):
+        n += len(data)
+    return n
+
+
+def request(s):
+    """8 bytes: how much to send back."""
+    head = b""
+    while len(head) < 8:
+        part = s.recv(8 - len(head))
+        if not part:
+            return None
+        head += part
+    return struct.unpack("!Q", head)[0]
+
+
+def answer(s):
+    """Serves one connection: sends what is asked for, reads the rest, closes."""
+    want = request(s)
+    if want is not None:
+        send_n(s, want)
+        receive_all(s)
+    s.close()
+
+
+def send_n(s, n):
+    block = b"x" * (1 << 16)
+    while n > 0:
+        n -= s.send(block[: min(n, len(block))])
+
+
+def serve(host, port):
+    """Answers each connection in a thread."""
+    s = listen(host, int(port))
+    say(port=s.getsockname()[1])
+    while True:
+        c, _ = s.accept()
+        threading.Thread(target=answer, args=(c,), daemon=True).start()
+
+
+def prefork(host, port, children=4):
+    """The parent listens, the children accept."""
+    s = listen(host, int(port))
+    pids = []
+    for _ in range(int(children)):
+        pid = os.fork()
+        if pid == 0:
+            while True:
+                c, _ = s.accept()
+                want = request(c)
+                if want is not None:
+                    c.sendall(struct.pack("!Q", os.getpid()))
+                    receive_all(c)
+                c.close()
+        pids.append(pid)
+    say(port=s.getsockname()[1], children=pids)
+    signal.pause()
+
+
+def ask_prefork(host, port):
+    """Tells which child answered."""
+    s = socket.create_connection((host, int(port)))
+    s.sendall(struct.pack("!Q", 8))
+    child = request(s)
+    local = s.getsockname()[1]
+    s.close()
+    say(local=local, child=child)
+
+
+def passed(host, port):
+    """The parent accepts and hands each connection to its child over SCM_RIGHTS; the child reads and writes."""
+    s = listen(host, int(port))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            _, fds, _, _ = socket.recv_fds(theirs, 1, 1)
+            if not fds:
+                os._exit(0)
+            answer(socket.socket(fileno=fds[0]))
+    say(port=s.getsockname()[1], child=pid)
+    while True:
+        c, _ = s.accept()
+        socket.send_fds(ours, [b"x"], [c.fileno()])
+        c.close()
+
+
+def client(host, port, send, want, end="close"):
+    """One connection: asks for WANT bytes, sends SEND bytes on top of the request, ends by close, reset or never."""
+    s = socket.create_connection((host, int(port)))
+    local = s.getsockname()[1]
+    sent, received = 0, 0
+    if end != "silent":
+        s.sendall(struct.pack("!Q", int(want)))
+        # Both directions at once: the server sends before it reads.
+        sender = threading.Thread(target=send_n, args=(s, int(send)))
+        sender.start()
+        sent = 8 + int(send)
+        while received < int(want):
+            received += len(s.recv(1 << 16))
+        sender.join()
+    say(local=local, sent=sent, received=received)
+    if end in ("hold", "silent"):
+        if sys.stdin.readline() == "":  # until the test closes our standard input
+            s.close()
+        return
+    if end == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if end == "reset":
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    else:
+        s.shutdown(socket.SHUT_WR)
+        s.settimeout(10)
+        receive_all(s)
+    s.close()
+
+
+def threaded_client(host, port):
+    """A thread of many connects and talks."""
+    stop = threading.Event()
+    idle = [threading.Thread(target=stop.wait, daemon=True) for _ in range(4)]
+    for t in idle:
+        t.start()
+    t = threading.Thread(target=client, args=(host, port, 100, 50))
+    t.start()
+    t.join()
+    stop.set()
+
+
+def talk_on(host, port, before, after):
+    """Sends BEFORE bytes, waits for a line on standard input, sends AFTER more, says so, waits for the end of it."""
+    s = socket.create_connection((host, int(port)))
+    s.sendall(struct.pack("!Q", 0))
+    send_n(s, int(before))
+    say(local=s.getsockname()[1], sent=8 + int(before))
+    sys.stdin.readline()
+    send_n(s, int(after))
+    say(sent=8 + int(before) + int(after))
+    sys.stdin.readline()
+    s.close()
+
+
+def connect(host, port):
+    """Tries to connect, and says which port it came from."""
+    s = socket.socket(family(host), socket.SOCK_STREAM)
+    s.bind((host, 0))
+    local = s.getsockname()[1]
+    try:
+        s.connect((host, int(port)))
+        error = 0
+    except OSError as err:
+        error = err.errno
+    say(local=local, error=error)
+
+
+def storm(host, port, connections):
+    """Short connections as fast as they go, from one process."""
+    done = 0
+    for _ in range(int(connections)):
+        s = socket.create_connection((host, int(port)))
+        s.sendall(struct.pack("!Q", 1))
+        s.recv(1)
+        s.close()
+        done += 1
+    say(done=done)
+
+
+def udp_echo(host, port):
+    """Sends each datagram back, from one socket, until the end."""
+    s = socket.socket(family(host), socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    s.bind((host, int(port)))
+    say(port=s.getsockname()[1])
+    while True:
+        data, peer = s.recvfrom(1 << 16)
+        s.sendto(data, peer)
+
+
+def udp_client(host, port, datagrams, size, how):
+    """Sends datagrams and waits for each to come back. HOW: connected or unconnected."""
+    s = socket.socket(family(host), socket.SOCK_DGRAM)
+    s.settimeout(5)
+    s.bind((host, 0))
+    if how == "connected":
+        s.connect((host, int(port)))
+    for _ in range(int(datagrams)):
+        data = b"y" * int(size)
+        s.send(data) if how == "connected" else s.sendto(data, (host, int(port)))
+        s.recv(1 << 16)
+    say(local=s.getsockname()[1], datagrams=int(datagrams), bytes=int(datagrams) * int(size))
+    s.close()
+
+
+def udp_peers(host, port, peers):
+    """Many sockets, one server: peer i sends i + 1 datagrams of 10 bytes."""
+    out, sockets = {}, []  # all open until the end: a port that is given back may be chosen again
+    for i in range(int(peers)):
+        s = socket.socket(family(host), socket.SOCK_DGRAM)
+        s.settimeout(5)
+        s.bind((host, 0))
+        for _ in range(i + 1):
+            s.sendto(b"z" * 10, (host, int(port)))
+            s.recv(100)
+        out[s.getsockname()[1]] = i + 1
+        sockets.append(s)
+    say(peers=out)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    globals()[sys.argv[1]](*sys.argv[2:])

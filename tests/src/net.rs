@@ -1,0 +1,108 @@
+//! Network namespaces, a veth pair, and a delay between them.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::{Guard, here};
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A command in a namespace. nsenter, not `ip netns exec`: that one remounts /sys and hides the cgroup mounts.
+#[must_use]
+pub fn command(netns: Option<&str>, program: &str) -> Command {
+    match netns {
+        None => Command::new(program),
+        Some(name) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{name}")).arg(program);
+            command
+        }
+    }
+}
+
+fn ip(args: &str) {
+    let status = Command::new("ip").args(args.split(' ')).status().expect("iproute2");
+    assert!(status.success(), "ip {args}: {status}");
+}
+
+/// Two namespaces with an address each: 10.77.0.1 and 10.77.0.2.
+pub struct Pair {
+    /// Names below /run/netns.
+    pub names: [String; 2],
+    _forwarder: Option<Guard>,
+}
+
+/// Addresses of a [`Pair`].
+pub const ADDRESSES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+
+impl Pair {
+    fn namespaces() -> [String; 2] {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        ["a", "b"].map(|side| {
+            let name = format!("se{}n{number}{side}", std::process::id());
+            ip(&format!("netns add {name}"));
+            ip(&format!("-n {name} link set lo up"));
+            name
+        })
+    }
+
+    /// Joined by a veth pair.
+    #[must_use]
+    pub fn veth() -> Self {
+        let names = Self::namespaces();
+        ip(&format!("-n {} link add v0 type veth peer name v0 netns {}", names[0], names[1]));
+        for (name, address) in names.iter().zip(ADDRESSES) {
+            ip(&format!("-n {name} addr add {address}/24 dev v0"));
+            ip(&format!("-n {name} link set v0 up"));
+        }
+        Self { names, _forwarder: None }
+    }
+
+    /// Joined by a queue that delays each packet.
+    ///
+    /// # Panics
+    /// If the forwarder cannot be built or started.
+    #[must_use]
+    pub fn delayed(one_way_us: u32) -> Self {
+        let names = Self::namespaces();
+        let mut child = Command::new(build_forwarder())
+            .args([&names[0], &names[1], &one_way_us.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the forwarder starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+        assert_eq!(line.trim(), "up");
+        for (name, address) in names.iter().zip(ADDRESSES) {
+            ip(&format!("-n {name} addr add {address}/24 dev dly0"));
+            ip(&format!("-n {name} link set dly0 mtu 1400 up"));
+        }
+        Self { names, _forwarder: Some(Guard(child)) }
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
+/// SOCKEYE_BIN may hold a ready one, where there is no compiler.
+fn build_forwarder() -> PathBuf {
+    let ready = crate::program("tundelay");
+    if std::env::var_os("SOCKEYE_BIN").is_some() && ready.exists() {
+        return ready;
+    }
+    let status = Command::new("gcc")
+        .args(["-O2", "-Wall", "-o"])
+        .arg(&ready)
+        .arg(here("programs/tundelay.c"))
+        .status()
+        .expect("gcc");
+    assert!(status.success(), "gcc: {status}");
+    ready
+}

@@ -1,0 +1,144 @@
+//! The exported totals of a flow equal what the two programs counted, to the byte.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sockeye_tests::{Agent, Collector, Traffic, free_port, serve, talk, wait_for};
+
+/// What the exporter may take from the close to the last record.
+const SETTLE: Duration = Duration::from_secs(3);
+
+fn port(value: &Value) -> u64 {
+    value["local"].as_u64().expect("a port")
+}
+
+#[test]
+fn every_way_to_end_a_tcp_flow() {
+    let zmq = free_port();
+    let collector = Collector::start(zmq, 14, &[]);
+    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
+    agent.wait_connected();
+    let (server, server_port, _) = serve("serve", "127.0.0.1");
+    let server_text = server_port.to_string();
+    let mut flows = Vec::new();
+    for (send, want, end) in [
+        ("0", "0", "close"),
+        ("1", "1", "close"),
+        ("104857600", "104857600", "close"),
+        ("70000", "3000", "reset"),
+        ("12345", "54321", "kill"),
+    ] {
+        flows.push((talk(&["client", "127.0.0.1", &server_text, send, want, end]), end));
+    }
+    // A connection without a single byte: the server waits for a request that never comes.
+    let mut silent = Traffic::start(None, &["client", "127.0.0.1", &server_text, "0", "0", "silent"]);
+    let silent_port = port(&silent.says());
+    silent.wait();
+    let refused = talk(&["connect", "127.0.0.1", "1"]);
+    assert_eq!(refused["error"], 111);
+    std::thread::sleep(SETTLE);
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    for (said, end) in &flows {
+        let flow = collected.flow(port(said), server_port.into());
+        assert_eq!((&flow["in_bytes"], &flow["out_bytes"]), (&said["sent"], &said["received"]), "{end}: {flow:#}");
+        assert_eq!((&flow["src_pid"], flow["dst_pid"].as_u64()), (&said["pid"], Some(server.pid().into())), "{end}");
+        let expected = if *end == "reset" { "reset" } else { "closed" };
+        assert_eq!(flow["end_reason"], expected, "{end}: {flow:#}");
+    }
+    let flow = collected.flow(silent_port, server_port.into());
+    assert_eq!((&flow["in_bytes"], &flow["out_bytes"]), (&Value::from(0), &Value::from(0)), "{flow:#}");
+    let flow = collected.flow(port(&refused), 1);
+    assert_eq!((&flow["end_reason"], &flow["src_pid"]), (&Value::from("refused"), &refused["pid"]), "{flow:#}");
+    assert_eq!((&flow["client_tcp_flags"], &flow["server_tcp_flags"]), (&Value::from(2), &Value::from(0x14)));
+}
+
+#[test]
+fn a_flow_that_is_older_than_the_agent() {
+    let (server, server_port, _) = serve("serve", "127.0.0.1");
+    let mut old = Traffic::start(None, &["talk_on", "127.0.0.1", &server_port.to_string(), "5000", "777"]);
+    let first = old.says();
+    let zmq = free_port();
+    let collector = Collector::start(zmq, 10, &[]);
+    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
+    agent.wait_connected();
+    let shown = agent.flows_of_port(server_port);
+    assert_eq!(shown.len(), 1, "{shown:#?}");
+    assert_eq!(shown[0]["sent"], first["sent"], "the whole total is in ctl: {shown:#?}");
+    assert_eq!(shown[0]["before_agent"], "yes");
+    assert_eq!(shown[0]["initiator_pid"], first["pid"]);
+    assert_eq!(shown[0]["responder_pid"], server.pid());
+    old.tell();
+    let second = old.says();
+    wait_for("new total", Duration::from_secs(5), || {
+        (agent.flows_of_port(server_port)[0]["sent"] == second["sent"]).then_some(())
+    });
+    old.tell();
+    old.wait();
+    std::thread::sleep(SETTLE);
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    let flow = collected.flow(port(&first), server_port.into());
+    assert_eq!(flow["in_bytes"], 777, "only what came after the agent is exported: {flow:#}");
+}
+
+#[test]
+fn an_open_flow_is_reported_before_each_active_timeout() {
+    let zmq = free_port();
+    let collector = Collector::start(zmq, 22, &[]);
+    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c"), "--active-timeout", "6"]);
+    agent.wait_connected();
+    let (_server, server_port, _) = serve("serve", "127.0.0.1");
+    let mut open = Traffic::start(None, &["client", "127.0.0.1", &server_port.to_string(), "99", "55", "hold"]);
+    let said = open.says();
+    let began = Instant::now();
+    std::thread::sleep(Duration::from_secs(17));
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    let flow = collected.flow(port(&said), server_port.into());
+    let records = flow["records"].as_u64().expect("a count");
+    assert!(records >= 3, "{records} records in {:?}: {flow:#}", began.elapsed());
+    assert!(flow["max_gap_s"].as_f64().expect("seconds") <= 6.0, "{flow:#}");
+    assert_eq!((&flow["in_bytes"], &flow["out_bytes"]), (&said["sent"], &said["received"]), "{flow:#}");
+    assert_eq!(flow.get("end_reason"), None);
+}
+
+#[test]
+fn udp_datagrams_and_payload() {
+    let zmq = free_port();
+    let collector = Collector::start(zmq, 12, &[]);
+    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
+    agent.wait_connected();
+    let mut checks = Vec::new();
+    let (v4, v4_port, _) = serve("udp_echo", "127.0.0.1");
+    let (v6, v6_port, _) = serve("udp_echo", "::1");
+    for (host, server, port) in [("127.0.0.1", v4.pid(), v4_port), ("::1", v6.pid(), v6_port)] {
+        for (how, count, size) in [("connected", "300", "1000"), ("unconnected", "77", "0"), ("connected", "1", "60000")] {
+            let said = talk(&["udp_client", host, &port.to_string(), count, size, how]);
+            checks.push((said, server, port));
+        }
+    }
+    let peers = talk(&["udp_peers", "127.0.0.1", &v4_port.to_string(), "100"]);
+    std::thread::sleep(SETTLE);
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    for (said, server, server_port) in &checks {
+        let flow = collected.flow(port(said), (*server_port).into());
+        for side in ["in", "out"] {
+            assert_eq!(flow[&format!("{side}_pkts")], said["datagrams"], "{flow:#}");
+            assert_eq!(flow[&format!("{side}_bytes")], said["bytes"], "{flow:#}");
+        }
+        assert_eq!((&flow["src_pid"], flow["dst_pid"].as_u64()), (&said["pid"], Some((*server).into())), "{flow:#}");
+    }
+    let peers = peers["peers"].as_object().expect("peers");
+    assert_eq!(peers.len(), 100);
+    for (source, datagrams) in peers {
+        let flow = collected.flow(source.parse().expect("a port"), v4_port.into());
+        assert_eq!((&flow["in_pkts"], &flow["out_pkts"]), (datagrams, datagrams), "{flow:#}");
+        assert_eq!(flow["in_bytes"].as_u64(), datagrams.as_u64().map(|n| n * 10), "{flow:#}");
+    }
+}

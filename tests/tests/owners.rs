@@ -1,0 +1,105 @@
+//! The owner of a flow is the process that really uses the socket, however short it lives.
+
+use std::collections::HashMap;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use sockeye_tests::{Agent, Collector, free_port, program, serve, talk};
+
+struct Lab {
+    agent: Agent,
+    collector: Collector,
+}
+
+fn lab(seconds: u32) -> Lab {
+    let zmq = free_port();
+    let collector = Collector::start(zmq, seconds, &[]);
+    let agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
+    agent.wait_connected();
+    Lab { agent, collector }
+}
+
+impl Lab {
+    fn finish(mut self) -> sockeye_tests::Collected {
+        std::thread::sleep(Duration::from_secs(3));
+        self.agent.stop();
+        let collected = self.collector.finish();
+        collected.assert_clean();
+        collected
+    }
+}
+
+fn parent_of_this_test() -> u64 {
+    std::process::id().into()
+}
+
+#[test]
+fn two_thousand_processes_of_five_milliseconds() {
+    const PROCESSES: usize = 2000;
+    let lab = lab(40);
+    let (_server, port, _) = serve("serve", "127.0.0.1");
+    let address = format!("127.0.0.1:{port}");
+    let mut expected = HashMap::new();
+    for label in 0..PROCESSES {
+        let child = Command::new(program("brief"))
+            .args([&address, "5", &label.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("brief starts");
+        let pid = child.id();
+        let out = child.wait_with_output().expect("an end");
+        let local: u64 = String::from_utf8_lossy(&out.stdout).trim().parse().expect("a port");
+        expected.insert(local, (pid, label));
+    }
+    let losses = lab.agent.sum("rings", "lost");
+    let collected = lab.finish();
+    assert_eq!(losses, 0);
+    let exe = program("brief").canonicalize().expect("a path").display().to_string();
+    for (local, (pid, label)) in expected {
+        let flow = collected.flow(local, port.into());
+        assert_eq!(flow["src_pid"], pid, "{flow:#}");
+        assert_eq!(flow["src_proc"], exe.as_str(), "{flow:#}");
+        let cmdline = flow["src_cmdline"].as_str().expect("a command line");
+        assert!(cmdline.ends_with(&format!("brief {address} 5 {label}")), "{flow:#}");
+        assert_eq!(flow["src_user"], "root", "{flow:#}");
+        assert_eq!(flow["src_father_pid"], parent_of_this_test(), "{flow:#}");
+    }
+}
+
+#[test]
+fn prefork_servers_children_own_their_connections() {
+    let lab = lab(12);
+    let (_server, port, said) = serve("prefork", "127.0.0.1");
+    let children: Vec<u64> = said["children"].as_array().expect("a list").iter().filter_map(Value::as_u64).collect();
+    let answers: Vec<Value> =
+        (0..12).map(|_| talk(&["ask_prefork", "127.0.0.1", &port.to_string()])).collect();
+    let collected = lab.finish();
+    for answer in answers {
+        let flow = collected.flow(answer["local"].as_u64().expect("a port"), port.into());
+        assert_eq!(flow["dst_pid"], answer["child"], "{flow:#}");
+        assert!(children.contains(&answer["child"].as_u64().expect("a pid")));
+        assert_eq!(flow["dst_father_pid"], said["pid"], "{flow:#}");
+    }
+}
+
+#[test]
+fn a_passed_socket_belongs_to_the_one_that_reads_it() {
+    let lab = lab(10);
+    let (server, port, said) = serve("passed", "127.0.0.1");
+    let client = talk(&["client", "127.0.0.1", &port.to_string(), "500", "300"]);
+    let collected = lab.finish();
+    let flow = collected.flow(client["local"].as_u64().expect("a port"), port.into());
+    assert_eq!(flow["dst_pid"], said["child"], "not the parent {}: {flow:#}", server.pid());
+    assert_eq!((&flow["in_bytes"], &flow["out_bytes"]), (&client["sent"], &client["received"]));
+}
+
+#[test]
+fn a_thread_is_its_process() {
+    let lab = lab(10);
+    let (_server, port, _) = serve("serve", "127.0.0.1");
+    let client = talk(&["threaded_client", "127.0.0.1", &port.to_string()]);
+    let collected = lab.finish();
+    let flow = collected.flow(client["local"].as_u64().expect("a port"), port.into());
+    assert_eq!(flow["src_pid"], client["pid"], "{flow:#}");
+}
