@@ -186,11 +186,15 @@ def connect(host, port):
     say(local=local, error=error)
 
 
-def storm(host, port, connections):
-    """Short connections as fast as they go, from one process."""
+def storm(host, port, connections, source="127.0.0.1"):
+    """Short connections as fast as they go, from one process. Each has a source port of its own: a 5-tuple that comes
+    back within a minute would be the same flow to a collector."""
     done = 0
-    for _ in range(int(connections)):
-        s = socket.create_connection((host, int(port)))
+    for i in range(int(connections)):
+        s = socket.socket(family(host), socket.SOCK_STREAM)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind((source, 10000 + i))
+        s.connect((host, int(port)))
         s.sendall(struct.pack("!Q", 1))
         s.recv(1)
         s.close()

@@ -260,7 +260,8 @@ int BPF_PROG(se_read, struct sock *sk)
 }
 
 /*
- * tcp_rcv_rtt estimator -> tcp_bpf_rtt(). args[0] is the raw sample since 6.10; before, only the smoothed one is there.
+ * tcp_rtt_estimator() -> tcp_bpf_rtt(), once per round trip. args[0] is the raw sample since 6.10; before, only the
+ * smoothed one is there.
  * Samples travel in batches, and none waits for longer than a second of further samples.
  */
 static __always_inline void on_rtt(struct bpf_sock_ops *ops)
