@@ -98,8 +98,11 @@ impl Client {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
-        stream.write_all(line)?;
-        stream.write_all(b"\n")?;
+        match stream.write_all(&[line, b"\n"].concat()) {
+            // An agent that is too busy says so without reading.
+            Err(err) if err.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written?,
+        }
         let mut answer = Vec::new();
         BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_until(b'\n', &mut answer)?;
         if answer.is_empty() {

@@ -270,6 +270,10 @@ impl Control {
         });
         if swept.is_ok() {
             self.table.sweep_ends();
+            for listener in self.table.listeners() {
+                self.processes.get(listener.owner, now_ns);
+            }
+            self.ask_for_processes();
         }
         self.totals.sweep_sockets = self.count_error(swept, "sweep the sockets");
         self.totals.sweeps += 1;

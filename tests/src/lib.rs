@@ -382,8 +382,11 @@ pub fn free_port() -> u16 {
 /// If it fails.
 #[must_use]
 pub fn output(program: &str, args: &[&str]) -> String {
-    let mut child =
-        Command::new(program).args(args).stdout(Stdio::piped()).spawn().unwrap_or_else(|err| panic!("{program}: {err}"));
+    let mut child = Command::new(program)
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|err| panic!("{program}: {err}"));
     let mut text = String::new();
     child.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
     let status = child.wait().expect("an end");

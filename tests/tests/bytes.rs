@@ -116,7 +116,9 @@ fn udp_datagrams_and_payload() {
     let (v4, v4_port, _) = serve("udp_echo", "127.0.0.1");
     let (v6, v6_port, _) = serve("udp_echo", "::1");
     for (host, server, port) in [("127.0.0.1", v4.pid(), v4_port), ("::1", v6.pid(), v6_port)] {
-        for (how, count, size) in [("connected", "300", "1000"), ("unconnected", "77", "0"), ("connected", "1", "60000")] {
+        for (how, count, size) in
+            [("connected", "300", "1000"), ("unconnected", "77", "0"), ("connected", "1", "60000")]
+        {
             let said = talk(&["udp_client", host, &port.to_string(), count, size, how]);
             checks.push((said, server, port));
         }

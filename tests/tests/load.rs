@@ -59,7 +59,11 @@ fn ending_the_agent_under_load_leaves_nothing_and_breaks_nothing() {
         assert!(our_programs().len() > before.len());
         let mut storm = Traffic::start(None, &["storm", "127.0.0.1", &port_text, "4000", source]);
         std::thread::sleep(Duration::from_millis(300));
-        if how == "TERM" { agent.stop() } else { agent.kill() }
+        if how == "TERM" {
+            agent.stop()
+        } else {
+            agent.kill()
+        }
         // The kernel frees programs after a grace period.
         wait_for("end of our programs", Duration::from_secs(5), || (our_programs() == before).then_some(()));
         assert_eq!(storm.says()["done"], 4000, "no connection breaks after SIG{how}");

@@ -72,8 +72,7 @@ fn prefork_servers_children_own_their_connections() {
     let lab = lab(12);
     let (_server, port, said) = serve("prefork", "127.0.0.1");
     let children: Vec<u64> = said["children"].as_array().expect("a list").iter().filter_map(Value::as_u64).collect();
-    let answers: Vec<Value> =
-        (0..12).map(|_| talk(&["ask_prefork", "127.0.0.1", &port.to_string()])).collect();
+    let answers: Vec<Value> = (0..12).map(|_| talk(&["ask_prefork", "127.0.0.1", &port.to_string()])).collect();
     let collected = lab.finish();
     for answer in answers {
         let flow = collected.flow(answer["local"].as_u64().expect("a port"), port.into());

@@ -24,7 +24,8 @@ fn twenty_milliseconds_are_twenty_milliseconds() {
     let port = server.says()["port"].as_u64().expect("a port");
     let samples = || agent.figure("rtt", "samples").as_u64().expect("a count");
     let before = samples();
-    let mut client = Traffic::start(Some(&pair.names[0]), &["client", ADDRESSES[1], &port.to_string(), "60000000", "60000000"]);
+    let mut client =
+        Traffic::start(Some(&pair.names[0]), &["client", ADDRESSES[1], &port.to_string(), "60000000", "60000000"]);
     let said = client.says();
     client.wait();
     std::thread::sleep(Duration::from_secs(2));
