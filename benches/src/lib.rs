@@ -1,1 +1,1 @@
-//! x
+//! Micro-benchmarks of sockeye: see `benches/`.

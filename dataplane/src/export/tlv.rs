@@ -275,7 +275,10 @@ fn process_elements(ids: &id::ProcessIds, process: &Process, w: &mut Writer<'_>)
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::export::testing;
 
     /// The vector of ntop's own serialiser.
     const GOLDEN: &str = "01012b08000831302e312e322e332b0c000931302e312e322e35332307ea63220b35220411223c0424166b03d7f0\
@@ -310,5 +313,109 @@ mod tests {
         w.end();
         let hex: String = out.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, GOLDEN);
+    }
+
+    /// A decoder that shares nothing with the encoder: record by record, key to value.
+    fn decode(mut b: &[u8]) -> Vec<Vec<(u64, Item)>> {
+        fn take<'a>(b: &mut &'a [u8], n: usize) -> &'a [u8] {
+            let (head, tail) = b.split_at(n);
+            *b = tail;
+            head
+        }
+        fn number(b: &mut &[u8], kind: u8) -> u64 {
+            take(b, 1 << (kind - 2)).iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
+        }
+        let (mut records, mut record) = (Vec::new(), Vec::new());
+        while !b.is_empty() {
+            let kind = take(&mut b, 1)[0];
+            if kind == 1 {
+                records.push(std::mem::take(&mut record));
+                continue;
+            }
+            let key = number(&mut b, kind >> 4);
+            record.push((
+                key,
+                match kind & 15 {
+                    10 => Item::Float(f32::from_le_bytes(take(&mut b, 4).try_into().unwrap())),
+                    11 => {
+                        let n = number(&mut b, 3) as usize;
+                        Item::Text(String::from_utf8(take(&mut b, n).to_vec()).unwrap())
+                    }
+                    kind => Item::Number(number(&mut b, kind)),
+                },
+            ));
+        }
+        assert!(record.is_empty(), "the last record is not closed");
+        records
+    }
+
+    #[derive(Debug, Clone, PartialEq)]
+    enum Item {
+        Number(u64),
+        Float(f32),
+        Text(String),
+    }
+
+    fn sum(records: &[Vec<(u64, Item)>], key: u64) -> u64 {
+        let numbers = records.iter().flatten().filter_map(|(k, item)| match item {
+            Item::Number(n) if *k == key => Some(*n),
+            _ => None,
+        });
+        numbers.sum()
+    }
+
+    proptest! {
+        #[test]
+        fn an_independent_decoder_reads_what_was_written(
+            items in prop::collection::vec((any::<u32>(), any::<u64>(), ".{1,50}"), 0..20),
+        ) {
+            let mut out = Vec::new();
+            let mut expected = Vec::new();
+            let mut w = Writer(&mut out);
+            for (key, value, text) in &items {
+                w.uint(*key, *value);
+                w.string(*key, text);
+                w.float(*key, *value as f32);
+                let key = u64::from(*key);
+                expected.push((key, Item::Number(*value)));
+                expected.push((key, Item::Text(text.clone())));
+                expected.push((key, Item::Float(*value as f32)));
+            }
+            w.end();
+            prop_assert_eq!(decode(&out), vec![expected]);
+        }
+
+        #[test]
+        fn counters_add_up_and_each_fits_32_bits(
+            bytes in any::<[u64; 2]>().prop_map(|b| b.map(|b| b >> 28)),
+            packets in any::<[u64; 2]>().prop_map(|p| p.map(|p| p >> 31)),
+            cmdline in ".{0,40}",
+        ) {
+            let mut report = testing::report();
+            let mut process = (**report.process[0].as_ref().unwrap()).clone();
+            process.cmdline = crate::process::clean(cmdline.as_bytes());
+            report.process[0] = Some(std::sync::Arc::new(process));
+            report.delta = Counters { bytes, packets, ..Counters::default() };
+            let mut out = Vec::new();
+            let count = encode(&report, &mut out);
+            let records = decode(&out);
+            prop_assert_eq!(records.len(), count);
+            for (key, value) in [(1, bytes[0]), (23, bytes[1])] {
+                prop_assert_eq!(sum(&records, key), value);
+            }
+            for (packet_key, byte_key, told) in [(2, 1, packets[0]), (24, 23, packets[1])] {
+                let sent = sum(&records, packet_key);
+                prop_assert!(sent >= told, "no packet is lost");
+                prop_assert!(sent <= told + count as u64, "at most one is added to a record that has bytes and no packet");
+                for record in &records {
+                    let one = std::slice::from_ref(record);
+                    prop_assert!(sum(one, byte_key) <= u64::from(u32::MAX) && sum(one, packet_key) <= u64::from(u32::MAX));
+                    prop_assert!(sum(one, byte_key) == 0 || sum(one, packet_key) > 0);
+                }
+            }
+            // The process is in the first record and in no other.
+            let has_pid = |record: &Vec<(u64, Item)>| record.iter().any(|(key, _)| *key == 57640);
+            prop_assert!(has_pid(&records[0]) && !records[1..].iter().any(has_pid));
+        }
     }
 }

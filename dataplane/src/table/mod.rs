@@ -322,13 +322,8 @@ impl FlowTable {
             return side;
         }
         let listens = |port| self.listening_ports.contains_key(&(o.end.netns, port));
-        if listens(o.local.port) {
-            Side::Responder
-        } else if !listens(o.remote.port) && o.local.port < 1024 && o.remote.port >= 1024 {
-            Side::Responder
-        } else {
-            Side::Initiator
-        }
+        let well_known = !listens(o.remote.port) && o.local.port < 1024 && o.remote.port >= 1024;
+        if listens(o.local.port) || well_known { Side::Responder } else { Side::Initiator }
     }
 
     /// Adds counters of a UDP socket and peer.
@@ -511,6 +506,7 @@ enum Connection {
 }
 
 /// A flow at its first record, seen from its local end.
+#[derive(Clone, Copy)]
 struct Opened {
     local: Endpoint,
     remote: Endpoint,

@@ -1,1 +1,376 @@
+use std::net::{IpAddr, Ipv4Addr};
 
+use proptest::prelude::*;
+use sockeye_bpf::records::{FlowRecord, Kind, UdpKey, UdpValue, flags};
+use zerocopy::FromZeros;
+
+use super::*;
+use crate::clock::WallClock;
+use crate::flow::{Counters, FlowReport, State, tcp_state};
+use crate::process::{Found, Process, ProcessTable};
+
+const S: u64 = 1_000_000_000;
+
+/// One TCP connection between two sockets of this host, as the kernel would tell of it.
+#[derive(Debug, Clone, Copy)]
+struct Connection {
+    number: u32,
+    sent: u64,
+    received: u64,
+    /// Older than the agent: the records do not tell the roles.
+    seeded: bool,
+}
+
+fn addr(last: u8) -> [u8; 16] {
+    Addr::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))).0
+}
+
+impl Connection {
+    fn record(&self, side: Side, kind: Kind, at_ns: u64, share: u64) -> FlowRecord {
+        let initiator = side == Side::Initiator;
+        let mut r = FlowRecord::new_zeroed();
+        r.kind = kind as u8;
+        let role = match (self.seeded, initiator) {
+            (true, _) => flags::ROLE_UNKNOWN | flags::SEEDED,
+            (false, true) => flags::ROLE_INITIATOR,
+            (false, false) => flags::ROLE_RESPONDER,
+        };
+        r.flags = role | flags::CONFIRMED;
+        r.state = if kind == Kind::Close { tcp_state::LAST_ACK } else { tcp_state::ESTABLISHED };
+        r.cookie = u64::from(self.number) * 2 + u64::from(initiator);
+        r.pid = 100 + u32::from(initiator);
+        r.start_ticks = 1;
+        r.at_ns = at_ns;
+        let (near, far) = if initiator { (1, 2) } else { (2, 1) };
+        (r.local_addr, r.remote_addr) = (addr(near), addr(far));
+        let port = 20_000 + self.number as u16;
+        (r.local_port, r.remote_port) = if initiator { (port, 30_000) } else { (30_000, port) };
+        // Shares in hundredths of what the connection carries in the end.
+        let (out, back) = if initiator { (self.sent, self.received) } else { (self.received, self.sent) };
+        r.bytes_sent = out * share / 100 + u64::from(initiator);
+        r.bytes_received = back * share / 100;
+        (r.segs_out, r.segs_in) = ((out * share / 100 / 1000 + 1) as u32, (back * share / 100 / 1000 + 1) as u32);
+        let (isn_initiator, isn_responder) = (self.number.wrapping_mul(2_654_435_761), !self.number);
+        (r.seq_local, r.seq_remote) =
+            if initiator { (isn_initiator, isn_responder) } else { (isn_responder.wrapping_add(1), isn_initiator) };
+        r
+    }
+
+    /// Everything that is told of it, in time order.
+    fn life(&self) -> Vec<FlowRecord> {
+        let mut all = Vec::new();
+        for (step, share) in [0u64, 40, 100].into_iter().enumerate() {
+            let kind = [Kind::Open, Kind::Sweep, Kind::Close][step];
+            for side in Side::BOTH {
+                let at_ns = 10 * S + step as u64 * S + u64::from(self.number) * 10 + side as u64;
+                all.push(self.record(side, kind, at_ns, share));
+            }
+        }
+        all
+    }
+
+    fn key(&self) -> FlowKey {
+        let endpoint = |last, port| Endpoint { addr: Addr(addr(last)), port };
+        FlowKey {
+            proto: Proto::Tcp,
+            initiator: endpoint(1, 20_000 + self.number as u16),
+            responder: endpoint(2, 30_000),
+        }
+    }
+}
+
+fn table() -> FlowTable {
+    FlowTable::new(1000, Timeouts::default())
+}
+
+fn reports(table: &mut FlowTable, now_ns: u64) -> Vec<FlowReport> {
+    let mut processes = ProcessTable::default();
+    for pid in [100, 101, 102] {
+        let key = ProcKey { pid, start_ticks: 1 };
+        let process = Process { key, name: format!("p{pid}"), ..Process::default() };
+        processes.found(Found { key, process: Some(process) }, now_ns);
+    }
+    let mut out = Vec::new();
+    table.tick(now_ns, &WallClock::with_boot_at(0), &mut processes, |report| out.push(report));
+    out
+}
+
+fn udp(cookie: u64, local: (u8, u16), remote: (u8, u16), netns: u32) -> UdpKey {
+    UdpKey {
+        cookie,
+        local_addr: addr(local.0),
+        remote_addr: addr(remote.0),
+        local_port: local.1,
+        remote_port: remote.1,
+        netns,
+    }
+}
+
+fn datagrams(sent: u32, received: u32, first_sent: bool, at_ns: u64) -> UdpValue {
+    let mut v = UdpValue::new_zeroed();
+    (v.packets_sent, v.packets_received) = (sent, received);
+    (v.bytes_sent, v.bytes_received) = (u64::from(sent) * 100, u64::from(received) * 100);
+    (v.first_ns, v.last_ns, v.first_sent) = (at_ns, at_ns, u8::from(first_sent));
+    v
+}
+
+#[test]
+fn both_ends_become_one_flow_with_both_processes() {
+    let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+    let mut t = table();
+    c.life().iter().for_each(|r| t.tcp_record(r, 12 * S));
+    let told = reports(&mut t, 13 * S);
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].key, told[0].state), (c.key(), State::Closed));
+    assert_eq!((told[0].total.bytes, told[0].delta.bytes), ([5000, 70_000], [5000, 70_000]));
+    let names = told[0].process.clone().map(|p| p.unwrap().name.clone());
+    assert_eq!(names, ["p101", "p100"]);
+}
+
+#[test]
+fn the_same_addresses_in_other_namespaces_never_pair() {
+    let (mut a, mut b) = (Connection { number: 1, sent: 1, received: 1, seeded: false }.life(), Vec::new());
+    // Another namespace has the same addresses and ports, and other sequence numbers.
+    for mut r in a.clone() {
+        r.cookie += 1000;
+        r.netns = 9;
+        r.seq_local = r.seq_local.wrapping_add(77);
+        r.seq_remote = r.seq_remote.wrapping_add(77);
+        b.push(r);
+    }
+    a.append(&mut b);
+    let mut t = table();
+    a.iter().for_each(|r| t.tcp_record(r, 12 * S));
+    assert_eq!((t.len(), t.counts().paired), (2, 2));
+    for flow in t.flows() {
+        let namespaces: Vec<u32> = flow.ends().map(|end| end.netns).collect();
+        assert_eq!(namespaces[0], namespaces[1]);
+    }
+}
+
+#[test]
+fn a_late_record_does_not_reopen_a_closed_flow() {
+    let c = Connection { number: 3, sent: 10, received: 10, seeded: false };
+    let mut life = c.life();
+    life.rotate_right(2); // both closes first
+    let mut t = table();
+    life.iter().for_each(|r| t.tcp_record(r, 12 * S));
+    assert_eq!((t.len(), t.flows().next().unwrap().state()), (1, State::Closed));
+}
+
+#[test]
+fn a_socket_that_connects_again_is_two_flows() {
+    let first = Connection { number: 4, sent: 10, received: 20, seeded: false };
+    let close = first.record(Side::Initiator, Kind::Close, 10 * S, 100);
+    let second = Connection { number: 5, sent: 30, received: 40, seeded: false };
+    let mut open = second.record(Side::Initiator, Kind::Open, 11 * S, 50);
+    open.cookie = close.cookie;
+    for order in [[close, open], [open, close]] {
+        let mut t = table();
+        order.iter().for_each(|r| t.tcp_record(r, 12 * S));
+        let mut found: Vec<_> = t.flows().map(|flow| (flow.key, flow.state(), flow.totals().bytes)).collect();
+        found.sort_by_key(|(key, ..)| key.initiator.port);
+        assert_eq!(found, [(first.key(), State::Closed, [10, 20]), (second.key(), State::Open, [15, 20])]);
+    }
+}
+
+#[test]
+fn an_older_flow_exports_only_what_comes_after() {
+    let c = Connection { number: 6, sent: 1000, received: 2000, seeded: true };
+    let mut t = table();
+    for r in &c.life()[..4] {
+        t.tcp_record(r, 10 * S);
+    }
+    let first = reports(&mut t, 20 * S);
+    assert_eq!((first[0].delta.bytes, first[0].total.bytes), ([400, 800], [400, 800]), "from the first record on");
+    for r in &c.life()[4..] {
+        t.tcp_record(r, 21 * S);
+    }
+    let last = reports(&mut t, 30 * S);
+    assert_eq!((last[0].delta.bytes, last[0].total.bytes), ([600, 1200], [1000, 2000]));
+}
+
+#[test]
+fn a_socket_that_the_sweep_misses_three_times_has_vanished() {
+    let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
+    let mut t = table();
+    t.tcp_record(&c.record(Side::Initiator, Kind::Open, 10 * S, 50), 10 * S);
+    assert_eq!(reports(&mut t, 13 * S).len(), 1);
+    for second in [20, 30, 40] {
+        t.sweep_begins(second * S);
+        t.sweep_ends();
+    }
+    let told = reports(&mut t, 100 * S);
+    assert_eq!((told[0].state, t.counts().vanished), (State::Vanished, 1));
+    reports(&mut t, 110 * S);
+    assert!(t.is_empty());
+}
+
+#[test]
+fn an_accepted_connection_waits_for_its_reader() {
+    let c = Connection { number: 8, sent: 10, received: 10, seeded: false };
+    let mut open = c.record(Side::Responder, Kind::Open, 10 * S, 50);
+    open.flags &= !flags::CONFIRMED;
+    let mut t = table();
+    t.tcp_record(&open, 10 * S);
+    assert!(reports(&mut t, 13 * S).is_empty(), "the listener may be a mere parent");
+    let mut owner = c.record(Side::Responder, Kind::Owner, 14 * S, 60);
+    owner.pid = 102;
+    t.tcp_record(&owner, 14 * S);
+    let told = reports(&mut t, 16 * S);
+    assert_eq!(told[0].process[1].as_ref().unwrap().name, "p102");
+}
+
+#[test]
+fn identity_is_sent_once_per_collector() {
+    let c = Connection { number: 9, sent: 10, received: 10, seeded: false };
+    let mut t = table();
+    t.tcp_record(&c.record(Side::Initiator, Kind::Open, 10 * S, 10), 10 * S);
+    let mut carried = Vec::new();
+    for (second, joins) in [(13, false), (70, true), (130, false)] {
+        if joins {
+            t.collector_joined();
+        }
+        carried.extend(reports(&mut t, second * S).iter().map(|r| r.carries_identity));
+    }
+    assert_eq!(carried, [true, true, false]);
+}
+
+#[test]
+fn udp_ends_by_silence_and_keeps_its_direction() {
+    let (client, server) = (udp(1, (1, 5000), (2, 53), 1), udp(2, (2, 53), (1, 5000), 1));
+    let mut t = table();
+    t.udp(&server, &datagrams(1, 2, false, 10 * S), 10 * S);
+    t.udp(&client, &datagrams(2, 1, true, 10 * S), 10 * S);
+    let told = reports(&mut t, 13 * S);
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].key.initiator.port, told[0].delta.packets), (5000, [2, 1]));
+    let told = reports(&mut t, 41 * S);
+    assert_eq!(told[0].state, State::Idle);
+    // The server speaks first this time: to a collector it must stay the responder.
+    t.udp(&server, &datagrams(1, 0, true, 50 * S), 50 * S);
+    let told = reports(&mut t, 53 * S);
+    assert_eq!((told[0].key.initiator.port, told[0].state, told[0].delta.packets), (5000, State::Open, [0, 1]));
+    for second in [90, 200] {
+        reports(&mut t, second * S);
+    }
+    assert!(t.is_empty() && t.udp.is_empty() && t.udp_sockets.is_empty() && t.pairs.is_empty());
+}
+
+#[test]
+fn a_closed_udp_socket_ends_its_flows_and_only_its() {
+    let mut t = table();
+    t.udp(&udp(1, (1, 5000), (2, 53), 1), &datagrams(1, 1, true, 10 * S), 10 * S);
+    t.udp(&udp(1, (1, 5000), (3, 53), 1), &datagrams(1, 1, true, 10 * S), 10 * S);
+    t.udp(&udp(2, (1, 5001), (2, 53), 1), &datagrams(1, 1, true, 10 * S), 10 * S);
+    t.udp_closed(1, 10 * S);
+    let told = reports(&mut t, 11 * S);
+    assert_eq!(told.len(), 2);
+    assert!(told.iter().all(|r| r.state == State::Closed && r.key.initiator.port == 5000));
+}
+
+#[test]
+fn loopback_udp_of_two_namespaces_never_pairs() {
+    let lo = |cookie, local: u16, remote: u16, netns| {
+        let mut key = udp(cookie, (1, local), (1, remote), netns);
+        let ip = Addr::from(IpAddr::V4(Ipv4Addr::LOCALHOST)).0;
+        (key.local_addr, key.remote_addr) = (ip, ip);
+        key
+    };
+    let mut t = table();
+    t.udp(&lo(1, 5000, 53, 1), &datagrams(1, 0, true, S), S);
+    t.udp(&lo(2, 53, 5000, 2), &datagrams(0, 1, false, S), S);
+    assert_eq!((t.len(), t.counts().paired), (2, 0));
+}
+
+#[test]
+fn a_full_table_counts_what_it_refuses() {
+    let mut t = FlowTable::new(2, Timeouts::default());
+    for number in 0..5 {
+        let c = Connection { number, sent: 1, received: 1, seeded: false };
+        t.tcp_record(&c.record(Side::Initiator, Kind::Open, 10 * S, 10), 10 * S);
+    }
+    assert_eq!((t.len(), t.counts().rejected), (2, 3));
+}
+
+#[test]
+fn segment_counters_go_on_where_the_kernels_wrap() {
+    let c = Connection { number: 1, sent: 1, received: 1, seeded: false };
+    let mut first = c.record(Side::Initiator, Kind::Open, 10 * S, 10);
+    first.segs_out = u32::MAX - 1;
+    let mut later = c.record(Side::Initiator, Kind::Sweep, 11 * S, 20);
+    later.segs_out = 3;
+    let mut t = table();
+    t.tcp_record(&first, 10 * S);
+    t.tcp_record(&later, 11 * S);
+    assert_eq!(t.flows().next().unwrap().totals().packets[0], u64::from(u32::MAX) + 4);
+}
+
+fn connections() -> impl Strategy<Value = Vec<Connection>> {
+    prop::collection::vec((0u64..1 << 40, 0u64..1 << 40, any::<bool>()), 1..6).prop_map(|list| {
+        list.into_iter()
+            .enumerate()
+            .map(|(i, (sent, received, seeded))| Connection { number: i as u32 + 1, sent, received, seeded })
+            .collect()
+    })
+}
+
+proptest! {
+    /// Workers run at their own pace: whatever the order of their records, the flows are the same.
+    #[test]
+    fn the_order_of_records_does_not_matter(
+        connections in connections(),
+        order in prop::collection::vec(any::<prop::sample::Index>(), 40),
+    ) {
+        let mut records: Vec<FlowRecord> = connections.iter().flat_map(Connection::life).collect();
+        for (i, swap) in order.iter().enumerate() {
+            let len = records.len();
+            records.swap(i % len, swap.index(len));
+        }
+        let mut t = table();
+        records.iter().for_each(|r| t.tcp_record(r, 12 * S));
+        let mut found: Vec<_> = t
+            .flows()
+            .map(|flow| (flow.key, flow.state(), flow.totals().bytes, flow.end(Side::Initiator).map(|e| e.owner.pid)))
+            .collect();
+        found.sort_by_key(|(key, ..)| key.initiator.port);
+        let expected: Vec<_> = connections
+            .iter()
+            .map(|c| (c.key(), State::Closed, [c.sent, c.received], Some(101)))
+            .collect();
+        prop_assert_eq!(found, expected);
+    }
+
+    /// Whenever reports are made, their deltas add up to the totals, and every byte comes with a packet.
+    #[test]
+    fn reports_add_up(connections in connections(), ticks in prop::collection::vec(any::<bool>(), 40)) {
+        let mut records: Vec<FlowRecord> =
+            connections.iter().map(|c| Connection { seeded: false, ..*c }).flat_map(|c| c.life()).collect();
+        records.sort_by_key(|r| r.at_ns);
+        let mut t = table();
+        let mut told = Vec::new();
+        let mut now_ns = 10 * S;
+        for (r, tick) in records.iter().zip(ticks.iter().cycle()) {
+            t.tcp_record(r, now_ns);
+            if *tick {
+                now_ns += 3 * S;
+                told.extend(reports(&mut t, now_ns));
+            }
+        }
+        for _ in 0..4 {
+            now_ns += 70 * S;
+            told.extend(reports(&mut t, now_ns));
+        }
+        prop_assert!(t.is_empty());
+        for c in &connections {
+            let mut sum = Counters::default();
+            for report in told.iter().filter(|r| r.key == c.key()) {
+                sum.add(&report.delta);
+                for i in 0..2 {
+                    prop_assert!(report.delta.bytes[i] == 0 || report.delta.packets[i] > 0);
+                }
+            }
+            prop_assert_eq!(sum.bytes, [c.sent, c.received]);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+# sockeye: `make run` and `make test` do all their set-up on a fresh Debian machine.
+
+CARGO ?= cargo
+BIN := target/release
+ROOT := $(shell id -u)
+
+BUILD_PACKAGES := clang-14 gcc make pkg-config libelf-dev zlib1g-dev libzmq3-dev
+TEST_PACKAGES := bpftool iproute2 util-linux procps python3 python3-zmq curl nginx-light redis-server redis-tools bind9-dnsutils
+KERNEL_PACKAGES := busybox-static kmod cpio bc xz-utils
+
+.PHONY: run build test test-unit test-e2e test-kernels lint bench clean build-packages test-packages
+
+run: build ## build, and run the agent on this host until Ctrl-C
+	@if [ "$(ROOT)" = 0 ]; then exec $(BIN)/sockeye $(ARGS); else exec sudo $(BIN)/sockeye $(ARGS); fi
+
+build: build-packages
+	$(CARGO) build --release --bins
+
+test: test-unit test-e2e ## everything; the end-to-end part needs root
+
+test-unit: build-packages lint
+	$(CARGO) test --workspace --exclude sockeye-tests
+
+test-e2e: build test-packages
+	@if [ "$(ROOT)" != 0 ]; then \
+	  echo "make test: the end-to-end tests load kernel programs and need root: run 'sudo make test'" >&2; exit 1; fi
+	/usr/bin/python3 tests/oracle/collector_test.py
+	SOCKEYE_BIN=$(CURDIR)/$(BIN) $(CARGO) test -p sockeye-tests -- --test-threads=1
+
+test-kernels: build test-packages ## the core of the end-to-end tests on other kernels, in QEMU (minutes)
+	BIN=$(CURDIR)/$(BIN) tests/kernels/run.sh
+
+lint: build-packages
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+bench: build-packages
+	$(CARGO) bench -p sockeye-benches
+
+clean:
+	$(CARGO) clean
+
+# Installs what is missing, and only then needs root and the network.
+define install
+	@missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "installing: $$missing"; \
+	  if [ "$(ROOT)" = 0 ]; then sudo=; else sudo=sudo; fi; \
+	  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
+	fi
+endef
+
+build-packages:
+	$(call install,$(BUILD_PACKAGES))
+
+test-packages:
+	$(call install,$(TEST_PACKAGES))
