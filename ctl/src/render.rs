@@ -93,7 +93,7 @@ fn text(value: &Value) -> String {
 pub fn flows(answer: &Answer, style: Style) -> String {
     let Some(table) = answer.table("flows") else { return stats(answer, style) };
     let titles = [
-        ("IP", true),
+        ("PROTO", true),
         ("INITIATOR", true),
         ("RESPONDER", true),
         ("PROCESS[PID] USER", true),

@@ -97,8 +97,8 @@ fn rings(control: &Control, cpus: &[CpuStats]) -> Table {
             let Some((kernel, ring)) = cpus.get(cpu).zip(control.totals.rings.get(cpu)) else { continue };
             let size = worker.ring_bytes / worker.cpus.len().max(1);
             let offered: u64 = kernel.offered.iter().sum();
-            // Rings exist for CPUs that may be plugged in later.
-            if offered == 0 && cpu >= 2 {
+            // Rings exist for CPUs that may be plugged in later, too.
+            if offered == 0 {
                 continue;
             }
             table.push([

@@ -49,10 +49,13 @@ def request(s):
 
 def answer(s):
     """Serves one connection: sends what is asked for, reads the rest, closes."""
-    want = request(s)
-    if want is not None:
-        send_n(s, want)
-        receive_all(s)
+    try:
+        want = request(s)
+        if want is not None:
+            send_n(s, want)
+            receive_all(s)
+    except ConnectionError:
+        pass  # the client may end by a reset
     s.close()
 
 

@@ -95,12 +95,12 @@ pub fn heading(style: &Style) -> String {
         let process = process_columns(style);
         format!(
             "{:<12} {:<3} {:<3} {:<e$}   {:<e$} {:<process$} {:>8} {:>8} {:>8}  {}",
-            "TIME", "DIR", "IP", "INITIATOR", "RESPONDER", "PROCESS[PID] USER", "SENT", "RECEIVED", "RTT", "STATE"
+            "TIME", "DIR", "PROTO", "INITIATOR", "RESPONDER", "PROCESS[PID] USER", "SENT", "RECEIVED", "RTT", "STATE"
         )
     } else {
         format!(
-            "{:<12} {:<3} {:<3} {} → {}  STATE\n{:17}PROCESS[PID] USER  ↑ SENT ↓ RECEIVED  RTT",
-            "TIME", "DIR", "IP", "INITIATOR", "RESPONDER", ""
+            "{:<12} {:<3} {:<5} {} → {}  STATE\n{:17}PROCESS[PID] USER  ↑ SENT ↓ RECEIVED  RTT",
+            "TIME", "DIR", "PROTO", "INITIATOR", "RESPONDER", ""
         )
     };
     paint(style, "1", text.trim_end()) + "\n"
@@ -108,7 +108,7 @@ pub fn heading(style: &Style) -> String {
 
 /// What is left for the process when everything else has its place.
 fn process_columns(style: &Style) -> usize {
-    let others = 12 + 1 + 3 + 1 + 3 + 1 + ENDPOINT_COLUMNS + 3 + ENDPOINT_COLUMNS + 1 + 1 + 8 + 1 + 8 + 1 + 8 + 2 + 11;
+    let others = 12 + 1 + 3 + 1 + 5 + 1 + ENDPOINT_COLUMNS + 3 + ENDPOINT_COLUMNS + 1 + 1 + 8 + 1 + 8 + 1 + 8 + 2 + 11;
     style.columns.saturating_sub(others).max(16)
 }
 
@@ -129,7 +129,7 @@ pub fn line(report: &FlowReport, style: &Style) -> String {
     let proto = report.key.proto.name();
     let mut out = String::with_capacity(200);
     let endpoints_fit = from.chars().count() + to.chars().count() <= 2 * ENDPOINT_COLUMNS;
-    let prefix = format!("{} {direction:<3} {}", paint(style, "2", &time), paint(style, "36", proto));
+    let prefix = format!("{} {direction:<3} {}", paint(style, "2", &time), paint(style, "36", &pad(proto, 5)));
     let _ = if style.columns >= ONE_LINE_COLUMNS && endpoints_fit {
         // A long address may use the room that the other one leaves.
         let left = ENDPOINT_COLUMNS.max(from.len()).min(2 * ENDPOINT_COLUMNS - to.len().min(ENDPOINT_COLUMNS));
@@ -138,13 +138,10 @@ pub fn line(report: &FlowReport, style: &Style) -> String {
         let shown = paint(style, "1", &pad(&human::ellipsis(&process, width), width));
         writeln!(out, "{prefix} {from:<left$} → {to:<right$} {shown} {sent:>8} {received:>8} {rtt:>8}  {state}")
     } else {
-        let shown = human::ellipsis(&process, style.columns.saturating_sub(17 + 36).max(16));
-        writeln!(
-            out,
-            "{prefix} {from} → {to}  {state}\n{:17}{}  ↑ {sent} ↓ {received}  rtt {rtt}",
-            "",
-            paint(style, "1", &shown)
-        )
+        let figures = format!("  ↑ {sent} ↓ {received}  rtt {rtt}");
+        let room = style.columns.saturating_sub(17 + figures.chars().count()).max(16);
+        let shown = human::ellipsis(&process, room);
+        writeln!(out, "{prefix} {from} → {to}  {state}\n{:17}{}{figures}", "", paint(style, "1", &shown))
     };
     out
 }
@@ -206,7 +203,7 @@ mod tests {
         let column = |text: &str, part: &str| text.chars().count() - text[text.find(part).unwrap()..].chars().count();
         assert_eq!(column(&heading, "STATE"), column(&line, "closed"));
         assert_eq!(column(&heading, "PROCESS"), column(&line, "curl[42]"));
-        assert!(line.starts_with("00:00:02.000 loc tcp 10.0.0.1:40000"), "{line}");
+        assert!(line.starts_with("00:00:02.000 loc tcp   10.0.0.1:40000"), "{line}");
     }
 
     #[test]
