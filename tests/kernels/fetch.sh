@@ -14,18 +14,20 @@ apt=(-q -o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=- -
 apt-get "${apt[@]}" update >&2
 for suite in bookworm trixie sid; do
   # The metapackage names the newest kernel of its release.
-  image=$(apt-cache "${apt[@]}" show "linux-image-amd64/$suite" | sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p' | head -1)
+  image=$(apt-cache "${apt[@]}" show "linux-image-amd64/$suite" | grep '^Depends:' | grep -o 'linux-image-[0-9][^ ,]*' | head -1)
   target=$dir/$suite
   if [ ! -e "$target/$image.done" ]; then
     rm -rf "$target"
     mkdir -p "$target"
-    (cd "$dir/archives" && rm -f ./*.deb && apt-get "${apt[@]}" download "$image/$suite" >&2)
-    dpkg-deb -x "$dir"/archives/"$image"_*.deb "$target"
+    # Newer releases split the image into a binary, modules and a base.
+    parts=$(apt-cache "${apt[@]}" show "$image/$suite" | grep '^Depends:' | grep -o 'linux-\(base\|binary\|modules\)-[0-9][^ ,]*' || true)
+    (cd "$dir/archives" && rm -f ./*.deb && apt-get "${apt[@]}" download "$image/$suite" $parts >&2)
+    for deb in "$dir"/archives/*.deb; do dpkg-deb -x "$deb" "$target"; done
     [ -d "$target/usr/lib/modules" ] || { mkdir -p "$target/usr/lib" && mv "$target/lib/modules" "$target/usr/lib/"; }
     rmdir "$target/lib" 2>/dev/null || true
     [ -e "$target/lib" ] || ln -s usr/lib "$target/lib"
     find "$target/usr/lib/modules" -name '*.ko.xz' -exec unxz {} +
-    cp "$target"/boot/vmlinuz-* "$target/vmlinuz"
+    cp "$(find "$target" -name 'vmlinuz*' -type f | head -1)" "$target/vmlinuz"
     depmod -b "$target" "$(ls "$target/usr/lib/modules")"
     touch "$target/$image.done"
   fi

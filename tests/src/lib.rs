@@ -37,11 +37,23 @@ pub fn program(name: &str) -> PathBuf {
     test.ancestors().nth(2).expect("cargo's layout").join(name)
 }
 
+/// Factor for waiting times on slow machines (emulated ones), from `SOCKEYE_TEST_SLOW`.
+#[must_use]
+pub fn slowness() -> u32 {
+    std::env::var("SOCKEYE_TEST_SLOW").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
+
+/// Waits until what was closed has been reported.
+pub fn settle() {
+    std::thread::sleep(Duration::from_secs(3) * slowness());
+}
+
 /// Polls until `what` is there.
 ///
 /// # Panics
 /// If it does not come in time.
 pub fn wait_for<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let timeout = timeout * slowness();
     let start = Instant::now();
     loop {
         if let Some(found) = probe() {
@@ -227,7 +239,7 @@ impl Collector {
         let (out, ready) = (dir.path().join("out.json"), dir.path().join("ready"));
         let child = Command::new(PYTHON)
             .arg(here("oracle/collector.py"))
-            .args(["--bind", &format!("tcp://127.0.0.1:{port}"), "--seconds", &seconds.to_string()])
+            .args(["--bind", &format!("tcp://127.0.0.1:{port}"), "--seconds", &(seconds * slowness()).to_string()])
             .arg("--out")
             .arg(&out)
             .arg("--ready-file")

@@ -3,10 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sockeye_tests::{Agent, Collector, Traffic, free_port, serve, talk, wait_for};
-
-/// What the exporter may take from the close to the last record.
-const SETTLE: Duration = Duration::from_secs(3);
+use sockeye_tests::{Agent, Collector, Traffic, free_port, serve, settle, talk, wait_for};
 
 fn port(value: &Value) -> u64 {
     value["local"].as_u64().expect("a port")
@@ -36,7 +33,7 @@ fn every_way_to_end_a_tcp_flow() {
     silent.wait();
     let refused = talk(&["connect", "127.0.0.1", "1"]);
     assert_eq!(refused["error"], 111);
-    std::thread::sleep(SETTLE);
+    settle();
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();
@@ -76,7 +73,7 @@ fn a_flow_that_is_older_than_the_agent() {
     });
     old.tell();
     old.wait();
-    std::thread::sleep(SETTLE);
+    settle();
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();
@@ -124,7 +121,7 @@ fn udp_datagrams_and_payload() {
         }
     }
     let peers = talk(&["udp_peers", "127.0.0.1", &v4_port.to_string(), "100"]);
-    std::thread::sleep(SETTLE);
+    settle();
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();

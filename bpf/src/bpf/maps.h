@@ -62,8 +62,9 @@ struct {
 struct se_udp_table {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 32768);
-	__type(key, struct se_udp_key);
-	__type(value, struct se_udp_value);
+	/* Sizes, not types: 6.1 takes a table without BTF, as the loader makes them, only for one without BTF. */
+	__uint(key_size, sizeof(struct se_udp_key));
+	__uint(value_size, sizeof(struct se_udp_value));
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
