@@ -229,7 +229,7 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Binds a port and collects for some seconds.
+    /// Binds a port and collects, for some seconds at most.
     ///
     /// # Panics
     /// If it does not start.
@@ -238,7 +238,7 @@ impl Collector {
         let dir = tempfile::tempdir().expect("a folder");
         let (out, ready) = (dir.path().join("out.json"), dir.path().join("ready"));
         let child = Command::new(PYTHON)
-            .arg(here("oracle/collector.py"))
+            .arg(here("oracle/until_told.py"))
             .args(["--bind", &format!("tcp://127.0.0.1:{port}"), "--seconds", &(seconds * slowness()).to_string()])
             .arg("--out")
             .arg(&out)
@@ -252,12 +252,23 @@ impl Collector {
         Self { process: Guard(child), out, _dir: dir }
     }
 
-    /// Waits for its end and reads what it saw.
+    /// Ends it once it has read what is on its way, and returns what it saw.
     ///
     /// # Panics
     /// If it left nothing.
     #[must_use]
-    pub fn finish(mut self) -> Collected {
+    pub fn finish(self) -> Collected {
+        std::thread::sleep(Duration::from_millis(700) * slowness());
+        self.process.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// Waits until its time is over, and returns what it saw.
+    ///
+    /// # Panics
+    /// If it left nothing.
+    #[must_use]
+    pub fn wait(mut self) -> Collected {
         let _ = self.process.0.wait();
         let text = fs::read_to_string(&self.out).expect("a summary");
         Collected(serde_json::from_str(&text).expect("JSON"))

@@ -12,7 +12,7 @@ fn port(value: &Value) -> u64 {
 #[test]
 fn every_way_to_end_a_tcp_flow() {
     let zmq = free_port();
-    let collector = Collector::start(zmq, 14, &[]);
+    let collector = Collector::start(zmq, 120, &[]);
     let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
     agent.wait_connected();
     let (server, server_port, _) = serve("serve", "127.0.0.1");
@@ -57,7 +57,7 @@ fn a_flow_that_is_older_than_the_agent() {
     let mut old = Traffic::start(None, &["talk_on", "127.0.0.1", &server_port.to_string(), "5000", "777"]);
     let first = old.says();
     let zmq = free_port();
-    let collector = Collector::start(zmq, 10, &[]);
+    let collector = Collector::start(zmq, 120, &[]);
     let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
     agent.wait_connected();
     let shown = agent.flows_of_port(server_port);
@@ -84,7 +84,7 @@ fn a_flow_that_is_older_than_the_agent() {
 #[test]
 fn an_open_flow_is_reported_before_each_active_timeout() {
     let zmq = free_port();
-    let collector = Collector::start(zmq, 22, &[]);
+    let collector = Collector::start(zmq, 120, &[]);
     let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c"), "--active-timeout", "6"]);
     agent.wait_connected();
     let (_server, server_port, _) = serve("serve", "127.0.0.1");
@@ -106,7 +106,7 @@ fn an_open_flow_is_reported_before_each_active_timeout() {
 #[test]
 fn udp_datagrams_and_payload() {
     let zmq = free_port();
-    let collector = Collector::start(zmq, 12, &[]);
+    let collector = Collector::start(zmq, 120, &[]);
     let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
     agent.wait_connected();
     let mut checks = Vec::new();

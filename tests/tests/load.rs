@@ -17,7 +17,7 @@ fn our_programs() -> HashSet<u64> {
 fn ten_thousand_short_connections_at_full_speed() {
     let connections = 10_000 / u64::from(slowness());
     let zmq = free_port();
-    let collector = Collector::start(zmq, 35, &[]);
+    let collector = Collector::start(zmq, 120, &[]);
     let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
     agent.wait_connected();
     let (_server, port, _) = serve("serve", "127.0.0.1");

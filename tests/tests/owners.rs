@@ -11,9 +11,9 @@ struct Lab {
     collector: Collector,
 }
 
-fn lab(seconds: u32) -> Lab {
+fn lab() -> Lab {
     let zmq = free_port();
-    let collector = Collector::start(zmq, seconds, &[]);
+    let collector = Collector::start(zmq, 120, &[]);
     let agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
     agent.wait_connected();
     Lab { agent, collector }
@@ -36,7 +36,7 @@ fn parent_of_this_test() -> u64 {
 #[test]
 fn two_thousand_processes_of_five_milliseconds() {
     let processes = 2000 / slowness() as usize;
-    let lab = lab(40);
+    let lab = lab();
     let (_server, port, _) = serve("serve", "127.0.0.1");
     let address = format!("127.0.0.1:{port}");
     let mut expected = HashMap::new();
@@ -68,7 +68,7 @@ fn two_thousand_processes_of_five_milliseconds() {
 
 #[test]
 fn prefork_servers_children_own_their_connections() {
-    let lab = lab(12);
+    let lab = lab();
     let (_server, port, said) = serve("prefork", "127.0.0.1");
     let children: Vec<u64> = said["children"].as_array().expect("a list").iter().filter_map(Value::as_u64).collect();
     let answers: Vec<Value> = (0..12).map(|_| talk(&["ask_prefork", "127.0.0.1", &port.to_string()])).collect();
@@ -83,7 +83,7 @@ fn prefork_servers_children_own_their_connections() {
 
 #[test]
 fn a_passed_socket_belongs_to_the_one_that_reads_it() {
-    let lab = lab(10);
+    let lab = lab();
     let (server, port, said) = serve("passed", "127.0.0.1");
     let client = talk(&["client", "127.0.0.1", &port.to_string(), "500", "300"]);
     let collected = lab.finish();
@@ -94,7 +94,7 @@ fn a_passed_socket_belongs_to_the_one_that_reads_it() {
 
 #[test]
 fn a_thread_is_its_process() {
-    let lab = lab(10);
+    let lab = lab();
     let (_server, port, _) = serve("serve", "127.0.0.1");
     let client = talk(&["threaded_client", "127.0.0.1", &port.to_string()]);
     let collected = lab.finish();

@@ -119,7 +119,7 @@ fn web_servers_databases_name_servers_and_namespaces() {
     // Some are there before the agent, some come after it.
     let nginx = Nginx::start();
     let zmq = free_port();
-    let collector = Collector::start(zmq, 18, &[]);
+    let collector = Collector::start(zmq, 120, &[]);
     let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
     agent.wait_connected();
 

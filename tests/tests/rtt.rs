@@ -16,7 +16,7 @@ fn assert_20_ms(us: f64, what: &str) {
 #[test]
 fn twenty_milliseconds_are_twenty_milliseconds() {
     let zmq = free_port();
-    let collector = Collector::start(zmq, 12, &[]);
+    let collector = Collector::start(zmq, 120, &[]);
     let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
     agent.wait_connected();
     let pair = Pair::delayed(ONE_WAY_US);

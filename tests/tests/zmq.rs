@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sockeye_tests::{Agent, Collector, Traffic, free_port, serve, talk, wait_for};
+use sockeye_tests::{Agent, Collector, Traffic, free_port, serve, settle, talk, wait_for};
 
 #[test]
 fn the_right_key_works_and_nothing_else_does() {
@@ -34,7 +34,7 @@ fn the_right_key_works_and_nothing_else_does() {
     let (_server, port, _) = serve("serve", "127.0.0.1");
     let _ = talk(&["client", "127.0.0.1", &port.to_string(), "10", "10"]);
     for (what, collector, agent) in cases {
-        let got = collector.finish();
+        let got = collector.wait();
         let complaint = agent.stderr();
         if what.starts_with("right") {
             got.assert_clean();
@@ -57,7 +57,7 @@ fn a_collector_that_comes_late_goes_and_comes_back() {
     let early = talk(&["client", "127.0.0.1", &port.to_string(), "1", "1"]);
     std::thread::sleep(Duration::from_secs(3));
     // It starts after the flows: what was waiting for it arrives.
-    let first = Collector::start(zmq, 6, &[]).finish();
+    let first = Collector::start(zmq, 6, &[]).wait();
     first.assert_clean();
     let flow = first.flow(early["local"].as_u64().expect("a port"), port.into());
     assert_eq!((&flow["in_bytes"], &flow["src_pid"]), (&early["sent"], &early["pid"]));
@@ -67,9 +67,10 @@ fn a_collector_that_comes_late_goes_and_comes_back() {
     });
     let alone = talk(&["client", "127.0.0.1", &port.to_string(), "2", "2"]);
     std::thread::sleep(Duration::from_secs(2));
-    let second = Collector::start(zmq, 8, &[]);
+    let second = Collector::start(zmq, 120, &[]);
     agent.wait_connected();
     open.wait(); // the long flow ends now, and a new ntopng has not been told whose it is
+    settle();
     let second = second.finish();
     second.assert_clean();
     let flow = second.flow(alone["local"].as_u64().expect("a port"), port.into());
@@ -90,11 +91,12 @@ fn two_exporters_and_a_bound_endpoint() {
     subscriber.set_subscribe(b"flow").expect("subscribes");
     subscriber.set_rcvtimeo(10_000).expect("a timeout");
     subscriber.connect(&format!("tcp://127.0.0.1:{b}")).expect("connects");
-    let collector = Collector::start(a, 8, &[]);
+    let collector = Collector::start(a, 120, &[]);
     let (_server, port, _) = serve("serve", "127.0.0.1");
     let said = talk(&["client", "127.0.0.1", &port.to_string(), "10", "10"]);
     let message = subscriber.recv_multipart(0).expect("a message at the bound endpoint");
     assert_eq!((message.len(), &message[0][..5], &message[1][..2]), (2, &b"flow\0"[..], &[1u8, 1][..]));
+    settle();
     let collected = collector.finish();
     collected.assert_clean();
     let _ = collected.flow(said["local"].as_u64().expect("a port"), port.into());
