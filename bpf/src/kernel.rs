@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, MapType, OpenObject, ProgramMut};
+use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, MapMut, MapType, OpenObject, ProgramMut};
 use thiserror::Error;
 use zerocopy::FromBytes;
 
@@ -23,7 +23,7 @@ use crate::sweep::Sweeper;
 #[derive(Debug, Error)]
 pub enum KernelError {
     /// libbpf or the verifier refused.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Bpf {
         /// What was being done.
         what: &'static str,
@@ -31,7 +31,7 @@ pub enum KernelError {
         source: libbpf_rs::Error,
     },
     /// A ring could not be mapped.
-    #[error("cannot map the ring buffer of CPU {cpu}: {source}")]
+    #[error("cannot map the ring buffer of CPU {cpu}")]
     Ring {
         /// Its CPU.
         cpu: usize,
@@ -39,7 +39,7 @@ pub enum KernelError {
         source: aya::maps::MapError,
     },
     /// The cgroup directory could not be opened, or an iterator not be read.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Io {
         /// What was being done.
         what: String,
@@ -107,7 +107,6 @@ impl Kernel {
         }
         seed(&skel.progs.se_seed)?;
 
-        let handle = |map: &dyn MapCoreFd| map.handle();
         let sweeper = Sweeper::new(
             skel.progs.se_sweep.attach_iter(skel.maps.se_socks.as_fd()).map_err(bpf("cannot attach the sweep"))?,
             handle(&skel.maps.se_udp)?,
@@ -149,15 +148,8 @@ impl Kernel {
 }
 
 /// A second owner of a map's descriptor, independent of the skeleton.
-trait MapCoreFd {
-    fn handle(&self) -> Result<MapHandle, KernelError>;
-}
-
-impl<M: MapCore> MapCoreFd for M {
-    fn handle(&self) -> Result<MapHandle, KernelError> {
-        let id = self.info().map_err(bpf("cannot read a map's description"))?.info.id;
-        MapHandle::from_map_id(id).map_err(bpf("cannot keep a map"))
-    }
+fn handle(map: &MapMut<'_>) -> Result<MapHandle, KernelError> {
+    MapHandle::try_from(map).map_err(bpf("cannot keep a map"))
 }
 
 fn create_opts() -> bpf_map_create_opts {

@@ -158,6 +158,7 @@ fn losses(control: &Control, cpus: &[CpuStats]) -> Table {
         ("record_malformed", malformed, "a record was not understood"),
         ("worker_stalled", stalls, "records waited in the ring because control was busy; nothing is lost by it"),
         ("flow_table_full", counts.rejected, "the flow is not shown; raise --flows-max"),
+        ("process_table_full", control.processes.refused(), "a process is shown as unknown"),
         ("flow_vanished", counts.vanished, "a flow's close record never came"),
         ("kernel_read_failed", control.totals.kernel_errors, "a sweep or drain failed and was repeated"),
     ] {

@@ -246,7 +246,8 @@ impl Control {
             Ok(count) => count as u64,
             Err(err) => {
                 if self.totals.kernel_errors == 0 {
-                    eprintln!("sockeye: cannot {what}: {err}; it is tried again, and counted.");
+                    let why = anyhow::Error::from(err);
+                    eprintln!("sockeye: cannot {what}: {why:#}; it is tried again, and counted.");
                 }
                 self.totals.kernel_errors += 1;
                 0

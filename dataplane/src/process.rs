@@ -9,8 +9,12 @@ use crate::flow::ProcKey;
 
 /// Longest command line that is kept, bytes.
 pub const CMDLINE_MAX: usize = 4096;
-/// How long a process is remembered after its last flow, nanoseconds.
+/// Most processes that are remembered.
+pub const PROCESSES_MAX: usize = 1 << 16;
+/// How long a process is remembered after its last report, nanoseconds: longer than from one report of a flow to the next.
 const KEEP_NS: u64 = 120_000_000_000;
+/// The same when there are many: a flow that goes on asks again.
+const KEEP_CROWDED_NS: u64 = 10_000_000_000;
 
 /// A process as it is shown. Strings are clean: valid UTF-8 without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -136,6 +140,7 @@ struct Entry {
 pub struct ProcessTable {
     entries: HashMap<ProcKey, Option<Entry>, ahash::RandomState>,
     wanted: Vec<Wanted>,
+    refused: u64,
 }
 
 /// A question for the enrichment thread.
@@ -160,6 +165,10 @@ impl ProcessTable {
     /// Takes a record of the kernel: a new process, or a new image of a known one.
     pub fn learn(&mut self, process: Process, now_ns: u64) {
         let key = process.key;
+        if self.entries.len() >= PROCESSES_MAX && !self.entries.contains_key(&key) {
+            self.refused += 1;
+            return;
+        }
         let process = Arc::new(process);
         self.wanted.push(Wanted::Completion(Arc::clone(&process)));
         self.entries.insert(key, Some(Entry { process, complete: false, last_used_ns: now_ns }));
@@ -191,12 +200,17 @@ impl ProcessTable {
         if !key.is_known() {
             return (None, true);
         }
+        let full = self.entries.len() >= PROCESSES_MAX;
         match self.entries.get_mut(&key) {
             Some(Some(entry)) => {
                 entry.last_used_ns = now_ns;
                 (entry.process.name_known().then(|| Arc::clone(&entry.process)), entry.complete)
             }
             Some(None) => (None, false),
+            None if full => {
+                self.refused += 1;
+                (None, true)
+            }
             None => {
                 self.entries.insert(key, None);
                 self.wanted.push(Wanted::Lookup(key));
@@ -216,9 +230,16 @@ impl ProcessTable {
         std::mem::take(&mut self.wanted)
     }
 
-    /// Forgets processes that no flow has asked for in two minutes.
+    /// Forgets processes that no flow has asked for in a while.
     pub fn expire(&mut self, now_ns: u64) {
-        self.entries.retain(|_, entry| entry.as_ref().is_none_or(|entry| entry.last_used_ns + KEEP_NS > now_ns));
+        let keep_ns = if self.entries.len() > PROCESSES_MAX / 2 { KEEP_CROWDED_NS } else { KEEP_NS };
+        self.entries.retain(|_, entry| entry.as_ref().is_none_or(|entry| entry.last_used_ns + keep_ns > now_ns));
+    }
+
+    /// Processes that were not remembered because the table was full.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// How many are known.
@@ -291,6 +312,18 @@ mod tests {
         assert_eq!(table.take_wanted(), vec![Wanted::Lookup(key)]);
         table.found(Found { key, process: None }, 0);
         assert_eq!(table.get(key, 0), (None, true));
+    }
+
+    #[test]
+    fn a_full_table_counts_what_it_refuses_and_recovers() {
+        let mut table = ProcessTable::default();
+        let process = |pid| Process { key: ProcKey { pid, start_ticks: 1 }, name: "p".into(), ..Process::default() };
+        for pid in 1..=PROCESSES_MAX as u32 + 3 {
+            table.learn(process(pid), 0);
+        }
+        assert_eq!((table.len(), table.refused()), (PROCESSES_MAX, 3));
+        table.expire(KEEP_CROWDED_NS);
+        assert!(table.is_empty());
     }
 
     proptest! {

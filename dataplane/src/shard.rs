@@ -17,7 +17,7 @@ pub const RTT_MAX_US: u64 = 60_000_000;
 /// Flows that one delta holds. When it is full the worker hands over early, or leaves records in the ring.
 pub const FLOWS_MAX: usize = 1 << 15;
 /// Process identities that one delta holds.
-pub const IDENTITIES_MAX: usize = 1 << 14;
+pub const IDENTITIES_MAX: usize = 1 << 12;
 
 /// An empty histogram with the bounds that all of sockeye uses, so that they can be merged.
 #[must_use]

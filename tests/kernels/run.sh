@@ -29,7 +29,7 @@ cp -r "$stdlib/." "$pay$stdlib/"
 rm -rf "$pay$stdlib"/{test,idlelib,tkinter,lib2to3,ensurepip,distutils,config-*,pydoc_data}
 find "$pay$stdlib" -name __pycache__ -prune -exec rm -rf {} +
 cp -r /usr/lib/python3/dist-packages/zmq "$pay/usr/lib/python3/dist-packages/"
-tests/kernels/mkpay.sh "$pay" /usr/bin/python3 ip nsenter bpftool id "$pay"/opt/bin/* "$pay"/opt/tests/* \
+tests/kernels/mkpay.sh "$pay" /usr/bin/python3 ip nsenter setpriv bpftool id "$pay"/opt/bin/* "$pay"/opt/tests/* \
   $(find "$pay$stdlib/lib-dynload" "$pay/usr/lib/python3/dist-packages/zmq" -name '*.so')
 
 export MODS="veth tun" MEM=3072 VMTIMEOUT=${VMTIMEOUT:-900}
@@ -40,7 +40,7 @@ for kernel in ${KERNELS:-bookworm trixie sid}; do
     echo "== $version, $smp CPUs"
     if tests/kernels/vmrun.sh "$work/$kernel" "$smp" "$pay" '
       modprobe tun; modprobe veth
-      export SOCKEYE_BIN=/opt/bin SOCKEYE_TEST_SLOW=4 PATH=/usr/sbin:/usr/bin:/sbin:/bin
+      export SOCKEYE_BIN=/opt/bin SOCKEYE_TEST_SLOW=3 PATH=/usr/sbin:/usr/bin:/sbin:/bin
       rc=0
       /opt/bin/sockeye check || rc=1
       for test in '"${TESTS:-verifier bytes owners load}"'; do

@@ -31,3 +31,17 @@ fn each_program_is_verified_within_its_bound() {
         assert!(verified > 0 && verified <= bound, "{name}: {verified} instructions, {bound} allowed");
     }
 }
+
+#[test]
+fn three_capabilities_are_enough() {
+    let bounding = "-all,+bpf,+perfmon,+net_admin";
+    let output = Command::new("setpriv")
+        .args(["--bounding-set", bounding, "--inh-caps", "-all"])
+        .arg(program("sockeye"))
+        .arg("check")
+        .output()
+        .expect("setpriv");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN"), "{text}");
+}
