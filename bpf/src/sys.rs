@@ -34,9 +34,9 @@ where
     loop {
         let mut count = u32::try_from(scratch.keys.len()).unwrap_or(u32::MAX);
         let position: *mut [u8; TOKEN_LEN] = &mut token;
-        // SAFETY: keys and values have room for `count` entries of the map's key and value size (K and V are the
-        // types that the map was created with), the token is larger than any map's, and all outlive the call. The
-        // kernel allows the in and out token to be the same memory.
+        // Keys and values have room for `count` entries of the map's key and value size: K and V are the types that the
+        // map was created with. The kernel allows the in and out token to be the same memory.
+        // SAFETY: all pointers are to live memory of the sizes that the kernel writes, as said above.
         let result = unsafe {
             libbpf_sys::bpf_map_lookup_and_delete_batch(
                 map.as_raw_fd(),

@@ -6,17 +6,19 @@
 mod flow;
 mod pairing;
 mod plan;
+mod tcp;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use hashbrown::HashMap;
 use slab::Slab;
-use sockeye_bpf::records::{FlowRecord, Kind, UdpKey, UdpValue, flags};
+use sockeye_bpf::records::UdpKey;
 
 pub use flow::Flow;
 pub use plan::{TICK_NS, Timeouts};
 
-use crate::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side, TcpObservation};
+use crate::flow::{End, Endpoint, FlowKey, ProcKey, Proto, Side};
 use plan::Wheel;
 
 type Map<K, V> = HashMap<K, V, ahash::RandomState>;
@@ -146,148 +148,6 @@ impl FlowTable {
             self.listeners.values().filter(|l| l.proto == Proto::Tcp).map(|l| ((l.netns, l.local.port), ())).collect();
     }
 
-    /// Takes a record of a TCP socket, or of a listener.
-    pub fn tcp_record(&mut self, r: &FlowRecord, now_ns: u64) {
-        if r.kind == Kind::Listener as u8 {
-            self.listener(r);
-            return;
-        }
-        let observation = TcpObservation::new(r, r.kind == Kind::Close as u8);
-        self.tcp(&observation, now_ns);
-    }
-
-    fn listener(&mut self, r: &FlowRecord) {
-        let proto = if r.flags & flags::UDP != 0 { Proto::Udp } else { Proto::Tcp };
-        // A connected UDP socket serves one peer: that is a flow, not a service.
-        if proto == Proto::Udp && r.remote_port != 0 {
-            return;
-        }
-        let addr = Addr(r.local_addr);
-        let local = Endpoint { addr, port: r.local_port };
-        let owner = ProcKey { pid: r.pid, start_ticks: r.start_ticks };
-        let listener = Listener { proto, local, v6: addr.ip().is_ipv6(), netns: r.netns, owner };
-        self.listeners_next.insert((proto, r.netns, local), listener);
-    }
-
-    /// Takes one observation of one end of a TCP connection.
-    pub fn tcp(&mut self, o: &TcpObservation, now_ns: u64) {
-        match self.connection_of(o) {
-            Connection::Known(id) => self.update_tcp(id, o, now_ns),
-            Connection::New => self.new_tcp(o, now_ns),
-            Connection::Stale => {}
-        }
-    }
-
-    /// Which connection of the socket is meant: a socket may connect again, and records come in any order.
-    fn connection_of(&self, o: &TcpObservation) -> Connection {
-        let cookie = o.end.cookie;
-        let Some(&id) = self.tcp.get(&cookie) else { return Connection::New };
-        let flow = &self.flows[id as usize];
-        let Some(end) = flow.end(flow.side_of(cookie)) else { return Connection::New };
-        let newer = o.end.at_ns > end.at_ns;
-        // Nothing follows a close, so a later record tells of the socket's next connection.
-        if flow.has_tuple(o) && !(newer && end.has(End::CLOSED)) {
-            return Connection::Known(id);
-        }
-        if newer {
-            return Connection::New;
-        }
-        match self.tcp_before.get(&cookie) {
-            Some(&before) if self.flows.get(before as usize).is_some_and(|flow| flow.has_tuple(o)) => {
-                Connection::Known(before)
-            }
-            // The last word on a connection of which nothing else was heard.
-            _ if o.end.has(End::CLOSED) && !flow.has_tuple(o) => Connection::New,
-            _ => Connection::Stale,
-        }
-    }
-
-    fn new_tcp(&mut self, o: &TcpObservation, now_ns: u64) {
-        // Between connect() and the choice of a source port; the next record has it.
-        if o.local.port == 0 && !o.end.has(End::CLOSED) {
-            return;
-        }
-        let candidates = pairing::tcp(&self.names, o);
-        for (hash, side) in candidates.into_iter().flatten() {
-            if let Some(id) = self.partner(hash, o.local, o.remote) {
-                self.attach(id, o.end, side, now_ns);
-                self.remember_tcp(o, id);
-                return;
-            }
-        }
-        let opened = Opened { local: o.local, remote: o.remote, side: self.tcp_side(o), at_ns: o.opened_ns };
-        let Some(id) = self.enter(Proto::Tcp, opened, o.end, now_ns) else { return };
-        let flow = &mut self.flows[id as usize];
-        flow.guessed = o.side.is_none();
-        if o.end.has(End::SEEDED) {
-            // What it did before we came is in the totals, not in what is exported.
-            flow.exported = flow.totals();
-        }
-        self.remember_tcp(o, id);
-        self.index(id, candidates.map(|c| c.map_or(0, |(hash, _)| hash)));
-    }
-
-    /// Notes which flow the socket is in now.
-    fn remember_tcp(&mut self, o: &TcpObservation, id: u32) {
-        let cookie = o.end.cookie;
-        if let Some(&current) = self.tcp.get(&cookie) {
-            let flow = &self.flows[current as usize];
-            let newest = flow.end(flow.side_of(cookie)).is_none_or(|end| end.at_ns < o.end.at_ns);
-            if !newest {
-                return;
-            }
-            self.tcp_before.insert(cookie, current);
-        }
-        self.tcp.insert(cookie, id);
-    }
-
-    fn update_tcp(&mut self, id: u32, o: &TcpObservation, now_ns: u64) {
-        let flow = &mut self.flows[id as usize];
-        let side = flow.side_of(o.end.cookie);
-        let Some(end) = flow.end_mut(side) else { return };
-        if o.end.at_ns <= end.at_ns || end.has(End::CLOSED) {
-            return;
-        }
-        let before = *end;
-        *end = o.end;
-        end.marks |= before.marks & End::SEEDED;
-        end.packets_sent = extend(before.packets_sent, o.end.packets_sent);
-        end.packets_received = extend(before.packets_received, o.end.packets_received);
-        let told = |end: &End| (end.bytes_sent, end.bytes_received, end.state, end.marks);
-        if told(&before) != told(&o.end) {
-            flow.active_ns = flow.active_ns.max(o.end.at_ns);
-        }
-        let named = flow.pair_hashes != [0; 2] || flow.far.is_some();
-        if o.end.has(End::CLOSED) && flow.all_closed() {
-            self.schedule_close(id, now_ns);
-        }
-        if !named {
-            self.join_late(id, o, now_ns);
-        }
-    }
-
-    /// A flow that was entered before its handshake was over has learnt its name. Its other end may be there already,
-    /// as a flow of its own: then the two become one.
-    fn join_late(&mut self, id: u32, o: &TcpObservation, now_ns: u64) {
-        let candidates = pairing::tcp(&self.names, o);
-        for (hash, side) in candidates.into_iter().flatten() {
-            let Some(other) = self.partner(hash, o.local, o.remote) else { continue };
-            if other == id {
-                return;
-            }
-            let gone = self.remove(id);
-            self.attach(other, gone.near, side, now_ns);
-            let kept = &mut self.flows[other as usize];
-            kept.exported.add(&gone.exported);
-            kept.reports += gone.reports;
-            kept.opened_ns = kept.opened_ns.min(gone.opened_ns);
-            kept.frozen = kept.frozen.or(gone.frozen);
-            self.tcp.insert(o.end.cookie, other);
-            return;
-        }
-        self.index(id, candidates.map(|c| c.map_or(0, |(hash, _)| hash)));
-    }
-
     /// The flow with this name that still lacks the end at `local`.
     fn partner(&self, hash: u64, local: Endpoint, remote: Endpoint) -> Option<u32> {
         let id = *self.pairs.get(&hash)?;
@@ -315,97 +175,7 @@ impl FlowTable {
         }
     }
 
-    /// Which side a TCP end is on. For one older than the agent: it accepted if something listens on its port; else it
-    /// is taken for the initiator unless the port numbers say the contrary.
-    fn tcp_side(&self, o: &TcpObservation) -> Side {
-        if let Some(side) = o.side {
-            return side;
-        }
-        let listens = |port| self.listening_ports.contains_key(&(o.end.netns, port));
-        let well_known = !listens(o.remote.port) && o.local.port < 1024 && o.remote.port >= 1024;
-        if listens(o.local.port) || well_known { Side::Responder } else { Side::Initiator }
-    }
-
-    /// Adds counters of a UDP socket and peer.
-    pub fn udp(&mut self, key: &UdpKey, value: &UdpValue, now_ns: u64) {
-        let id = match self.udp.get(key) {
-            Some(&id) => id,
-            None => match self.enter_udp(key, value, now_ns) {
-                Some(id) => id,
-                None => return,
-            },
-        };
-        let timeouts = self.timeouts;
-        let flow = &mut self.flows[id as usize];
-        let side = flow.side_of(key.cookie);
-        let woken = flow.verdict.take().is_some();
-        flow.last_look = false;
-        flow.active_ns = flow.active_ns.max(value.last_ns);
-        let Some(end) = flow.end_mut(side) else { return };
-        end.bytes_sent += value.bytes_sent;
-        end.bytes_received += value.bytes_received;
-        end.packets_sent += u64::from(value.packets_sent);
-        end.packets_received += u64::from(value.packets_received);
-        end.at_ns = end.at_ns.max(value.last_ns);
-        if woken {
-            self.wheel.schedule(&mut self.flows, id, now_ns + timeouts.settle_ns);
-        }
-    }
-
-    fn enter_udp(&mut self, key: &UdpKey, value: &UdpValue, now_ns: u64) -> Option<u32> {
-        let local = Endpoint { addr: Addr(key.local_addr), port: key.local_port };
-        let remote = Endpoint { addr: Addr(key.remote_addr), port: key.remote_port };
-        let end = End {
-            cookie: key.cookie,
-            owner: ProcKey { pid: value.pid, start_ticks: value.start_ticks },
-            netns: key.netns,
-            state: 0,
-            error: 0,
-            marks: End::CONFIRMED,
-            bytes_sent: 0,
-            bytes_received: 0,
-            packets_sent: 0,
-            packets_received: 0,
-            retrans: 0,
-            out_of_order: 0,
-            srtt_us: 0,
-            rttvar_us: 0,
-            at_ns: value.last_ns,
-        };
-        let hash = pairing::udp(&self.names, local, remote, key.netns);
-        let partner = self.partner(hash, local, remote).filter(|_| local != remote);
-        let id = if let Some(id) = partner {
-            let side = self.flows[id as usize].near_side.other();
-            self.attach(id, end, side, now_ns);
-            id
-        } else {
-            let side = if value.first_sent != 0 { Side::Initiator } else { Side::Responder };
-            let opened = Opened { local, remote, side, at_ns: value.first_ns };
-            let id = self.enter(Proto::Udp, opened, end, now_ns)?;
-            self.index(id, [hash, 0]);
-            id
-        };
-        self.udp.insert(*key, id);
-        let siblings = self.udp_sockets.entry(key.cookie).or_default();
-        if partner.is_none() {
-            self.flows[id as usize].udp_position = siblings.len() as u32;
-        }
-        siblings.push(id);
-        Some(id)
-    }
-
-    /// A UDP socket is gone: so are its flows, once their last counters are in.
-    pub fn udp_closed(&mut self, cookie: u64, now_ns: u64) {
-        for id in self.udp_sockets.get(&cookie).cloned().unwrap_or_default() {
-            let flow = &mut self.flows[id as usize];
-            flow.near.marks |= End::CLOSED;
-            if let Some(far) = &mut flow.far {
-                far.marks |= End::CLOSED;
-            }
-            self.schedule_close(id, now_ns);
-        }
-    }
-
+    /// Enters a new flow, unless the table is full.
     fn enter(&mut self, proto: Proto, opened: Opened, end: End, now_ns: u64) -> Option<u32> {
         if self.flows.len() >= self.flows_max {
             self.counts.rejected += 1;
@@ -456,53 +226,6 @@ impl FlowTable {
         }
         flow
     }
-
-    fn forget_udp(&mut self, id: u32, flow: &Flow) {
-        for side in Side::BOTH {
-            let Some(end) = flow.end(side) else { continue };
-            let (local, remote) = (flow.endpoint(side), flow.endpoint(side.other()));
-            let key = UdpKey {
-                cookie: end.cookie,
-                local_addr: local.addr.0,
-                remote_addr: remote.addr.0,
-                local_port: local.port,
-                remote_port: remote.port,
-                netns: end.netns,
-            };
-            self.udp.remove(&key);
-        }
-        // The end that came first knows its place among its socket's flows; the other socket is a client with few.
-        let near = self.udp_sockets.get(&flow.near.cookie);
-        let near_at =
-            near.filter(|list| list.get(flow.udp_position as usize) == Some(&id)).map(|_| flow.udp_position as usize);
-        self.forget_sibling(flow.near.cookie, id, near_at);
-        if let Some(far) = &flow.far {
-            self.forget_sibling(far.cookie, id, None);
-        }
-    }
-
-    fn forget_sibling(&mut self, cookie: u64, id: u32, at: Option<usize>) {
-        let Some(siblings) = self.udp_sockets.get_mut(&cookie) else { return };
-        if let Some(at) = at.or_else(|| siblings.iter().position(|sibling| *sibling == id)) {
-            siblings.swap_remove(at);
-            if let Some(&moved) = siblings.get(at)
-                && let Some(flow) = self.flows.get_mut(moved as usize).filter(|flow| flow.near.cookie == cookie)
-            {
-                flow.udp_position = at as u32;
-            }
-        }
-        if siblings.is_empty() {
-            self.udp_sockets.remove(&cookie);
-        }
-    }
-}
-
-/// Where a record belongs.
-enum Connection {
-    Known(u32),
-    New,
-    /// Older than what is known.
-    Stale,
 }
 
 /// A flow at its first record, seen from its local end.
@@ -512,10 +235,4 @@ struct Opened {
     remote: Endpoint,
     side: Side,
     at_ns: u64,
-}
-
-/// The kernel's segment counters have 32 bits; ours go on where they wrap.
-fn extend(known: u64, low: u64) -> u64 {
-    let step = (low as u32).wrapping_sub(known as u32);
-    known + u64::from(step)
 }

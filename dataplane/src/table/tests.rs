@@ -6,7 +6,7 @@ use zerocopy::FromZeros;
 
 use super::*;
 use crate::clock::WallClock;
-use crate::flow::{Counters, FlowReport, State, tcp_state};
+use crate::flow::{Addr, Counters, FlowReport, State, tcp_state};
 use crate::process::{Found, Process, ProcessTable};
 
 const S: u64 = 1_000_000_000;

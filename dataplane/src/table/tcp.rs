@@ -1,0 +1,175 @@
+//! TCP records into the table: which connection is meant, and whether its other end is there already.
+
+use sockeye_bpf::records::{FlowRecord, Kind, flags};
+
+use super::{FlowTable, Listener, Opened, pairing};
+use crate::flow::{Addr, End, Endpoint, ProcKey, Proto, Side, TcpObservation};
+
+impl FlowTable {
+    /// Takes a record of a TCP socket, or of a listener.
+    pub fn tcp_record(&mut self, r: &FlowRecord, now_ns: u64) {
+        if r.kind == Kind::Listener as u8 {
+            self.listener(r);
+            return;
+        }
+        let observation = TcpObservation::new(r, r.kind == Kind::Close as u8);
+        self.tcp(&observation, now_ns);
+    }
+
+    fn listener(&mut self, r: &FlowRecord) {
+        let proto = if r.flags & flags::UDP != 0 { Proto::Udp } else { Proto::Tcp };
+        // A connected UDP socket serves one peer: that is a flow, not a service.
+        if proto == Proto::Udp && r.remote_port != 0 {
+            return;
+        }
+        let addr = Addr(r.local_addr);
+        let local = Endpoint { addr, port: r.local_port };
+        let owner = ProcKey { pid: r.pid, start_ticks: r.start_ticks };
+        let listener = Listener { proto, local, v6: addr.ip().is_ipv6(), netns: r.netns, owner };
+        self.listeners_next.insert((proto, r.netns, local), listener);
+    }
+
+    /// Takes one observation of one end of a TCP connection.
+    pub fn tcp(&mut self, o: &TcpObservation, now_ns: u64) {
+        match self.connection_of(o) {
+            Connection::Known(id) => self.update_tcp(id, o, now_ns),
+            Connection::New => self.new_tcp(o, now_ns),
+            Connection::Stale => {}
+        }
+    }
+
+    /// Which connection of the socket is meant: a socket may connect again, and records come in any order.
+    fn connection_of(&self, o: &TcpObservation) -> Connection {
+        let cookie = o.end.cookie;
+        let Some(&id) = self.tcp.get(&cookie) else { return Connection::New };
+        let flow = &self.flows[id as usize];
+        let Some(end) = flow.end(flow.side_of(cookie)) else { return Connection::New };
+        let newer = o.end.at_ns > end.at_ns;
+        // Nothing follows a close, so a later record tells of the socket's next connection.
+        if flow.has_tuple(o) && !(newer && end.has(End::CLOSED)) {
+            return Connection::Known(id);
+        }
+        if newer {
+            return Connection::New;
+        }
+        match self.tcp_before.get(&cookie) {
+            Some(&before) if self.flows.get(before as usize).is_some_and(|flow| flow.has_tuple(o)) => {
+                Connection::Known(before)
+            }
+            // The last word on a connection of which nothing else was heard.
+            _ if o.end.has(End::CLOSED) && !flow.has_tuple(o) => Connection::New,
+            _ => Connection::Stale,
+        }
+    }
+
+    fn new_tcp(&mut self, o: &TcpObservation, now_ns: u64) {
+        // Between connect() and the choice of a source port; the next record has it.
+        if o.local.port == 0 && !o.end.has(End::CLOSED) {
+            return;
+        }
+        let candidates = pairing::tcp(&self.names, o);
+        for (hash, side) in candidates.into_iter().flatten() {
+            if let Some(id) = self.partner(hash, o.local, o.remote) {
+                self.attach(id, o.end, side, now_ns);
+                self.remember_tcp(o, id);
+                return;
+            }
+        }
+        let opened = Opened { local: o.local, remote: o.remote, side: self.tcp_side(o), at_ns: o.opened_ns };
+        let Some(id) = self.enter(Proto::Tcp, opened, o.end, now_ns) else { return };
+        let flow = &mut self.flows[id as usize];
+        flow.guessed = o.side.is_none();
+        if o.end.has(End::SEEDED) {
+            // What it did before we came is in the totals, not in what is exported.
+            flow.exported = flow.totals();
+        }
+        self.remember_tcp(o, id);
+        self.index(id, candidates.map(|c| c.map_or(0, |(hash, _)| hash)));
+    }
+
+    /// Notes which flow the socket is in now.
+    fn remember_tcp(&mut self, o: &TcpObservation, id: u32) {
+        let cookie = o.end.cookie;
+        if let Some(&current) = self.tcp.get(&cookie) {
+            let flow = &self.flows[current as usize];
+            let newest = flow.end(flow.side_of(cookie)).is_none_or(|end| end.at_ns < o.end.at_ns);
+            if !newest {
+                return;
+            }
+            self.tcp_before.insert(cookie, current);
+        }
+        self.tcp.insert(cookie, id);
+    }
+
+    fn update_tcp(&mut self, id: u32, o: &TcpObservation, now_ns: u64) {
+        let flow = &mut self.flows[id as usize];
+        let side = flow.side_of(o.end.cookie);
+        let Some(end) = flow.end_mut(side) else { return };
+        if o.end.at_ns <= end.at_ns || end.has(End::CLOSED) {
+            return;
+        }
+        let before = *end;
+        *end = o.end;
+        end.marks |= before.marks & End::SEEDED;
+        end.packets_sent = extend(before.packets_sent, o.end.packets_sent);
+        end.packets_received = extend(before.packets_received, o.end.packets_received);
+        let told = |end: &End| (end.bytes_sent, end.bytes_received, end.state, end.marks);
+        if told(&before) != told(&o.end) {
+            flow.active_ns = flow.active_ns.max(o.end.at_ns);
+        }
+        let named = flow.pair_hashes != [0; 2] || flow.far.is_some();
+        if o.end.has(End::CLOSED) && flow.all_closed() {
+            self.schedule_close(id, now_ns);
+        }
+        if !named {
+            self.join_late(id, o, now_ns);
+        }
+    }
+
+    /// A flow that was entered before its handshake was over has learnt its name. Its other end may be there already,
+    /// as a flow of its own: then the two become one.
+    fn join_late(&mut self, id: u32, o: &TcpObservation, now_ns: u64) {
+        let candidates = pairing::tcp(&self.names, o);
+        for (hash, side) in candidates.into_iter().flatten() {
+            let Some(other) = self.partner(hash, o.local, o.remote) else { continue };
+            if other == id {
+                return;
+            }
+            let gone = self.remove(id);
+            self.attach(other, gone.near, side, now_ns);
+            let kept = &mut self.flows[other as usize];
+            kept.exported.add(&gone.exported);
+            kept.reports += gone.reports;
+            kept.opened_ns = kept.opened_ns.min(gone.opened_ns);
+            kept.frozen = kept.frozen.or(gone.frozen);
+            self.tcp.insert(o.end.cookie, other);
+            return;
+        }
+        self.index(id, candidates.map(|c| c.map_or(0, |(hash, _)| hash)));
+    }
+
+    /// Which side a TCP end is on. For one older than the agent: it accepted if something listens on its port; else it
+    /// is taken for the initiator unless the port numbers say the contrary.
+    fn tcp_side(&self, o: &TcpObservation) -> Side {
+        if let Some(side) = o.side {
+            return side;
+        }
+        let listens = |port| self.listening_ports.contains_key(&(o.end.netns, port));
+        let well_known = !listens(o.remote.port) && o.local.port < 1024 && o.remote.port >= 1024;
+        if listens(o.local.port) || well_known { Side::Responder } else { Side::Initiator }
+    }
+}
+
+/// Where a record belongs.
+enum Connection {
+    Known(u32),
+    New,
+    /// Older than what is known.
+    Stale,
+}
+
+/// The kernel's segment counters have 32 bits; ours go on where they wrap.
+fn extend(known: u64, low: u64) -> u64 {
+    let step = (low as u32).wrapping_sub(known as u32);
+    known + u64::from(step)
+}
