@@ -1,17 +1,27 @@
 #!/usr/bin/python3
-"""Runs collector.py as it is, and lets it end early: on SIGTERM its main loop is told that the time is over."""
+"""Runs collector.py as it is, and lets it end early: after SIGTERM, once nothing has arrived for a while, its main loop
+is told that the time is over."""
 import signal
 import sys
 import time
 
 import collector
 
+QUIET_S = 0.7
 told = False
+last_message = 0.0
 
 
 def stop(*_):
     global told
     told = True
+
+
+class Watched(collector.Collector):
+    def message(self, frames):
+        global last_message
+        super().message(frames)
+        last_message = time.monotonic()
 
 
 class Clock:
@@ -21,9 +31,12 @@ class Clock:
         return getattr(time, name)
 
     def monotonic(self):
-        return float("inf") if told and sys._getframe(1).f_code.co_name == "main" else time.monotonic()
+        now = time.monotonic()
+        over = told and now - last_message > QUIET_S and sys._getframe(1).f_code.co_name == "main"
+        return float("inf") if over else now
 
 
 signal.signal(signal.SIGTERM, stop)
 collector.time = Clock()
+collector.Collector = Watched
 collector.main()

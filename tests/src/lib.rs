@@ -258,7 +258,6 @@ impl Collector {
     /// If it left nothing.
     #[must_use]
     pub fn finish(self) -> Collected {
-        std::thread::sleep(Duration::from_millis(700) * slowness());
         self.process.signal(Signal::SIGTERM);
         self.wait()
     }

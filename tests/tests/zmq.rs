@@ -136,3 +136,36 @@ fn json_for_a_licensed_ntopng() {
     assert!(!flow.as_object().expect("an object").keys().any(|key| key.starts_with("INTERFA")));
     agent.stop();
 }
+
+#[test]
+fn without_a_collector_the_queue_is_bounded_and_drops_are_counted() {
+    const EACH: u64 = 9_500;
+    let zmq = free_port();
+    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
+    let (_server, port, _) = serve("serve", "127.0.0.1");
+    let (port_text, each) = (port.to_string(), EACH.to_string());
+    let mut storms: Vec<Traffic> = ["127.0.4.1", "127.0.4.2"]
+        .map(|source| Traffic::start(None, &["storm", "127.0.0.1", &port_text, &each, source]))
+        .into();
+    let done: u64 = storms.iter_mut().map(|storm| storm.says()["done"].as_u64().expect("a count")).sum();
+    assert_eq!(done, 2 * EACH);
+    settle();
+    let queued = agent.figure("exports", "queued").as_u64().expect("a count");
+    assert!(queued <= 16_384, "{queued}");
+    assert!(agent.sum("exports", "dropped") >= 2 * EACH - 16_384);
+    let collector = Collector::start(zmq, 60, &[]);
+    wait_for("empty queue", Duration::from_secs(20), || {
+        (agent.figure("exports", "queued") == 0 && agent.figure("exports", "connected") == "yes").then_some(())
+    });
+    let dropped = agent.sum("exports", "dropped");
+    let sent = agent.sum("exports", "records");
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    // Flows of the agent's own attempts to connect were queued and dropped, too.
+    let arrived = collected.flows().iter().filter(|f| f["dst_port"] == port).count() as u64;
+    let records = collected.0["records"].as_u64().expect("a count");
+    assert!(records >= sent, "{sent} sent, {records} arrived");
+    let missing = 2 * EACH - arrived;
+    assert!(missing <= dropped && dropped <= missing + 100, "{arrived} arrived, {dropped} dropped, {queued} queued");
+}
