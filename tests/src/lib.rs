@@ -159,9 +159,18 @@ impl Agent {
     /// If the agent does not answer.
     #[must_use]
     pub fn sum(&self, table: &str, column: &str) -> u64 {
+        self.sums(table, [column])[0]
+    }
+
+    /// Sums of columns, of one moment.
+    ///
+    /// # Panics
+    /// If the agent does not answer.
+    #[must_use]
+    pub fn sums<const N: usize>(&self, table: &str, columns: [&str; N]) -> [u64; N] {
         let answer = self.ask(&Request::Stats).expect("an answer");
         let rows = &answer.table(table).expect("the table").rows;
-        rows.iter().filter_map(|row| row.get(column)?.as_u64()).sum()
+        columns.map(|column| rows.iter().filter_map(|row| row.get(column)?.as_u64()).sum())
     }
 
     /// A loss counter.

@@ -28,12 +28,15 @@ fn ten_thousand_short_connections_at_full_speed() {
     let done: u64 = storms.iter_mut().map(|storm| storm.says()["done"].as_u64().expect("a count")).sum();
     assert_eq!(done, connections);
     settle();
-    let (offered, delivered) = (agent.sum("rings", "offered"), agent.sum("rings", "delivered"));
-    let (overflow, lost) = (agent.sum("rings", "overflow"), agent.sum("rings", "lost"));
-    assert_eq!((lost, agent.loss("flow_vanished"), agent.loss("flow_table_full")), (0, 0, 0));
+    // All from one answer; what the agent and the host do meanwhile may be on its way.
+    let (offered, lost) = wait_for("balanced books", Duration::from_secs(10), || {
+        let books = agent.sums("rings", ["offered", "delivered", "overflow", "lost"]);
+        let [offered, delivered, overflow, lost] = books;
+        assert!(offered >= delivered + overflow + lost, "{books:?}");
+        (offered - delivered - overflow - lost < 50).then_some((offered, lost))
+    });
     assert!(offered >= 4 * connections, "an open and a close on each side: {offered}");
-    // The agent's own questions go on, so a handful may be on their way.
-    assert!(offered - delivered - overflow < 100, "{offered} offered, {delivered} delivered, {overflow} overflow");
+    assert_eq!((lost, agent.loss("flow_vanished"), agent.loss("flow_table_full")), (0, 0, 0));
     assert_eq!(agent.sum("exports", "dropped"), 0);
     agent.stop();
     let collected = collector.finish();
