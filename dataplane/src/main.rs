@@ -225,7 +225,14 @@ fn start_exporters(args: &Args, probe: &Probe) -> Result<Vec<ExportPort>> {
         })?);
     }
     if exporters.is_empty() || args.verbose > 0 {
-        exporters.push(text::start(text::Style::of_stdout()).context("cannot start printing")?);
+        // Without another exporter there is nothing left to do for an agent whose reader has gone.
+        let alone = exporters.is_empty();
+        let on_closed = move || {
+            if alone {
+                let _ = signal_hook::low_level::raise(SIGTERM);
+            }
+        };
+        exporters.push(text::start(text::Style::of_stdout(), on_closed).context("cannot start printing")?);
     }
     Ok(exporters)
 }

@@ -3,8 +3,9 @@
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use sockeye_tests::{Agent, program};
+use sockeye_tests::{Agent, program, wait_for};
 
 fn refused(output: &Output, code: i32, parts: &[&str]) {
     let text = String::from_utf8_lossy(&output.stderr);
@@ -140,4 +141,23 @@ fn nonsense_on_the_control_socket_changes_nothing() {
         assert!(answer.contains("\"error\":\""), "{answer}");
     }
     assert_eq!(agent.figure("agent", "pid"), agent.pid());
+}
+
+#[test]
+fn an_agent_whose_reader_has_gone_ends() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let socket = dir.path().join("ctl.sock");
+    let mut child = Command::new(program("sockeye"))
+        .arg("--control-socket")
+        .arg(&socket)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("sockeye");
+    drop(child.stdout.take());
+    let client = sockeye_ctl::Client::new(&socket);
+    wait_for("agent", Duration::from_secs(10), || client.ask(&sockeye_ctl::Request::Stats).ok());
+    let _ = std::net::TcpStream::connect("127.0.0.1:1"); // something to print
+    let status = wait_for("end", Duration::from_secs(10), || child.try_wait().expect("a child"));
+    assert!(status.success(), "{status}");
+    assert!(!socket.exists());
 }

@@ -44,20 +44,24 @@ impl Style {
     }
 }
 
-/// Starts the thread that prints flows to standard output.
+/// Starts the thread that prints flows to standard output. When its reader goes away (`sockeye | head`), `on_closed` is
+/// called once, and further reports are counted as dropped.
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn start(style: Style) -> io::Result<ExportPort> {
+pub fn start(style: Style, on_closed: impl FnOnce() + Send + 'static) -> io::Result<ExportPort> {
     let (queue, items) = sync_channel(QUEUE_REPORTS_MAX);
     let stats = Arc::new(ExportStats::default());
     stats.connected.store(1, std::sync::atomic::Ordering::Relaxed);
     let shared = Arc::clone(&stats);
-    let thread = thread::Builder::new().name("sockeye-text".into()).spawn(move || print(&items, &style, &shared))?;
+    let thread = thread::Builder::new().name("sockeye-text".into()).spawn(move || {
+        print(&items, &style, &shared, on_closed);
+    })?;
     Ok(ExportPort::new("stdout".into(), queue, stats, thread))
 }
 
-fn print(items: &Receiver<Item>, style: &Style, stats: &ExportStats) {
+fn print(items: &Receiver<Item>, style: &Style, stats: &ExportStats, on_closed: impl FnOnce()) {
+    let mut on_closed = Some(on_closed);
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut broken = out.write_all(heading(style).as_bytes()).and_then(|()| out.flush()).is_err();
     while let Ok(first) = items.recv() {
@@ -77,8 +81,10 @@ fn print(items: &Receiver<Item>, style: &Style, stats: &ExportStats) {
             ExportStats::add(&stats.bytes, text.len() as u64);
             broken = out.write_all(text.as_bytes()).is_err();
         }
-        // A closed pipe ends the lines, not the agent.
         broken = broken || out.flush().is_err();
+        if broken && let Some(on_closed) = on_closed.take() {
+            on_closed();
+        }
     }
 }
 
