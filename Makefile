@@ -8,7 +8,7 @@ BUILD_PACKAGES := clang-14 gcc make pkg-config libelf-dev zlib1g-dev libzmq3-dev
 TEST_PACKAGES := bpftool iproute2 util-linux procps python3 python3-zmq curl nginx-light redis-server redis-tools bind9-dnsutils
 KERNEL_PACKAGES := busybox-static kmod cpio bc xz-utils
 
-.PHONY: run build test test-unit test-e2e test-kernels lint bench clean build-packages test-packages
+.PHONY: run build test test-unit test-e2e test-kernels lint bench clean build-packages test-packages kernel-packages
 
 run: build ## build, and run the agent on this host until Ctrl-C
 	@if [ "$(ROOT)" = 0 ]; then exec $(BIN)/sockeye $(ARGS); else exec sudo $(BIN)/sockeye $(ARGS); fi
@@ -27,7 +27,7 @@ test-e2e: build test-packages
 	/usr/bin/python3 tests/oracle/collector_test.py
 	SOCKEYE_BIN=$(CURDIR)/$(BIN) $(CARGO) test -p sockeye-tests -- --test-threads=1
 
-test-kernels: build test-packages ## the core of the end-to-end tests on other kernels, in QEMU (minutes)
+test-kernels: build test-packages kernel-packages ## the core of the end-to-end tests on other kernels, in QEMU (minutes)
 	BIN=$(CURDIR)/$(BIN) tests/kernels/run.sh
 
 lint: build-packages
@@ -56,3 +56,6 @@ build-packages:
 
 test-packages:
 	$(call install,$(TEST_PACKAGES))
+
+kernel-packages:
+	$(call install,$(KERNEL_PACKAGES))

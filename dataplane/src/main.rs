@@ -199,7 +199,10 @@ fn run(args: &Args) -> Result<()> {
     let control = Control::new(kernel, ports, exporters, wanted, found, options);
     let stop_control = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&stop_control);
-    let control = thread::Builder::new().name("sockeye-control".into()).spawn(move || control.run(&asked, &stop))?;
+    let control = thread::Builder::new().name("sockeye-control".into()).spawn(move || {
+        let _end = EndAgent;
+        control.run(&asked, &stop);
+    })?;
 
     let _ = signals.forever().next();
     // In the direction of the data: the rings are empty before control takes its last look.
@@ -208,9 +211,18 @@ fn run(args: &Args) -> Result<()> {
         let _ = worker.join();
     }
     stop_control.store(true, Ordering::Relaxed);
-    let _ = control.join();
+    let ended = control.join();
     drop(socket);
-    Ok(())
+    ended.map_err(|_| anyhow::anyhow!("the control thread has died, which is a bug: please report what it said above"))
+}
+
+/// Ends the agent when the thread that holds it ends, also by a panic: an agent without its control thread is blind.
+struct EndAgent;
+
+impl Drop for EndAgent {
+    fn drop(&mut self) {
+        let _ = signal_hook::low_level::raise(SIGTERM);
+    }
 }
 
 fn start_exporters(args: &Args, probe: &Probe) -> Result<Vec<ExportPort>> {
