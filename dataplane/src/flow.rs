@@ -247,6 +247,9 @@ pub struct End {
     pub state: u8,
     /// `sk_err`.
     pub error: u8,
+    /// First sequence number that the kernel's byte count includes: the same for the whole life of a TCP connection,
+    /// and another one for the next connection of the same socket.
+    pub seq_local: u32,
     /// `CLOSED`, `CONFIRMED`, `SEEDED`.
     pub marks: u8,
     /// Bytes that the peer acknowledged, on the initiator with its SYN (UDP: payload sent).
@@ -319,8 +322,6 @@ pub struct TcpObservation {
     pub remote: Endpoint,
     /// The side that this socket is on; `None` for sockets older than the agent.
     pub side: Option<Side>,
-    /// First sequence number that the kernel's byte count includes.
-    pub seq_local: u32,
     /// The peer's ISN.
     pub seq_remote: u32,
     /// When the socket was opened, `CLOCK_BOOTTIME` nanoseconds.
@@ -350,7 +351,6 @@ impl TcpObservation {
             local: Endpoint { addr: Addr(r.local_addr), port: r.local_port },
             remote: Endpoint { addr: Addr(r.remote_addr), port: r.remote_port },
             side,
-            seq_local: r.seq_local,
             seq_remote: r.seq_remote,
             opened_ns: r.at_ns.saturating_sub(u64::from(r.age_ms) * 1_000_000),
             end: End {
@@ -359,6 +359,7 @@ impl TcpObservation {
                 netns: r.netns,
                 state: r.state,
                 error: r.error,
+                seq_local: r.seq_local,
                 marks,
                 bytes_sent: r.bytes_sent,
                 bytes_received: r.bytes_received,

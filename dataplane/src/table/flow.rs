@@ -135,11 +135,14 @@ impl Flow {
         states.max_by_key(|s| severity(*s)).unwrap_or(State::Open)
     }
 
-    /// Whether an observation has this flow's addresses. The source port is not known in every state.
-    pub(super) fn has_tuple(&self, o: &TcpObservation) -> bool {
+    /// Whether an observation is of this very connection: its socket may have had others. The source port is not known
+    /// in every state.
+    pub(super) fn is_of(&self, o: &TcpObservation) -> bool {
         let side = self.side_of(o.end.cookie);
         let local = self.endpoint(side);
-        self.endpoint(side.other()) == o.remote && (local == o.local || local.port == 0 || o.local.port == 0)
+        self.end(side).is_some_and(|end| end.seq_local == o.end.seq_local)
+            && self.endpoint(side.other()) == o.remote
+            && (local == o.local || local.port == 0 || o.local.port == 0)
     }
 
     pub(super) fn all_closed(&self) -> bool {

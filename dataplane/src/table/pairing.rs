@@ -30,7 +30,7 @@ pub(super) fn tcp(hasher: &ahash::RandomState, o: &TcpObservation) -> [Option<Ca
     }
     let remote = (o.remote, o.seq_remote);
     let candidate = |side: Side| {
-        let isn = o.seq_local.wrapping_sub(u32::from(side == Side::Responder));
+        let isn = o.end.seq_local.wrapping_sub(u32::from(side == Side::Responder));
         Some((nonzero(hasher.hash_one(name(Proto::Tcp, (o.local, isn), remote))), side))
     };
     match o.side {

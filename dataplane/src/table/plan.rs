@@ -19,6 +19,8 @@ pub const TICK_NS: u64 = 250_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 /// Ticks that a report waits for the names of its processes.
 const NAMES_WAIT_TICKS: u8 = 4;
+/// A socket must have been missed by three sweeps, and for this long.
+const VANISHED_NS: u64 = 10 * SECOND_NS;
 /// How long an accepted connection may wait for its first reader before the listener's process is named.
 const OWNER_WAIT_NS: u64 = 10 * SECOND_NS;
 
@@ -134,7 +136,9 @@ impl FlowTable {
             if changed {
                 report(self.make_report(id, now_ns, clock, processes));
             }
-            self.remove(id);
+            if self.remove(id).verdict == Some(State::Vanished) {
+                self.counts.vanished += 1;
+            }
             return;
         }
         if !over && flow.reports == 0 && flow.awaits_owner() && now_ns < flow.entered_ns + OWNER_WAIT_NS {
@@ -169,7 +173,8 @@ impl FlowTable {
 
     /// Notices what no record tells: UDP silence, and TCP sockets that the sweep does not find any more.
     fn judge(&mut self, id: u32, now_ns: u64) {
-        let missed_ns = self.sweeps_ns[2];
+        // Questions of ctl bring sweeps close together, and a record may be late on a starved host.
+        let missed_ns = self.sweeps_ns[2].min(now_ns.saturating_sub(VANISHED_NS));
         let idle_ns = self.timeouts.idle_ns;
         let flow = &mut self.flows[id as usize];
         if flow.verdict.is_some() || flow.all_closed() {
@@ -179,7 +184,6 @@ impl FlowTable {
             Proto::Udp if now_ns.saturating_sub(flow.active_ns) >= idle_ns => flow.verdict = Some(State::Idle),
             Proto::Tcp if flow.ends().all(|end| end.has(End::CLOSED) || end.at_ns < missed_ns) => {
                 flow.verdict = Some(State::Vanished);
-                self.counts.vanished += 1;
             }
             _ => {}
         }

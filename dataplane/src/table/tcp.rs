@@ -3,7 +3,7 @@
 use sockeye_bpf::records::{FlowRecord, Kind, flags};
 
 use super::{FlowTable, Listener, Opened, pairing};
-use crate::flow::{Addr, End, Endpoint, ProcKey, Proto, Side, TcpObservation};
+use crate::flow::{Addr, End, Endpoint, ProcKey, Proto, Side, State, TcpObservation};
 
 impl FlowTable {
     /// Takes a record of a TCP socket, or of a listener.
@@ -44,22 +44,17 @@ impl FlowTable {
         let Some(&id) = self.tcp.get(&cookie) else { return Connection::New };
         let flow = &self.flows[id as usize];
         let Some(end) = flow.end(flow.side_of(cookie)) else { return Connection::New };
-        let newer = o.end.at_ns > end.at_ns;
-        // Nothing follows a close, so a later record tells of the socket's next connection.
-        if flow.has_tuple(o) && !(newer && end.has(End::CLOSED)) {
+        if flow.is_of(o) {
             return Connection::Known(id);
         }
-        if newer {
-            return Connection::New;
+        if let Some(&before) = self.tcp_before.get(&cookie)
+            && self.flows.get(before as usize).is_some_and(|flow| flow.is_of(o))
+        {
+            return Connection::Known(before);
         }
-        match self.tcp_before.get(&cookie) {
-            Some(&before) if self.flows.get(before as usize).is_some_and(|flow| flow.has_tuple(o)) => {
-                Connection::Known(before)
-            }
-            // The last word on a connection of which nothing else was heard.
-            _ if o.end.has(End::CLOSED) && !flow.has_tuple(o) => Connection::New,
-            _ => Connection::Stale,
-        }
+        // Newer, or the last word on a connection of which nothing else was heard.
+        let news = o.end.at_ns > end.at_ns || o.end.has(End::CLOSED);
+        if news { Connection::New } else { Connection::Stale }
     }
 
     fn new_tcp(&mut self, o: &TcpObservation, now_ns: u64) {
@@ -105,7 +100,10 @@ impl FlowTable {
         let flow = &mut self.flows[id as usize];
         let side = flow.side_of(o.end.cookie);
         let Some(end) = flow.end_mut(side) else { return };
-        if o.end.at_ns <= end.at_ns || end.has(End::CLOSED) {
+        // The close is the last word even if a sweep on another CPU has looked at its clock later: the kernel tells of
+        // the new state before it sets it.
+        let last_word = o.end.has(End::CLOSED);
+        if end.has(End::CLOSED) || (o.end.at_ns <= end.at_ns && !last_word) {
             return;
         }
         let before = *end;
@@ -113,6 +111,11 @@ impl FlowTable {
         end.marks |= before.marks & End::SEEDED;
         end.packets_sent = extend(before.packets_sent, o.end.packets_sent);
         end.packets_received = extend(before.packets_received, o.end.packets_received);
+        // Taken for vanished, and here it is.
+        if flow.verdict == Some(State::Vanished) {
+            flow.verdict = None;
+            flow.last_look = false;
+        }
         let told = |end: &End| (end.bytes_sent, end.bytes_received, end.state, end.marks);
         if told(&before) != told(&o.end) {
             flow.active_ns = flow.active_ns.max(o.end.at_ns);

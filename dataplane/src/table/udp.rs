@@ -41,6 +41,7 @@ impl FlowTable {
             netns: key.netns,
             state: 0,
             error: 0,
+            seq_local: 0,
             marks: End::CONFIRMED,
             bytes_sent: 0,
             bytes_received: 0,
