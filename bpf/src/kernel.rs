@@ -187,7 +187,7 @@ fn create_rings(outer: &impl MapCore, cpus: usize, bytes: u32) -> Result<Vec<Rin
 
 fn attach_tracing(progs: &crate::skel::MainProgs<'_>) -> Result<Vec<Link>, KernelError> {
     let attach = |program: &ProgramMut<'_>| program.attach_trace().map_err(bpf("cannot attach a BTF tracepoint"));
-    Ok(vec![attach(&progs.se_set_state)?, attach(&progs.se_read)?])
+    Ok(vec![attach(&progs.se_connect)?, attach(&progs.se_set_state)?, attach(&progs.se_read)?])
 }
 
 fn attach_cgroup(progs: &crate::skel::MainProgs<'_>, path: &Path) -> Result<Vec<Link>, KernelError> {

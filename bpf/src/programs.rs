@@ -26,6 +26,8 @@ pub struct ProgramCost {
     pub runs: u64,
     /// Nanoseconds that those runs took.
     pub run_ns: u64,
+    /// Events that were not seen because the program was already running on that CPU. Always counted.
+    pub misses: u64,
 }
 
 impl ProgramHandle {
@@ -45,6 +47,7 @@ impl ProgramHandle {
             verified_instructions: facts.verified_instructions,
             runs: facts.runs,
             run_ns: facts.run_ns,
+            misses: facts.misses,
         })
     }
 }

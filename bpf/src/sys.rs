@@ -105,6 +105,7 @@ pub(crate) struct ProgramFacts {
     pub(crate) verified_instructions: u32,
     pub(crate) runs: u64,
     pub(crate) run_ns: u64,
+    pub(crate) misses: u64,
 }
 
 pub(crate) fn program_facts(program: BorrowedFd<'_>) -> io::Result<ProgramFacts> {
@@ -121,6 +122,7 @@ pub(crate) fn program_facts(program: BorrowedFd<'_>) -> io::Result<ProgramFacts>
         verified_instructions: info.verified_insns,
         runs: info.run_cnt,
         run_ns: info.run_time_ns,
+        misses: info.recursion_misses,
     })
 }
 

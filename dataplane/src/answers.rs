@@ -164,6 +164,10 @@ fn losses(control: &Control, cpus: &[CpuStats]) -> Table {
     ] {
         table.push([json!(reason), json!(count), Value::Null, json!(effect)]);
     }
+    for cost in control.kernel.programs().iter().filter_map(|program| program.cost().ok()) {
+        let effect = "events that came while the program was already running on that CPU";
+        table.push([json!(format!("program_busy {}", cost.name)), json!(cost.misses), Value::Null, json!(effect)]);
+    }
     for port in &control.exporters {
         let dropped = ExportStats::get(&port.stats.dropped);
         let effect = "reports of flows that the exporter did not get";

@@ -69,7 +69,7 @@ fn ending_the_agent_under_load_leaves_nothing_and_breaks_nothing() {
             agent.kill()
         }
         // The kernel frees programs after a grace period.
-        wait_for("end of our programs", Duration::from_secs(5), || (our_programs() == before).then_some(()));
+        wait_for("end of our programs", Duration::from_secs(5), || our_programs().is_subset(&before).then_some(()));
         assert_eq!(storm.says()["done"], storm_size, "no connection breaks after SIG{how}");
         let began = Instant::now();
         let again = Agent::start(&[]);

@@ -5,7 +5,8 @@ use std::process::Command;
 use sockeye_tests::program;
 
 /// Verified instructions on the development kernel (6.18), with half as much again for other kernels.
-const BOUNDS: [(&str, u32); 9] = [
+const BOUNDS: [(&str, u32); 10] = [
+    ("se_connect", 3000),
     ("se_set_state", 6000),
     ("se_read", 2600),
     ("se_sockops", 400),
