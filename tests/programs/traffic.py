@@ -3,6 +3,7 @@
 
 usage: traffic.py PROGRAM ARGUMENTS...
 """
+import ctypes
 import json
 import os
 import signal
@@ -74,6 +75,11 @@ def serve(host, port):
         threading.Thread(target=answer, args=(c,), daemon=True).start()
 
 
+def die_with_parent():
+    """PR_SET_PDEATHSIG: a test kills the parent only."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def prefork(host, port, children=4):
     """The parent listens, the children accept."""
     s = listen(host, int(port))
@@ -81,6 +87,7 @@ def prefork(host, port, children=4):
     for _ in range(int(children)):
         pid = os.fork()
         if pid == 0:
+            die_with_parent()
             while True:
                 c, _ = s.accept()
                 want = request(c)
@@ -109,6 +116,7 @@ def passed(host, port):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     pid = os.fork()
     if pid == 0:
+        die_with_parent()
         while True:
             _, fds, _, _ = socket.recv_fds(theirs, 1, 1)
             if not fds:
