@@ -230,6 +230,16 @@ impl Agent {
     }
 }
 
+/// An agent that exports to a collector which is already listening.
+#[must_use]
+pub fn exporting_agent() -> (Agent, Collector) {
+    let port = free_port();
+    let collector = Collector::start(port, 120, &[]);
+    let agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{port}c")]);
+    agent.wait_connected();
+    (agent, collector)
+}
+
 /// The strict collector, which shares no code with the agent.
 pub struct Collector {
     process: Guard,

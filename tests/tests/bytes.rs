@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sockeye_tests::{Agent, Collector, Traffic, free_port, serve, settle, talk, wait_for};
+use sockeye_tests::{Agent, Collector, Traffic, exporting_agent, free_port, serve, settle, talk, wait_for};
 
 fn port(value: &Value) -> u64 {
     value["local"].as_u64().expect("a port")
@@ -11,10 +11,7 @@ fn port(value: &Value) -> u64 {
 
 #[test]
 fn every_way_to_end_a_tcp_flow() {
-    let zmq = free_port();
-    let collector = Collector::start(zmq, 120, &[]);
-    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
-    agent.wait_connected();
+    let (mut agent, collector) = exporting_agent();
     let (server, server_port, _) = serve("serve", "127.0.0.1");
     let server_text = server_port.to_string();
     let mut flows = Vec::new();
@@ -56,10 +53,7 @@ fn a_flow_that_is_older_than_the_agent() {
     let (server, server_port, _) = serve("serve", "127.0.0.1");
     let mut old = Traffic::start(None, &["talk_on", "127.0.0.1", &server_port.to_string(), "5000", "777"]);
     let first = old.says();
-    let zmq = free_port();
-    let collector = Collector::start(zmq, 120, &[]);
-    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
-    agent.wait_connected();
+    let (mut agent, collector) = exporting_agent();
     let shown = agent.flows_of_port(server_port);
     assert_eq!(shown.len(), 1, "{shown:#?}");
     assert_eq!(shown[0]["sent"], first["sent"], "the whole total is in ctl: {shown:#?}");
@@ -105,10 +99,7 @@ fn an_open_flow_is_reported_before_each_active_timeout() {
 
 #[test]
 fn udp_datagrams_and_payload() {
-    let zmq = free_port();
-    let collector = Collector::start(zmq, 120, &[]);
-    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
-    agent.wait_connected();
+    let (mut agent, collector) = exporting_agent();
     let mut checks = Vec::new();
     let (v4, v4_port, _) = serve("udp_echo", "127.0.0.1");
     let (v6, v6_port, _) = serve("udp_echo", "::1");

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sockeye_tests::{Agent, Collector, Traffic, free_port, output, serve, settle, slowness, wait_for};
+use sockeye_tests::{Agent, Traffic, exporting_agent, output, serve, settle, slowness, wait_for};
 
 /// Ids of the kernel programs that are ours, by name.
 fn our_programs() -> HashSet<u64> {
@@ -16,10 +16,7 @@ fn our_programs() -> HashSet<u64> {
 #[test]
 fn ten_thousand_short_connections_at_full_speed() {
     let connections = 10_000 / u64::from(slowness()) / 2 * 2;
-    let zmq = free_port();
-    let collector = Collector::start(zmq, 120, &[]);
-    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
-    agent.wait_connected();
+    let (mut agent, collector) = exporting_agent();
     let (_server, port, _) = serve("serve", "127.0.0.1");
     let (port_text, share) = (port.to_string(), (connections / 2).to_string());
     let mut storms: Vec<Traffic> = ["127.0.1.1", "127.0.1.2"]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use sockeye_tests::{Agent, Collector, free_port, program, serve, settle, slowness, talk};
+use sockeye_tests::{Agent, Collector, exporting_agent, program, serve, settle, slowness, talk};
 
 struct Lab {
     agent: Agent,
@@ -12,10 +12,7 @@ struct Lab {
 }
 
 fn lab() -> Lab {
-    let zmq = free_port();
-    let collector = Collector::start(zmq, 120, &[]);
-    let agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
-    agent.wait_connected();
+    let (agent, collector) = exporting_agent();
     Lab { agent, collector }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sockeye_tests::net::{ADDRESSES, Pair};
-use sockeye_tests::{Agent, Collected, Collector, Guard, Traffic, free_port, output, serve, talk, wait_for};
+use sockeye_tests::{Collected, Guard, Traffic, exporting_agent, free_port, output, serve, talk, wait_for};
 
 /// One side of a flow, as the test knows it.
 struct Side<'a> {
@@ -118,10 +118,7 @@ fn check_web(collected: &Collected, nginx: &Nginx, worker: u32, (pid, local): (u
 fn web_servers_databases_name_servers_and_namespaces() {
     // Some are there before the agent, some come after it.
     let nginx = Nginx::start();
-    let zmq = free_port();
-    let collector = Collector::start(zmq, 120, &[]);
-    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
-    agent.wait_connected();
+    let (mut agent, collector) = exporting_agent();
 
     let (v4, v6) = (curl(&format!("http://127.0.0.1:{}/", nginx.port)), curl(&format!("http://[::1]:{}/", nginx.port)));
 

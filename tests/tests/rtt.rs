@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sockeye_ctl::protocol::FlowsArguments;
 use sockeye_tests::net::{ADDRESSES, Pair};
-use sockeye_tests::{Agent, Collector, Traffic, free_port, serve, talk};
+use sockeye_tests::{Agent, Traffic, exporting_agent, serve, talk};
 
 const ONE_WAY_US: u32 = 10_000;
 const ROUND_TRIP_US: f64 = 20_000.0;
@@ -15,10 +15,7 @@ fn assert_20_ms(us: f64, what: &str) {
 
 #[test]
 fn twenty_milliseconds_are_twenty_milliseconds() {
-    let zmq = free_port();
-    let collector = Collector::start(zmq, 120, &[]);
-    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c")]);
-    agent.wait_connected();
+    let (mut agent, collector) = exporting_agent();
     let pair = Pair::delayed(ONE_WAY_US);
     let mut server = Traffic::start(Some(&pair.names[1]), &["serve", ADDRESSES[1], "0"]);
     let port = server.says()["port"].as_u64().expect("a port");
