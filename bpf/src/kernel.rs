@@ -96,6 +96,8 @@ impl Kernel {
         let set = bpf("cannot size the maps");
         let udp_inner = create_udp_table(options.udp_table_entries)?;
         open.maps.se_rings.set_max_entries(cpus as u32).map_err(set)?;
+        open.maps.rodata_data.as_deref_mut().expect("the object has constants").se_has_sockops =
+            options.cgroup.is_some();
         let skel = open.load().map_err(bpf("the kernel refused a program (run with -vv for the verifier's log)"))?;
 
         let rings = create_rings(&skel.maps.se_rings, cpus, options.ring_bytes)?;

@@ -7,9 +7,9 @@ use sockeye_tests::program;
 /// Verified instructions on the development kernel (6.18), with half as much again for other kernels.
 const BOUNDS: [(&str, u32); 10] = [
     ("se_connect", 3000),
-    ("se_set_state", 6000),
+    ("se_set_state", 1500),
     ("se_read", 2600),
-    ("se_sockops", 400),
+    ("se_sockops", 6000),
     ("se_sock_create", 2400),
     ("se_sock_release", 150),
     ("se_egress", 1000),

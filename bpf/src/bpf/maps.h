@@ -105,18 +105,40 @@ static __always_inline struct se_stats *stats(void)
 	return bpf_map_lookup_elem(&se_counts, &zero);
 }
 
+/* The state of a socket, made if need be, or NULL with the failure counted. `sk`: any pointer that sk_storage takes. */
+static __always_inline struct se_sock *track(void *sk)
+{
+	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	struct se_stats *st;
+
+	if (s)
+		return s;
+	st = stats();
+	if (st)
+		count(&st->storage_failed);
+	return NULL;
+}
+
+/* A record in this CPU's ring, or NULL: the caller says what becomes of it then. */
+static __always_inline void *offer(struct se_stats *st, enum se_kind kind, const __u64 bytes)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	void *ring;
+
+	count(&st->offered[kind]);
+	ring = bpf_map_lookup_elem(&se_rings, &cpu);
+	return ring ? bpf_ringbuf_reserve(ring, bytes, 0) : NULL;
+}
+
 /* A record in this CPU's ring, or NULL with the loss counted. */
 static __always_inline void *reserve(enum se_kind kind, const __u64 bytes)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
 	struct se_stats *st = stats();
-	void *ring, *record;
+	void *record;
 
 	if (!st)
 		return NULL;
-	count(&st->offered[kind]);
-	ring = bpf_map_lookup_elem(&se_rings, &cpu);
-	record = ring ? bpf_ringbuf_reserve(ring, bytes, 0) : NULL;
+	record = offer(st, kind, bytes);
 	if (!record)
 		count(&st->lost[kind]);
 	return record;

@@ -79,11 +79,11 @@ int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (s.flags & SE_UDP) {
 		if (!s.local_port)
 			return 0;
-		fill_flow(&f, SE_LISTENER, state, &s, sk);
+		fill_flow(&f, SE_LISTENER, state, &s, sk, bpf_get_socket_cookie(sk));
 	} else if (state == TCP_LISTEN) {
-		fill_flow(&f, SE_LISTENER, state, &s, sk);
+		fill_flow(&f, SE_LISTENER, state, &s, sk, bpf_get_socket_cookie(sk));
 	} else if (state != TCP_CLOSE && role != SE_ROLE_LISTENER) {
-		fill_flow(&f, SE_SWEEP, state, &s, sk);
+		fill_flow(&f, SE_SWEEP, state, &s, sk, bpf_get_socket_cookie(sk));
 	} else {
 		return 0;
 	}

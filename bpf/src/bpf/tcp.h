@@ -68,7 +68,7 @@ static __always_inline void read_counters(struct se_flow *f, struct sock *sk, st
 }
 
 static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, const struct se_sock *s,
-				      struct sock *sk)
+				      struct sock *sk, __u64 cookie)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
@@ -78,7 +78,7 @@ static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, 
 	f->error = sk->sk_err;
 	f->pid = s->pid;
 	f->start_ticks = s->start_ticks;
-	f->cookie = bpf_get_socket_cookie(sk);
+	f->cookie = cookie;
 	f->at_ns = bpf_ktime_get_boot_ns();
 	f->age_ms = s->opened_ns ? (f->at_ns - s->opened_ns) / 1000000 : 0;
 	copy16(f->local_addr, s->local_addr);
@@ -90,13 +90,13 @@ static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, 
 		read_counters(f, sk, tp);
 }
 
-static __always_inline void emit_flow(__u8 kind, __u8 state, const struct se_sock *s, struct sock *sk)
+static __always_inline void emit_flow(__u8 kind, __u8 state, const struct se_sock *s, struct sock *sk, __u64 cookie)
 {
 	struct se_flow *f = reserve(kind, sizeof(*f));
 
 	if (!f)
 		return;
-	fill_flow(f, kind, state, s, sk);
+	fill_flow(f, kind, state, s, sk, cookie);
 	submit(f);
 }
 
@@ -124,42 +124,31 @@ static __always_inline void flush_rtt(struct se_sock *s, __u64 cookie, __u64 now
  * The close record must not get lost: nothing could heal it. When the ring is full it goes to a hash map that user
  * space drains; only when that is full too does it count as lost.
  */
-static __always_inline void emit_close(__u8 state, struct se_sock *s, struct sock *sk)
+static __always_inline void emit_close(__u8 state, const struct se_sock *s, struct sock *sk, __u64 cookie)
 {
-	struct se_stats *st = stats();
-	__u32 cpu = bpf_get_smp_processor_id();
-	void *ring = bpf_map_lookup_elem(&se_rings, &cpu);
 	struct se_flow *f, spill = {};
+	struct se_stats *st = stats();
 
 	if (!st)
 		return;
-	count(&st->offered[SE_CLOSE]);
-	f = ring ? bpf_ringbuf_reserve(ring, sizeof(*f), 0) : NULL;
+	f = offer(st, SE_CLOSE, sizeof(*f));
 	if (f) {
-		fill_flow(f, SE_CLOSE, state, s, sk);
+		fill_flow(f, SE_CLOSE, state, s, sk, cookie);
 		submit(f);
 		return;
 	}
-	fill_flow(&spill, SE_CLOSE, state, s, sk);
-	if (bpf_map_update_elem(&se_closes, &spill.cookie, &spill, BPF_NOEXIST))
+	fill_flow(&spill, SE_CLOSE, state, s, sk, cookie);
+	if (bpf_map_update_elem(&se_closes, &cookie, &spill, BPF_NOEXIST))
 		count(&st->lost[SE_CLOSE]);
 	else
 		count(&st->close_overflow);
 }
 
 /* connect() or listen(): the caller owns the socket. tcp_v4_connect() and inet_csk_listen_start() run in the process. */
-static __always_inline void on_open(struct sock *sk, __u8 role)
+static __always_inline void on_open(struct se_sock *s, __u8 role)
 {
-	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	struct se_owner owner = current_owner();
-	struct se_stats *st;
 
-	if (!s) {
-		st = stats();
-		if (st)
-			count(&st->storage_failed);
-		return;
-	}
 	s->pid = owner.pid;
 	s->start_ticks = owner.start_ticks;
 	s->flags = role | SE_CONFIRMED;
@@ -170,17 +159,8 @@ static __always_inline void on_open(struct sock *sk, __u8 role)
 }
 
 /* Softirq: `current` is whoever was interrupted. The owner is the one that connected, or came with the listener. */
-static __always_inline void on_established(struct sock *sk, int old)
+static __always_inline void on_established(struct se_sock *s, struct sock *sk, __u64 cookie, int old)
 {
-	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	struct se_stats *st;
-
-	if (!s) {
-		st = stats();
-		if (st)
-			count(&st->storage_failed);
-		return;
-	}
 	if ((s->flags & SE_ROLE_MASK) != SE_INITIATOR) {
 		s->flags = old == TCP_SYN_SENT ? SE_INITIATOR : SE_RESPONDER;
 		s->owner_changes = 0;
@@ -188,58 +168,66 @@ static __always_inline void on_established(struct sock *sk, int old)
 		s->opened_ns = bpf_ktime_get_boot_ns();
 	}
 	remember_tuple(s, sk);
-	emit_flow(SE_OPEN, TCP_ESTABLISHED, s, sk);
+	emit_flow(SE_OPEN, TCP_ESTABLISHED, s, sk, cookie);
 }
 
-static __always_inline void on_close(struct sock *sk, int old)
+/* The caller deletes the state then: the socket may connect again, and starts afresh. */
+static __always_inline void on_close(struct se_sock *s, struct sock *sk, __u64 cookie, int old)
 {
-	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
-	struct se_stats *st;
-
-	if (!s) {
-		st = stats();
-		if (st && old != TCP_LISTEN && old != TCP_CLOSE)
-			count(&st->untracked_close);
+	if ((s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER)
 		return;
-	}
-	if ((s->flags & SE_ROLE_MASK) != SE_ROLE_LISTENER) {
-		if (!s->remote_port)
-			remember_tuple(s, sk);
-		if (s->rtt_count)
-			flush_rtt(s, bpf_get_socket_cookie(sk), bpf_ktime_get_boot_ns());
-		emit_close(old, s, sk);
-	}
-	/* The socket may connect again: it starts afresh then. */
-	bpf_sk_storage_delete(&se_socks, sk);
+	if (!s->remote_port)
+		remember_tuple(s, sk);
+	if (s->rtt_count)
+		flush_rtt(s, cookie, bpf_ktime_get_boot_ns());
+	emit_close(old, s, sk, cookie);
 }
 
-/*
- * The kernel does not run a tracing program that is already running on the same CPU (bpf_trace_run, since 6.1): a
- * softirq that interrupts it loses its event. So what happens in processes, and is slow, is a program of its own: a
- * connection that ends in the middle of another one's connect() is still told. What remains is a window of some tens
- * of nanoseconds; the kernel counts what falls into it (recursion_misses), and `ctl stats` shows it.
- */
+/* Set by the loader: se_sockops is attached, and sees each change of state of the sockets that carry its flag. */
+const volatile bool se_has_sockops = false;
+
+/* Process context. se_sockops comes right after and makes good for a run that the kernel skipped (see there). */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(se_connect, struct sock *sk, int old, int new)
 {
-	if (new != TCP_SYN_SENT && new != TCP_LISTEN)
+	struct se_sock *s;
+
+	if ((new != TCP_SYN_SENT && new != TCP_LISTEN) || sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	if (sk->sk_protocol == IPPROTO_TCP)
-		on_open(sk, new == TCP_LISTEN ? SE_ROLE_LISTENER : SE_INITIATOR);
+	s = track(sk);
+	if (s)
+		on_open(s, new == TCP_LISTEN ? SE_ROLE_LISTENER : SE_INITIATOR);
 	return 0;
 }
 
+/* What se_sockops does not see: connections that are older than the agent, and hosts without cgroup v2. */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
 {
-	if (new != TCP_ESTABLISHED && new != TCP_CLOSE)
+	struct se_stats *st;
+	struct tcp_sock *tp;
+	struct se_sock *s;
+
+	if ((new != TCP_ESTABLISHED && new != TCP_CLOSE) || sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	if (sk->sk_protocol != IPPROTO_TCP)
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp || (se_has_sockops && tp->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_STATE_CB_FLAG))
 		return 0;
-	if (new == TCP_ESTABLISHED)
-		on_established(sk, old);
-	else
-		on_close(sk, old);
+	if (new == TCP_ESTABLISHED) {
+		s = track(sk);
+		if (s)
+			on_established(s, sk, bpf_get_socket_cookie(sk), old);
+		return 0;
+	}
+	s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+	if (s) {
+		on_close(s, sk, bpf_get_socket_cookie(sk), old);
+		bpf_sk_storage_delete(&se_socks, sk);
+	} else if (old != TCP_LISTEN && old != TCP_CLOSE) {
+		st = stats();
+		if (st)
+			count(&st->untracked_close);
+	}
 	return 0;
 }
 
@@ -269,7 +257,7 @@ int BPF_PROG(se_read, struct sock *sk)
 	s->pid = owner.pid;
 	s->start_ticks = owner.start_ticks;
 	s->owner_changes++;
-	emit_flow(SE_OWNER, sk->__sk_common.skc_state, s, sk);
+	emit_flow(SE_OWNER, sk->__sk_common.skc_state, s, sk, bpf_get_socket_cookie(sk));
 	return 0;
 }
 
@@ -278,16 +266,12 @@ int BPF_PROG(se_read, struct sock *sk)
  * smoothed one is there.
  * Samples travel in batches, and none waits for longer than a second of further samples.
  */
-static __always_inline void on_rtt(struct bpf_sock_ops *ops)
+static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct bpf_sock *handle)
 {
-	struct bpf_sock *sk = ops->sk;
+	struct se_sock *s = bpf_sk_storage_get(&se_socks, handle, NULL, 0);
 	__u32 sample_us = ops->args[0], at;
-	struct se_sock *s;
 	__u64 now;
 
-	if (!sk)
-		return;
-	s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	if (!s)
 		return;
 	if (!sample_us)
@@ -304,16 +288,66 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ops)
 		flush_rtt(s, bpf_get_socket_cookie(ops), now);
 }
 
+/* Right before tcp_set_state() changes the state. The same events as se_set_state's, and the same answers. */
+static __always_inline void on_state(struct bpf_sock_ops *ops, struct bpf_sock *handle)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(handle);
+	int old = ops->args[0], new = ops->args[1];
+	struct se_sock *s;
+
+	if (!tp || old == TCP_CLOSE || (new != TCP_ESTABLISHED && new != TCP_CLOSE))
+		return;
+	s = track(handle);
+	if (!s)
+		return;
+	if (new == TCP_ESTABLISHED) {
+		on_established(s, (struct sock *)tp, bpf_get_socket_cookie(ops), old);
+		return;
+	}
+	on_close(s, (struct sock *)tp, bpf_get_socket_cookie(ops), old);
+	bpf_sk_storage_delete(&se_socks, handle);
+}
+
+/* connect() or listen() that se_connect has not seen. */
+static __always_inline void on_missed_open(struct bpf_sock *handle, __u8 role)
+{
+	struct se_sock *s = track(handle);
+
+	if (s && (s->flags & SE_ROLE_MASK) != role)
+		on_open(s, role);
+}
+
+/*
+ * The kernel does not run a tracing program that is already running on the same CPU (bpf_trace_run, since 6.1): a
+ * softirq or, with preemptible tracepoints, another process that comes in between loses its event. It counts them
+ * (recursion_misses), but a close that is lost is lost for good. Programs of cgroups have no such guard. So connections
+ * are followed from here, and the tracepoints keep what needs them.
+ */
 SEC("sockops")
 int se_sockops(struct bpf_sock_ops *ops)
 {
+	struct bpf_sock *handle = ops->sk;
+	int flags = ops->bpf_sock_ops_cb_flags;
+
+	if (!handle)
+		return 1;
 	switch (ops->op) {
 	case BPF_SOCK_OPS_RTT_CB:
-		on_rtt(ops);
+		on_rtt(ops, handle);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		on_state(ops, handle);
+		break;
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		on_missed_open(handle, SE_ROLE_LISTENER);
+		break;
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		on_missed_open(handle, SE_INITIATOR);
+		bpf_sock_ops_cb_flags_set(ops, flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
+		bpf_sock_ops_cb_flags_set(ops, flags | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG);
 		break;
 	}
 	return 1;

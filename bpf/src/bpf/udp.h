@@ -40,18 +40,13 @@ SEC("cgroup/sock_create")
 int se_sock_create(struct bpf_sock *sk)
 {
 	struct se_owner owner;
-	struct se_stats *st;
 	struct se_sock *s;
 
 	if (sk->protocol != IPPROTO_UDP)
 		return 1;
-	s = bpf_sk_storage_get(&se_socks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!s) {
-		st = stats();
-		if (st)
-			count(&st->storage_failed);
+	s = track(sk);
+	if (!s)
 		return 1;
-	}
 	owner = current_owner();
 	s->pid = owner.pid;
 	s->start_ticks = owner.start_ticks;
