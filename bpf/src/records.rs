@@ -10,10 +10,12 @@ pub const COMM_LEN: usize = 16;
 pub const EXE_LEN: usize = 256;
 /// Bytes of the command line in an [`IdentityRecord`].
 pub const ARGS_LEN: usize = 512;
+/// Bytes for a path in a [`CgroupRecord`].
+pub const CGROUP_LEN: usize = 512;
 /// Round-trip samples in an [`RttRecord`].
 pub const RTT_BATCH: usize = 24;
 /// Kinds of records; also the length of the per-kind counters.
-pub const KINDS: usize = 9;
+pub const KINDS: usize = 10;
 
 /// First byte of every record (`enum se_kind`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub enum Kind {
     UdpClose = 7,
     /// A process, at its first socket.
     Identity = 8,
+    /// A cgroup, at the first process in it that is seen.
+    Cgroup = 9,
 }
 
 impl Kind {
@@ -51,6 +55,7 @@ impl Kind {
         Self::Datagram,
         Self::UdpClose,
         Self::Identity,
+        Self::Cgroup,
     ];
 
     /// The kind of the record that starts with `byte`.
@@ -72,6 +77,7 @@ impl Kind {
             Self::Datagram => "datagram",
             Self::UdpClose => "udp_close",
             Self::Identity => "identity",
+            Self::Cgroup => "cgroup",
         }
     }
 }
@@ -94,6 +100,8 @@ pub mod flags {
     pub const SEEDED: u8 = 0x08;
     /// UDP, not TCP.
     pub const UDP: u8 = 0x10;
+    /// Number of the owner's `exec()`, modulo 8.
+    pub const EXEC_MASK: u8 = 0xe0;
 }
 
 /// One end of a TCP connection, or a listening socket (`struct se_flow`). Counters are absolute, of the kernel's own.
@@ -162,18 +170,20 @@ pub struct RttRecord {
     pub kind: u8,
     /// Samples that are filled.
     pub count: u8,
+    /// [`flags`].
+    pub flags: u8,
     /// Padding.
-    pub pad0: u16,
+    pub pad0: u8,
     /// Owner.
     pub pid: u32,
-    /// Socket cookie.
-    pub cookie: u64,
     /// `CLOCK_BOOTTIME`, nanoseconds.
     pub at_ns: u64,
     /// Start time of the owner, 10 ms units.
     pub start_ticks: u32,
     /// Padding.
     pub pad1: u32,
+    /// Network order, IPv4 as `::ffff:a.b.c.d`.
+    pub remote_addr: [u8; 16],
     /// Microseconds.
     pub samples_us: [u32; RTT_BATCH],
 }
@@ -218,8 +228,10 @@ pub struct UdpValue {
     pub start_ticks: u32,
     /// 1: the first packet went out.
     pub first_sent: u8,
+    /// [`flags`] of the owner.
+    pub flags: u8,
     /// Padding.
-    pub pad0: [u8; 7],
+    pub pad0: [u8; 6],
 }
 
 /// One UDP packet that found the UDP table full (`struct se_datagram`).
@@ -230,8 +242,10 @@ pub struct DatagramRecord {
     pub kind: u8,
     /// 1: went out, 0: came in.
     pub sent: u8,
+    /// [`flags`] of the owner.
+    pub flags: u8,
     /// Padding.
-    pub pad0: u16,
+    pub pad0: u8,
     /// Owner.
     pub pid: u32,
     /// `CLOCK_BOOTTIME`, nanoseconds.
@@ -284,8 +298,10 @@ pub struct IdentityRecord {
     pub args_total: u32,
     /// Bytes of `args` that are filled.
     pub args_len: u32,
+    /// [`flags::EXEC_MASK`].
+    pub flags: u8,
     /// Padding.
-    pub pad0: u32,
+    pub pad0: [u8; 3],
     /// Inode of the cgroup v2 directory.
     pub cgroup_id: u64,
     /// Name of the process.
@@ -296,6 +312,24 @@ pub struct IdentityRecord {
     pub exe: [u8; EXE_LEN],
     /// As in `/proc/PID/cmdline`.
     pub args: [u8; ARGS_LEN],
+}
+
+/// Path of a cgroup v2 directory (`struct se_cgroup`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CgroupRecord {
+    /// [`Kind::Cgroup`].
+    pub kind: u8,
+    /// 1: `path` holds the path up to the root of the hierarchy.
+    pub complete: u8,
+    /// Bytes of `path` that are filled.
+    pub len: u16,
+    /// Padding.
+    pub pad0: u32,
+    /// Inode of the directory.
+    pub cgroup_id: u64,
+    /// Path components, the last one first, each with a NUL.
+    pub path: [u8; CGROUP_LEN],
 }
 
 /// Counters of one CPU (`struct se_stats`).
@@ -333,6 +367,8 @@ pub enum Record<'a> {
     UdpClose(&'a UdpCloseRecord),
     /// A process.
     Identity(&'a IdentityRecord),
+    /// Path of a cgroup.
+    Cgroup(&'a CgroupRecord),
 }
 
 impl<'a> Record<'a> {
@@ -349,6 +385,7 @@ impl<'a> Record<'a> {
             Kind::Datagram => Self::Datagram(DatagramRecord::ref_from_bytes(bytes).ok()?),
             Kind::UdpClose => Self::UdpClose(UdpCloseRecord::ref_from_bytes(bytes).ok()?),
             Kind::Identity => Self::Identity(IdentityRecord::ref_from_bytes(bytes).ok()?),
+            Kind::Cgroup => Self::Cgroup(CgroupRecord::ref_from_bytes(bytes).ok()?),
         })
     }
 }

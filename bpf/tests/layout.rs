@@ -7,7 +7,7 @@ use std::mem::{offset_of, size_of};
 use libbpf_rs::btf::types::{MemberAttr, Struct};
 use libbpf_rs::btf::{Btf, HasSize};
 use sockeye_bpf::records::{
-    CpuStats, DatagramRecord, FlowRecord, IdentityRecord, RttRecord, UdpCloseRecord, UdpKey, UdpValue,
+    CgroupRecord, CpuStats, DatagramRecord, FlowRecord, IdentityRecord, RttRecord, UdpCloseRecord, UdpKey, UdpValue,
 };
 
 type Layout = (usize, BTreeMap<&'static str, usize>);
@@ -35,27 +35,28 @@ fn c_and_rust_agree_on_every_record() {
     let mut object = tempfile::NamedTempFile::new().expect("a file");
     object.write_all(sockeye_bpf::object_bytes()).expect("written");
     let btf = Btf::from_path(object.path()).expect("the object has BTF");
-    let pairs: [(&str, Layout); 8] = [
+    let pairs: [(&str, Layout); 9] = [
         (
             "se_flow",
             rust_layout!(FlowRecord: kind flags state error pid cookie at_ns start_ticks age_ms local_addr remote_addr
                 local_port remote_port netns bytes_sent bytes_received segs_out segs_in retrans lost out_of_order
                 srtt_us rttvar_us min_rtt_us seq_local seq_remote),
         ),
-        ("se_rtt", rust_layout!(RttRecord: kind count pad0 pid cookie at_ns start_ticks pad1 samples_us)),
+        ("se_rtt", rust_layout!(RttRecord: kind count flags pad0 pid at_ns start_ticks pad1 remote_addr samples_us)),
         ("se_udp_key", rust_layout!(UdpKey: cookie local_addr remote_addr local_port remote_port netns)),
         (
             "se_udp_value",
             rust_layout!(UdpValue: bytes_sent bytes_received first_ns last_ns packets_sent packets_received pid
-                start_ticks first_sent pad0),
+                start_ticks first_sent flags pad0),
         ),
-        ("se_datagram", rust_layout!(DatagramRecord: kind sent pad0 pid at_ns key start_ticks packets bytes)),
+        ("se_datagram", rust_layout!(DatagramRecord: kind sent flags pad0 pid at_ns key start_ticks packets bytes)),
         ("se_udp_close", rust_layout!(UdpCloseRecord: kind pad0 cookie)),
         (
             "se_identity",
             rust_layout!(IdentityRecord: kind exe_complete exe_len pid start_ticks ppid uid gid parent_uid args_total
-                args_len pad0 cgroup_id comm parent_comm exe args),
+                args_len flags pad0 cgroup_id comm parent_comm exe args),
         ),
+        ("se_cgroup", rust_layout!(CgroupRecord: kind complete len pad0 cgroup_id path)),
         (
             "se_stats",
             rust_layout!(CpuStats: offered lost close_overflow storage_failed untracked_close udp_table_full

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use sockeye_ctl::protocol::{Answer, FlowsArguments, Request, SortBy, VERSION};
+use sockeye_ctl::protocol::{
+    Answer, FlowsArguments, OwnerSort, OwnersArguments, Request, RttArguments, RttBy, SortBy, VERSION,
+};
 use sockeye_ctl::{Client, ClientError, render};
 
 /// Exit code for a wrong command line, from sysexits(3).
@@ -41,6 +43,40 @@ enum Command {
     Stats,
     /// The flows of the host.
     Flows(Flows),
+    /// Who has flows: processes with users, parents, packages.
+    Processes(Owners),
+    /// Containers, with services of the host in their place.
+    Containers(Owners),
+    /// Kubernetes' pods.
+    Pods(Owners),
+    /// What listens.
+    Ports,
+    /// Distributions of round-trip times, drawn as histograms.
+    Rtt(Rtt),
+}
+
+#[derive(Debug, Args)]
+struct Owners {
+    /// Largest first: bytes, flows, retrans, or rtt (the median of the worse side).
+    #[arg(long, default_value = "bytes", value_parser = parse_owner_sort)]
+    sort: OwnerSort,
+    /// At most this many; 0 for all.
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    /// Part of the name.
+    name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Rtt {
+    /// What each histogram is of: host, process, container, pod, or peer (its network, /24 or /64).
+    #[arg(long, default_value = "host", value_parser = parse_rtt_by)]
+    by: RttBy,
+    /// At most this many, those with the most samples first; 0 for all.
+    #[arg(long, default_value_t = 5)]
+    limit: usize,
+    /// Part of the name.
+    name: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -66,23 +102,48 @@ struct Flows {
     /// As in the column of that name: open, closed, refused, ...
     #[arg(long)]
     state: Option<String>,
+    /// Name or beginning of the id of a container, name of a pod, or systemd unit.
+    #[arg(long)]
+    container: Option<String>,
+}
+
+fn parse_word<T: serde::de::DeserializeOwned>(text: &str, expected: &str) -> Result<T, String> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|_| format!("expected {expected}"))
 }
 
 fn parse_sort(text: &str) -> Result<SortBy, String> {
-    serde_json::from_value(serde_json::Value::String(text.to_owned()))
-        .map_err(|_| "expected bytes, rtt, retrans, active or age".into())
+    parse_word(text, "bytes, rtt, retrans, active or age")
+}
+
+fn parse_owner_sort(text: &str) -> Result<OwnerSort, String> {
+    parse_word(text, "bytes, flows, retrans or rtt")
+}
+
+fn parse_rtt_by(text: &str) -> Result<RttBy, String> {
+    parse_word(text, "host, process, container, pod or peer")
+}
+
+fn unlimited(limit: usize) -> usize {
+    if limit == 0 { usize::MAX } else { limit }
+}
+
+impl Owners {
+    fn into_arguments(self) -> OwnersArguments {
+        OwnersArguments { sort: self.sort, limit: unlimited(self.limit), name: self.name }
+    }
 }
 
 impl Flows {
     fn into_arguments(self) -> FlowsArguments {
         FlowsArguments {
             sort: self.sort,
-            limit: if self.limit == 0 { usize::MAX } else { self.limit },
+            limit: unlimited(self.limit),
             process: self.process,
             user: self.user,
             port: self.port,
             address: self.address,
             state: self.state,
+            container: self.container,
         }
     }
 }
@@ -98,6 +159,11 @@ fn main() -> ExitCode {
     let request = match cli.command {
         Command::Stats => Request::Stats,
         Command::Flows(flows) => Request::Flows(flows.into_arguments()),
+        Command::Processes(owners) => Request::Processes(owners.into_arguments()),
+        Command::Containers(owners) => Request::Containers(owners.into_arguments()),
+        Command::Pods(owners) => Request::Pods(owners.into_arguments()),
+        Command::Ports => Request::Ports,
+        Command::Rtt(rtt) => Request::Rtt(RttArguments { by: rtt.by, limit: unlimited(rtt.limit), name: rtt.name }),
     };
     let client = Client::new(&cli.socket);
     let mut first = true;
@@ -150,6 +216,11 @@ fn show(answer: &Answer, request: &Request, json: bool, watch: bool) -> io::Resu
     let text = match request {
         Request::Stats => render::stats(answer, style),
         Request::Flows(_) => render::flows(answer, style),
+        Request::Processes(_) => render::owners(answer, &render::PROCESSES, style),
+        Request::Containers(_) => render::owners(answer, &render::CONTAINERS, style),
+        Request::Pods(_) => render::owners(answer, &render::PODS, style),
+        Request::Ports => render::owners(answer, &render::PORTS, style),
+        Request::Rtt(_) => render::rtt(answer, style),
     };
     out.write_all(text.as_bytes())?;
     out.flush()

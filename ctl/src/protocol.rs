@@ -16,6 +16,84 @@ pub enum Request {
     Stats,
     /// The flows of the host.
     Flows(FlowsArguments),
+    /// Processes with flows.
+    Processes(OwnersArguments),
+    /// Containers with flows, and services.
+    Containers(OwnersArguments),
+    /// Pods with flows.
+    Pods(OwnersArguments),
+    /// Sockets that listen.
+    Ports,
+    /// Distributions of round-trip times.
+    Rtt(RttArguments),
+}
+
+/// Which processes, containers or pods, in which order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OwnersArguments {
+    /// Figure to sort by, largest first.
+    pub sort: OwnerSort,
+    /// At most this many.
+    pub limit: usize,
+    /// Part of the name.
+    pub name: Option<String>,
+}
+
+impl Default for OwnersArguments {
+    fn default() -> Self {
+        Self { sort: OwnerSort::Bytes, limit: 50, name: None }
+    }
+}
+
+/// Orders of processes, containers and pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnerSort {
+    /// Bytes of both directions.
+    #[default]
+    Bytes,
+    /// Median round-trip time of the worse side.
+    Rtt,
+    /// Retransmitted segments.
+    Retrans,
+    /// Flows.
+    Flows,
+}
+
+/// Whose round-trip times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RttArguments {
+    /// What a distribution is of.
+    pub by: RttBy,
+    /// At most this many, those with the most samples first.
+    pub limit: usize,
+    /// Part of the name.
+    pub name: Option<String>,
+}
+
+impl Default for RttArguments {
+    fn default() -> Self {
+        Self { by: RttBy::Host, limit: 5, name: None }
+    }
+}
+
+/// What a distribution of round-trip times is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RttBy {
+    /// All connections of the host.
+    #[default]
+    Host,
+    /// A process.
+    Process,
+    /// A container, or a service.
+    Container,
+    /// A pod.
+    Pod,
+    /// The peer's network, /24 or /64.
+    Peer,
 }
 
 /// Which flows, in which order.
@@ -36,11 +114,22 @@ pub struct FlowsArguments {
     pub address: Option<std::net::IpAddr>,
     /// State, as in the column of that name.
     pub state: Option<String>,
+    /// Name or beginning of the id of a container, name of a pod, or systemd unit.
+    pub container: Option<String>,
 }
 
 impl Default for FlowsArguments {
     fn default() -> Self {
-        Self { sort: SortBy::Bytes, limit: 50, process: None, user: None, port: None, address: None, state: None }
+        Self {
+            sort: SortBy::Bytes,
+            limit: 50,
+            process: None,
+            user: None,
+            port: None,
+            address: None,
+            state: None,
+            container: None,
+        }
     }
 }
 
@@ -76,7 +165,7 @@ pub enum RequestError {
         client: u32,
     },
     /// No such request.
-    #[error("there is no request {0:?}: stats and flows are known")]
+    #[error("there is no request {0:?}: stats, flows, processes, containers, pods, ports and rtt are known")]
     Unknown(String),
     /// The arguments do not fit the request.
     #[error("the arguments of {request} are not understood: {why}")]
@@ -112,29 +201,64 @@ impl Request {
         }
         let envelope: Envelope =
             serde_json::from_value(value).map_err(|err| RequestError::Malformed(err.to_string()))?;
-        let arguments = |err: serde_json::Error| RequestError::Arguments {
-            request: envelope.request.clone(),
-            why: err.to_string(),
-        };
-        let empty = envelope.arguments.is_null() || envelope.arguments.as_object().is_some_and(Map::is_empty);
-        match envelope.request.as_str() {
-            "stats" if empty => Ok(Self::Stats),
-            "stats" => Err(RequestError::Arguments { request: "stats".into(), why: "it takes none".into() }),
-            "flows" if empty => Ok(Self::Flows(FlowsArguments::default())),
-            "flows" => serde_json::from_value(envelope.arguments.clone()).map(Self::Flows).map_err(arguments),
-            _ => Err(RequestError::Unknown(envelope.request)),
-        }
+        let arguments = Arguments { request: &envelope.request, value: envelope.arguments };
+        Ok(match envelope.request.as_str() {
+            "stats" => arguments.none(Self::Stats)?,
+            "ports" => arguments.none(Self::Ports)?,
+            "flows" => Self::Flows(arguments.read()?),
+            "processes" => Self::Processes(arguments.read()?),
+            "containers" => Self::Containers(arguments.read()?),
+            "pods" => Self::Pods(arguments.read()?),
+            "rtt" => Self::Rtt(arguments.read()?),
+            unknown => return Err(RequestError::Unknown(unknown.to_owned())),
+        })
     }
 
     /// The request as a line, without its end.
     #[must_use]
     pub fn to_line(&self) -> String {
+        fn value(arguments: &impl Serialize) -> Value {
+            serde_json::to_value(arguments).unwrap_or(Value::Null)
+        }
         let (request, arguments) = match self {
             Self::Stats => ("stats", Value::Null),
-            Self::Flows(arguments) => ("flows", serde_json::to_value(arguments).unwrap_or(Value::Null)),
+            Self::Ports => ("ports", Value::Null),
+            Self::Flows(arguments) => ("flows", value(arguments)),
+            Self::Processes(arguments) => ("processes", value(arguments)),
+            Self::Containers(arguments) => ("containers", value(arguments)),
+            Self::Pods(arguments) => ("pods", value(arguments)),
+            Self::Rtt(arguments) => ("rtt", value(arguments)),
         };
         let envelope = Envelope { version: VERSION, request: request.into(), arguments };
         serde_json::to_string(&envelope).unwrap_or_default()
+    }
+}
+
+/// The arguments of a request, not read yet.
+struct Arguments<'a> {
+    request: &'a str,
+    value: Value,
+}
+
+impl Arguments<'_> {
+    fn is_empty(&self) -> bool {
+        self.value.is_null() || self.value.as_object().is_some_and(Map::is_empty)
+    }
+
+    fn refused(&self, why: String) -> RequestError {
+        RequestError::Arguments { request: self.request.to_owned(), why }
+    }
+
+    /// For requests without arguments.
+    fn none(&self, request: Request) -> Result<Request, RequestError> {
+        if self.is_empty() { Ok(request) } else { Err(self.refused("it takes none".into())) }
+    }
+
+    fn read<T: Default + for<'de> Deserialize<'de>>(&self) -> Result<T, RequestError> {
+        if self.is_empty() {
+            return Ok(T::default());
+        }
+        T::deserialize(&self.value).map_err(|err| self.refused(err.to_string()))
     }
 }
 
@@ -250,7 +374,15 @@ mod tests {
     fn requests_survive_the_wire() {
         let flows =
             FlowsArguments { user: Some("alice".into()), port: Some(443), sort: SortBy::Rtt, ..Default::default() };
-        for request in [Request::Stats, Request::Flows(flows)] {
+        let rtt = RttArguments { by: RttBy::Pod, ..Default::default() };
+        let requests = [
+            Request::Stats,
+            Request::Flows(flows),
+            Request::Pods(OwnersArguments { sort: OwnerSort::Rtt, ..Default::default() }),
+            Request::Ports,
+            Request::Rtt(rtt),
+        ];
+        for request in requests {
             assert_eq!(Request::parse(request.to_line().as_bytes()), Ok(request));
         }
     }

@@ -127,6 +127,130 @@ pub fn flows(answer: &Answer, style: Style) -> String {
     out
 }
 
+/// A column of a table for people: title, name in the answer, and the widest that it may get.
+pub type Shown = (&'static str, &'static str, usize);
+
+const fn figures() -> [Shown; 10] {
+    [
+        ("OPEN", "open", 8),
+        ("FLOWS OUT", "flows_out", 9),
+        ("FLOWS IN", "flows_in", 8),
+        ("SENT", "sent", 8),
+        ("RECEIVED", "received", 8),
+        ("RETRANS", "retrans", 8),
+        ("OUT P50", "rtt_out_p50", 8),
+        ("OUT P99", "rtt_out_p99", 8),
+        ("IN P50", "rtt_in_p50", 8),
+        ("IN P99", "rtt_in_p99", 8),
+    ]
+}
+
+const fn with_figures<const N: usize, const ALL: usize>(head: [Shown; N]) -> [Shown; ALL] {
+    let (mut all, mut i) = ([("", "", 0); ALL], 0);
+    while i < ALL {
+        all[i] = if i < N { head[i] } else { figures()[i - N] };
+        i += 1;
+    }
+    all
+}
+
+/// `ctl processes`.
+pub const PROCESSES: [Shown; 15] = with_figures([
+    ("PROCESS", "process", 15),
+    ("PID", "pid", 8),
+    ("USER", "user", 12),
+    ("PACKAGE", "package", 16),
+    ("PLACE", "place", 36),
+]);
+/// `ctl containers`.
+pub const CONTAINERS: [Shown; 15] = with_figures([
+    ("CONTAINER", "container", 28),
+    ("RUNTIME", "runtime", 10),
+    ("IMAGE", "image", 24),
+    ("NAMESPACE", "namespace", 16),
+    ("POD", "pod", 28),
+]);
+/// `ctl pods`.
+pub const PODS: [Shown; 13] =
+    with_figures([("NAMESPACE", "namespace", 20), ("POD", "pod", 40), ("CONTAINERS", "containers", 30)]);
+/// `ctl ports`.
+pub const PORTS: [Shown; 8] = [
+    ("PROTO", "protocol", 5),
+    ("ADDRESS", "address", 39),
+    ("PORT", "port", 5),
+    ("PROCESS", "process", 15),
+    ("PID", "pid", 8),
+    ("USER", "user", 16),
+    ("PACKAGE", "package", 24),
+    ("PLACE", "place", 40),
+];
+
+/// One line per process, container, pod or port.
+#[must_use]
+pub fn owners(answer: &Answer, shown: &[Shown], style: Style) -> String {
+    let Some(table) = answer.tables.iter().find(|table| table.name != "summary") else { return String::new() };
+    let column = |name: &str| table.columns.iter().find(|column| column.name == name);
+    let titles: Vec<_> =
+        shown.iter().map(|(title, name, _)| (*title, column(name).is_none_or(|c| c.unit == Unit::Text))).collect();
+    let rows: Vec<Vec<String>> = table
+        .rows
+        .iter()
+        .map(|row| {
+            let text = |(_, name, width): &Shown| {
+                human::ellipsis(&column(name).map_or_else(|| "-".into(), |column| cell(column, row)), *width)
+            };
+            shown.iter().map(text).collect()
+        })
+        .collect();
+    let mut out = lines(&titles, &rows, style);
+    if let Some(row) = answer.table("summary").and_then(|summary| summary.rows.first()) {
+        let figure = |name: &str| row.get(name).and_then(Value::as_u64).unwrap_or(0);
+        out += &paint(style, "2", &format!("{GAP}{} of {}", figure("shown"), figure("matching")));
+        out.push('\n');
+    }
+    out
+}
+
+/// Histograms, one bar per tenth of a decade; the longest one fills the width.
+#[must_use]
+pub fn rtt(answer: &Answer, style: Style) -> String {
+    let Some(table) = answer.table("rtt") else { return stats(answer, style) };
+    if table.rows.is_empty() {
+        return format!("{GAP}no round-trip times yet\n");
+    }
+    table.rows.iter().map(|row| histogram(row, style)).collect()
+}
+
+fn histogram(row: &Map<String, Value>, style: Style) -> String {
+    let figure = |name: &str| row.get(name).and_then(Value::as_f64).unwrap_or(0.0);
+    let time = |name: &str| human::nanoseconds(figure(name) * 1000.0);
+    let name = row.get("name").map(text).unwrap_or_default();
+    let mut out = paint(style, "1", &name);
+    out += &format!(
+        "{GAP}{} samples, mean {} ± {}, p50 {}, p90 {}, p99 {}\n",
+        human::count(figure("samples") as u64),
+        time("mean"),
+        time("dev"),
+        time("p50"),
+        time("p90"),
+        time("p99"),
+    );
+    let bars: Vec<(u64, u64)> =
+        row.get("histogram").and_then(|value| serde_json::from_value(value.clone()).ok()).unwrap_or_default();
+    let most = bars.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
+    let room = style.columns.saturating_sub(24).clamp(8, 80);
+    for (bound_us, count) in bars {
+        // In eighths of a character, and never nothing for something.
+        let eighths = ((count as f64 / most as f64 * room as f64 * 8.0) as usize).max(1);
+        let mut bar = "█".repeat(eighths / 8);
+        bar.extend(['▏', '▎', '▍', '▌', '▋', '▊', '▉'].get((eighths % 8).wrapping_sub(1)));
+        let bar = paint(style, "36", &bar);
+        out += &format!("{GAP}≤ {:>8} {:>8}  {bar}\n", human::microseconds(bound_us), human::count(count));
+    }
+    out.push('\n');
+    out
+}
+
 /// Long process columns give way, so that the figures stay on the screen.
 fn fit_processes(rows: &mut [Vec<String>], titles: &[(&str, bool)], columns: usize) {
     const PROCESS: usize = 3;
@@ -143,7 +267,11 @@ fn processes(row: &Map<String, Value>) -> String {
     let side = |side: &str| {
         let get = |what: &str| row.get(&format!("{side}_{what}")).map(text);
         let name = get("process").unwrap_or_else(|| "?".into());
-        get("pid").map(|pid| format!("{name}[{pid}] {}", get("user").unwrap_or_default()).trim_end().to_owned())
+        // Services say mostly what their process says; containers do not.
+        let place = get("place").filter(|place| !place.ends_with(".service") && !place.ends_with(".scope"));
+        let place = place.map(|place| format!(" @{place}")).unwrap_or_default();
+        let user = get("user").unwrap_or_default();
+        get("pid").map(|pid| format!("{name}[{pid}] {user}{place}").trim_end().to_owned())
     };
     let direction = row.get("direction").and_then(Value::as_str);
     let known = |name| side(name).unwrap_or_else(|| "?".into());
@@ -176,6 +304,17 @@ mod tests {
     fn grid_aligns_and_shows_the_unknown_as_unknown() {
         let text = stats(&Answer { tables: vec![table()] }, STYLE);
         assert_eq!(text, "THINGS  Things.\n  name       size\n  a       1.50 kB\n  longer        -\n\n");
+    }
+
+    #[test]
+    fn histograms_have_a_bar_for_everything() {
+        let json = r#"{"name":"rtt","help":"","columns":[],"rows":[{"name":"pod","samples":1001,"mean":20000.0,
+            "dev":1.0,"p50":20000,"p90":20000,"p99":20000,"histogram":[[20,1],[19953,1000]]}]}"#;
+        let text =
+            rtt(&Answer { tables: vec![serde_json::from_str(json).unwrap()] }, Style { columns: 40, color: false });
+        assert!(text.starts_with("pod  1001 samples, mean 20.0 ms ± 1.00 us, p50 20.0 ms"), "{text}");
+        assert!(text.contains("≤  20.0 us        1  ▏\n"), "{text}");
+        assert!(text.contains(&format!("≤  20.0 ms     1000  {}\n", "█".repeat(16))), "{text}");
     }
 
     #[test]

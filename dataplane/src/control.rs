@@ -9,11 +9,17 @@ use std::time::{Duration, Instant};
 use sockeye_bpf::kernel::{Kernel, KernelError};
 use sockeye_bpf::programs::RunTimeStats;
 use sockeye_bpf::records::{CpuStats, FlowRecord, KINDS, Kind};
+use sockeye_ctl::Request;
+use tokio::sync::mpsc::UnboundedSender;
 
+use crate::answers;
 use crate::clock::{WallClock, boot_ns};
+use crate::engines::{Engine, NamingStats};
 use crate::export::messages::{EventFigures, Probe, event, listening_ports};
 use crate::export::{ExportPort, ExportStats, Item};
 use crate::flow::{Counters, FlowReport};
+use crate::groups::Groups;
+use crate::place::{NameWanted, Named};
 use crate::process::{Found, Process, ProcessTable, Wanted};
 use crate::serve::Question;
 use crate::shard::{Delta, RingCounts, RttHistogram, rtt_histogram};
@@ -66,6 +72,22 @@ pub struct Totals {
     pub reported: Counters,
 }
 
+/// The control thread's ends of the threads that ask /proc and the container engines.
+pub struct Enrichment {
+    /// Questions about processes.
+    pub wanted: Sender<Wanted>,
+    /// Answers.
+    pub found: Receiver<Found>,
+    /// Questions about containers.
+    pub names_wanted: UnboundedSender<NameWanted>,
+    /// Answers.
+    pub named: Receiver<Named>,
+    /// Who is asked.
+    pub engines: Vec<Arc<Engine>>,
+    /// Figures.
+    pub naming: Arc<NamingStats>,
+}
+
 /// All that the control thread owns.
 pub struct Control {
     pub(crate) kernel: Kernel,
@@ -74,15 +96,17 @@ pub struct Control {
     pub(crate) processes: ProcessTable,
     pub(crate) exporters: Vec<ExportPort>,
     pub(crate) rtt: RttHistogram,
+    pub(crate) groups: Groups,
+    pub(crate) enrichment: Enrichment,
     pub(crate) totals: Totals,
     pub(crate) started: Instant,
     pub(crate) run_time: Option<(RunTimeStats, Instant)>,
     options: ControlOptions,
-    clock: WallClock,
-    wanted: Sender<Wanted>,
-    found: Receiver<Found>,
+    pub(crate) clock: WallClock,
     /// UDP sockets that are gone; their last counters come with the next drain.
     udp_closed: Vec<u64>,
+    /// Of the current tick; kept for its memory.
+    reports: Vec<FlowReport>,
     joined: Vec<u64>,
     due: Due,
 }
@@ -104,8 +128,7 @@ impl Control {
         kernel: Kernel,
         workers: Vec<WorkerPort>,
         exporters: Vec<ExportPort>,
-        wanted: Sender<Wanted>,
-        found: Receiver<Found>,
+        enrichment: Enrichment,
         options: ControlOptions,
     ) -> Self {
         let now = Instant::now();
@@ -118,14 +141,15 @@ impl Control {
             joined: vec![0; exporters.len()],
             exporters,
             rtt: rtt_histogram(),
+            groups: Groups::default(),
+            enrichment,
             totals: Totals { rings: vec![RingCounts::default(); cpus], ..Totals::default() },
             started: now,
             run_time: None,
             options,
             clock: WallClock::now(),
-            wanted,
-            found,
             udp_closed: Vec::new(),
+            reports: Vec::new(),
             due: Due { tick: now, drain: now, sweep: now, swept: None, event: now, ports: now + PORTS_FIRST },
         }
     }
@@ -188,6 +212,10 @@ impl Control {
     }
 
     fn merge(&mut self, delta: &Delta, now_ns: u64) {
+        // First where, then who, then what they did.
+        for cgroup in &delta.cgroups {
+            self.processes.places.learn_record(cgroup, now_ns);
+        }
         for identity in &delta.identities {
             self.processes.learn(Process::from_record(identity), now_ns);
         }
@@ -200,6 +228,12 @@ impl Control {
         self.udp_closed.extend_from_slice(&delta.udp_closed);
         // Equal bounds: the sum cannot fail.
         let _ = self.rtt.add(&delta.rtt);
+        for (&(owner, side), rtt) in delta.process_rtt.iter() {
+            self.groups.process_rtt(owner, side, rtt, &self.processes, now_ns);
+        }
+        for (&network, rtt) in delta.peer_rtt.iter() {
+            self.groups.peer_rtt(network, rtt);
+        }
         for (cpu, counts) in &delta.rings {
             let total = &mut self.totals.rings[*cpu];
             for kind in 0..KINDS {
@@ -212,14 +246,20 @@ impl Control {
 
     fn ask_for_processes(&mut self) {
         for question in self.processes.take_wanted() {
-            let _ = self.wanted.send(question);
+            let _ = self.enrichment.wanted.send(question);
+        }
+        for question in self.processes.places.take_wanted() {
+            let _ = self.enrichment.names_wanted.send(question);
         }
     }
 
     fn take_found(&mut self) {
         let now_ns = boot_ns();
-        while let Ok(found) = self.found.try_recv() {
+        while let Ok(found) = self.enrichment.found.try_recv() {
             self.processes.found(found, now_ns);
+        }
+        while let Ok(named) = self.enrichment.named.try_recv() {
+            self.processes.places.named(named);
         }
     }
 
@@ -238,6 +278,7 @@ impl Control {
         let table = &mut self.table;
         let late = self.kernel.sweeper().closes(|record| table.tcp_record(record, now_ns));
         self.totals.overflow_closes += self.count_error(late, "drain the close overflow");
+        self.groups.fold(&self.processes, now_ns);
         self.processes.expire(now_ns);
     }
 
@@ -285,10 +326,14 @@ impl Control {
     }
 
     fn report(&mut self) {
-        let (exporters, reported) = (&self.exporters, &mut self.totals.reported);
-        self.table.tick(boot_ns(), &self.clock, &mut self.processes, |report| {
-            hand_out(exporters, reported, report);
-        });
+        let now_ns = boot_ns();
+        let mut reports = std::mem::take(&mut self.reports);
+        self.table.tick(now_ns, &self.clock, &mut self.processes, |report| reports.push(report));
+        for report in reports.drain(..) {
+            self.groups.account(&report, &self.processes, now_ns);
+            hand_out(&self.exporters, &mut self.totals.reported, report);
+        }
+        self.reports = reports;
         self.ask_for_processes();
     }
 
@@ -345,11 +390,16 @@ impl Control {
             self.take_found();
         }
         let answer = match &question.request {
-            sockeye_ctl::Request::Stats => {
+            Request::Stats => {
                 self.count_run_time();
-                Ok(crate::answers::stats(self))
+                Ok(answers::stats(self))
             }
-            sockeye_ctl::Request::Flows(arguments) => crate::answers::flows(self, arguments),
+            Request::Flows(arguments) => answers::flows(self, arguments),
+            Request::Processes(arguments) => Ok(answers::processes(self, arguments)),
+            Request::Containers(arguments) => Ok(answers::containers(self, arguments)),
+            Request::Pods(arguments) => Ok(answers::pods(self, arguments)),
+            Request::Ports => Ok(answers::ports(self)),
+            Request::Rtt(arguments) => Ok(answers::rtt(self, arguments)),
         };
         let _ = question.reply.send(answer);
     }

@@ -5,6 +5,9 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -12,52 +15,138 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 
 use crate::flow::ProcKey;
-use crate::process::{CMDLINE_MAX, Found, Process, Wanted, clean, cmdline};
+use crate::package::PackageWanted;
+use crate::place::cgroup::path_in_proc;
+use crate::process::{Ancestors, CMDLINE_MAX, Found, Process, Wanted, clean, cmdline};
+use crate::users::Users;
 
-/// How long a user's name is believed.
-const USER_TTL: Duration = Duration::from_secs(60);
+/// Most ancestors that are told.
+const ANCESTORS_MAX: usize = 16;
+/// How long the ancestors of a process are believed: pids are not reused within it.
+const ANCESTORS_TTL: Duration = Duration::from_secs(1);
 
 /// Starts the thread. It ends when `wanted` is closed.
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn start(wanted: Receiver<Wanted>, found: Sender<Found>) -> io::Result<JoinHandle<()>> {
+pub fn start(
+    wanted: Receiver<Wanted>,
+    found: Sender<Found>,
+    packages: Sender<PackageWanted>,
+    cgroup_mount: Option<PathBuf>,
+) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("sockeye-enrich".into()).spawn(move || {
-        let mut users = Users::default();
+        let mut enricher = Enricher::new(cgroup_mount);
         for question in wanted {
-            if found.send(answer(&question, &mut users)).is_err() {
+            let (mut answer, in_container) = enricher.answer(question);
+            let package = answer.process.as_ref().filter(|process| process.exe.is_some()).zip(in_container);
+            // The package may take long to find, the rest should not wait for it.
+            let package =
+                package.map(|(process, in_container)| PackageWanted { process: process.clone(), in_container });
+            answer.complete = package.is_none();
+            if found.send(answer).is_err() {
                 return;
+            }
+            if let Some(package) = package {
+                let _ = packages.send(package);
             }
         }
     })
 }
 
-fn answer(question: &Wanted, users: &mut Users) -> Found {
-    match question {
-        Wanted::Completion(process) => {
-            let mut complete = (**process).clone();
-            if complete.exe.is_none() || complete.cmdline_partial {
-                complete_from_proc(&mut complete);
+struct Enricher {
+    users: Users,
+    /// By pid of the parent.
+    ancestors: HashMap<u32, (Ancestors, Instant), ahash::RandomState>,
+    /// Where cgroup v2 is.
+    cgroup_mount: Option<PathBuf>,
+    /// Hierarchies of cgroup v1 may tell more than the kernel's record.
+    has_v1: bool,
+}
+
+impl Enricher {
+    fn new(cgroup_mount: Option<PathBuf>) -> Self {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let has_v1 = own.lines().any(|line| !line.starts_with("0::"));
+        Self { users: Users::default(), ancestors: HashMap::default(), cgroup_mount, has_v1 }
+    }
+
+    /// What /proc says, and whether the process lives in a container, if that is known.
+    fn answer(&mut self, question: Wanted) -> (Found, Option<bool>) {
+        let (key, process, hint) = match question {
+            Wanted::Completion { process, in_container } => {
+                let mut complete = (*process).clone();
+                if complete.exe.is_none() || complete.cmdline_partial {
+                    complete_from_proc(&mut complete);
+                }
+                (process.key, Some(complete), in_container)
             }
-            name_users(&mut complete, users);
-            Found { key: process.key, process: Some(complete) }
+            Wanted::Lookup(key) => (key, read_proc(key), None),
+        };
+        let Some(mut process) = process else {
+            return (Found { key, process: None, complete: true, cgroup: None }, None);
+        };
+        process.user = self.users.user(process.uid);
+        process.group = self.users.group(process.gid);
+        process.parent_user = self.users.user(process.parent_uid);
+        process.ancestors = self.ancestors(process.ppid);
+        let cgroup = self.cgroup(&process);
+        if let Some((id, _)) = cgroup {
+            process.cgroup_id = id;
         }
-        Wanted::Lookup(key) => {
-            let process = read_proc(*key).map(|mut process| {
-                name_users(&mut process, users);
-                process
-            });
-            Found { key: *key, process }
+        let in_container = if hint == Some(true) { hint } else { has_another_root(key.pid).or(hint) };
+        (Found { key, process: Some(process), complete: true, cgroup }, in_container)
+    }
+
+    /// The cgroup by /proc: of a process that the kernel did not tell of, and on hosts where cgroup v1 knows more.
+    /// An id of our own, with the highest bit set, stands for a path that only v1 has.
+    fn cgroup(&self, process: &Process) -> Option<(u64, String)> {
+        if process.cgroup_id != 0 && !self.has_v1 {
+            return None; // the kernel told
         }
+        let text = fs::read_to_string(format!("/proc/{}/cgroup", process.key.pid)).ok()?;
+        let path = path_in_proc(&text)?;
+        let unified = text.lines().find_map(|line| line.strip_prefix("0::"));
+        if read_stat(process.key.pid)?.start_ticks != process.key.start_ticks {
+            return None;
+        }
+        if unified == Some(path) {
+            let dir = self.cgroup_mount.as_ref()?.join(path.trim_start_matches('/'));
+            let id = if process.cgroup_id != 0 { process.cgroup_id } else { fs::metadata(dir).ok()?.ino() };
+            return Some((id, path.to_owned()));
+        }
+        let hash = ahash::RandomState::with_seeds(1, 2, 3, 4).hash_one(path);
+        Some((hash | 1 << 63, path.to_owned()))
+    }
+
+    /// The parents of a process, without itself.
+    fn ancestors(&mut self, pid: u32) -> Ancestors {
+        if let Some((known, read)) = self.ancestors.get(&pid)
+            && read.elapsed() < ANCESTORS_TTL
+        {
+            return Arc::clone(known);
+        }
+        let mut ancestors = Vec::new();
+        let mut child = read_stat(pid);
+        while let Some(stat) = child.filter(|stat| stat.ppid > 0 && ancestors.len() < ANCESTORS_MAX) {
+            let pid = stat.ppid;
+            child = read_stat(pid);
+            ancestors.extend(child.as_ref().map(|stat| (clean(stat.name.as_bytes()), pid)));
+        }
+        self.ancestors.retain(|_, (_, read)| read.elapsed() < ANCESTORS_TTL);
+        let ancestors: Ancestors = ancestors.into();
+        self.ancestors.insert(pid, (Arc::clone(&ancestors), Instant::now()));
+        ancestors
     }
 }
 
-fn name_users(process: &mut Process, users: &mut Users) {
-    process.user = users.name(process.uid);
-    process.parent_user = users.name(process.parent_uid);
+/// Whether the process sees another root directory than we do. `None` if it is gone.
+fn has_another_root(pid: u32) -> Option<bool> {
+    let id = |path: &str| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    Some(id(&format!("/proc/{pid}/root/"))? != id("/")?)
 }
 
-/// Fills what the kernel's record had no room for, if the process still is the same.
+/// Fills what the kernel's record had no room for, if the process still is the same, and still runs the same program.
 fn complete_from_proc(process: &mut Process) {
     let pid = process.key.pid;
     let (exe, args) = (read_exe(pid), read_cmdline(pid));
@@ -65,12 +154,9 @@ fn complete_from_proc(process: &mut Process) {
     if read_stat(pid).map(|stat| stat.start_ticks) != Some(process.key.start_ticks) {
         return;
     }
+    let Some((text, partial)) = args.filter(|(text, _)| text.starts_with(&process.cmdline)) else { return };
     process.exe = process.exe.take().or(exe);
-    // The process may have become another program since: only what continues the known beginning is its command line.
-    if let Some((text, partial)) = args
-        && process.cmdline_partial
-        && text.starts_with(&process.cmdline)
-    {
+    if process.cmdline_partial {
         process.cmdline = text;
         process.cmdline_partial = partial;
     }
@@ -92,12 +178,15 @@ fn read_proc(key: ProcKey) -> Option<Process> {
         uid: ids("Uid:")?,
         user: None,
         gid: ids("Gid:")?,
+        group: None,
         ppid,
         parent_name: read_stat(ppid).map(|stat| clean(stat.name.as_bytes())).unwrap_or_default(),
         parent_uid: status_field(&parent, "Uid:")
             .and_then(|ids| ids.split_whitespace().next()?.parse().ok())
             .unwrap_or(0),
         parent_user: None,
+        ancestors: Arc::default(),
+        package: None,
         cgroup_id: 0,
         cmdline_partial,
     };
@@ -110,13 +199,14 @@ fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 
 struct Stat {
     name: String,
+    ppid: u32,
     start_ticks: u32,
 }
 
 /// Name and start time. procfs parses proc(5)'s line, whose second field may hold blanks and parentheses.
 fn read_stat(pid: u32) -> Option<Stat> {
     let stat = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?;
-    Some(Stat { name: stat.comm, start_ticks: stat.starttime as u32 })
+    Some(Stat { name: stat.comm, ppid: stat.ppid.try_into().unwrap_or(0), start_ticks: stat.starttime as u32 })
 }
 
 fn read_exe(pid: u32) -> Option<String> {
@@ -135,32 +225,13 @@ fn read_cmdline(pid: u32) -> Option<(String, bool)> {
     (!bytes.is_empty()).then(|| (cmdline(&bytes), bytes.len() > CMDLINE_MAX))
 }
 
-/// The host's user database, with a memory.
-#[derive(Default)]
-struct Users {
-    names: HashMap<u32, (Option<String>, Instant), ahash::RandomState>,
-}
-
-impl Users {
-    fn name(&mut self, uid: u32) -> Option<String> {
-        if let Some((name, read)) = self.names.get(&uid)
-            && read.elapsed() < USER_TTL
-        {
-            return name.clone();
-        }
-        let name = uzers::get_user_by_uid(uid).map(|user| clean(user.name().as_encoded_bytes()));
-        self.names.insert(uid, (name.clone(), Instant::now()));
-        name
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn own_key() -> ProcKey {
         let pid = std::process::id();
-        ProcKey { pid, start_ticks: read_stat(pid).unwrap().start_ticks }
+        ProcKey { pid, start_ticks: read_stat(pid).unwrap().start_ticks, exec: 0 }
     }
 
     #[test]
@@ -180,8 +251,15 @@ mod tests {
     }
 
     #[test]
-    fn knows_root() {
-        assert_eq!(Users::default().name(0).as_deref(), Some("root"));
-        assert_eq!(Users::default().name(3_999_999_999), None);
+    fn tells_where_a_process_comes_from_and_lives() {
+        let mut enricher = Enricher::new(sockeye_bpf::preflight::find_cgroup2());
+        let (found, in_container) = enricher.answer(Wanted::Lookup(own_key()));
+        let process = found.process.unwrap();
+        assert_eq!(in_container, Some(false));
+        let own: u32 = process.ancestors.first().map_or(0, |(_, pid)| *pid);
+        assert_eq!(own, read_stat(process.ppid).unwrap().ppid);
+        if enricher.cgroup_mount.is_some() {
+            assert!(found.cgroup.is_some_and(|(id, path)| id != 0 && path.starts_with('/')));
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sockeye_bpf::records::{FlowRecord, flags};
 
+use crate::place::Place;
 use crate::process::Process;
 
 /// An IP address in 16 bytes, IPv4 as `::ffff:a.b.c.d`. Displayed as IPv4 where it is.
@@ -140,9 +141,17 @@ pub struct ProcKey {
     pub pid: u32,
     /// Start time, 10 ms units since boot, truncated to 32 bits.
     pub start_ticks: u32,
+    /// Number of its `exec()`, modulo 8: the same process may run one program after another.
+    pub exec: u8,
 }
 
 impl ProcKey {
+    /// From the fields of a record of the kernel.
+    #[must_use]
+    pub fn new(pid: u32, start_ticks: u32, flags: u8) -> Self {
+        Self { pid, start_ticks, exec: flags & flags::EXEC_MASK }
+    }
+
     /// Whether it names a process at all.
     #[must_use]
     pub fn is_known(self) -> bool {
@@ -355,7 +364,7 @@ impl TcpObservation {
             opened_ns: r.at_ns.saturating_sub(u64::from(r.age_ms) * 1_000_000),
             end: End {
                 cookie: r.cookie,
-                owner: ProcKey { pid: r.pid, start_ticks: r.start_ticks },
+                owner: ProcKey::new(r.pid, r.start_ticks, r.flags),
                 netns: r.netns,
                 state: r.state,
                 error: r.error,
@@ -442,8 +451,14 @@ pub struct FlowReport {
     pub rtt_us: [Option<(u32, u32)>; 2],
     /// Which sides are on this host.
     pub local: [bool; 2],
+    /// Who uses the sockets, whether or not more is known of them.
+    pub owners: [ProcKey; 2],
     /// Processes, where they are known.
     pub process: [Option<Arc<Process>>; 2],
+    /// Where these processes live.
+    pub place: [Option<Arc<Place>>; 2],
+    /// The first report of this flow.
+    pub first: bool,
     /// The report in which a collector should take the processes from; the values never differ between such reports.
     pub carries_identity: bool,
     /// How the flow stands.

@@ -12,14 +12,16 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sockeye::control::{Control, ControlOptions};
+use sockeye::config::Config;
+use sockeye::control::{Control, ControlOptions, Enrichment};
+use sockeye::engines::NamingStats;
 use sockeye::export::endpoint::{ServerKey, ZmqEndpoint};
 use sockeye::export::messages::Probe;
 use sockeye::export::zmq::{Format, ZmqOptions};
 use sockeye::export::{ExportPort, text, zmq};
 use sockeye::serve::ControlSocket;
 use sockeye::table::Timeouts;
-use sockeye::{enrich, worker};
+use sockeye::{engines, enrich, package, worker};
 use sockeye_bpf::kernel::{Kernel, KernelOptions};
 use sockeye_bpf::preflight;
 
@@ -32,6 +34,7 @@ mod exit {
     pub(crate) const USAGE: u8 = 64;
     pub(crate) const UNAVAILABLE: u8 = 69;
     pub(crate) const NO_PERMISSION: u8 = 77;
+    pub(crate) const CONFIG: u8 = 78;
 }
 
 /// Watches every TCP and UDP flow of this host from inside the kernel, and says which process is behind it.
@@ -57,6 +60,10 @@ struct Args {
     /// Print flows and exports, even when there is an exporter. Without one, flows are always printed.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+
+    /// Configuration [default: /etc/sockeye/sockeye.toml, if there is one].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 
     /// Where ctl finds the agent.
     #[arg(long, value_name = "PATH", default_value = sockeye_ctl::DEFAULT_SOCKET)]
@@ -112,6 +119,13 @@ fn main() -> ExitCode {
             return if err.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    let config = match Config::load(args.config.as_deref()) {
+        Ok(config) => config,
+        Err(err) => {
+            eprintln!("sockeye: {:#}.", anyhow::Error::from(err));
+            return ExitCode::from(exit::CONFIG);
+        }
+    };
     if let Err(code) = preflight(&args) {
         return code;
     }
@@ -121,7 +135,7 @@ fn main() -> ExitCode {
     }
     let done = match &args.command {
         Some(Command::Check) => check(&args),
-        None => run(&args),
+        None => run(&args, &config),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -171,7 +185,7 @@ fn check(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn run(args: &Args) -> Result<()> {
+fn run(args: &Args, config: &Config) -> Result<()> {
     // Everything that can be refused comes before the kernel is touched.
     let (questions, asked) = mpsc::channel();
     let socket = ControlSocket::start(&args.control_socket, questions)?;
@@ -183,9 +197,7 @@ fn run(args: &Args) -> Result<()> {
     let stop_workers = Arc::new(AtomicBool::new(false));
     let count = args.workers.map_or_else(|| rings.len().div_ceil(8), |workers| workers as usize);
     let (ports, workers) = worker::start(rings, count, &stop_workers).context("cannot start the workers")?;
-    let (wanted, questions_to_proc) = mpsc::channel();
-    let (answers, found) = mpsc::channel();
-    enrich::start(questions_to_proc, answers).context("cannot start the enrichment thread")?;
+    let enrichment = start_enrichment(args, config).context("cannot start the enrichment threads")?;
     let options = ControlOptions {
         timeouts: Timeouts {
             idle_ns: args.idle_timeout * 1_000_000_000,
@@ -196,7 +208,7 @@ fn run(args: &Args) -> Result<()> {
         sweep_every: Duration::from_secs(args.sweep_interval),
         probe,
     };
-    let control = Control::new(kernel, ports, exporters, wanted, found, options);
+    let control = Control::new(kernel, ports, exporters, enrichment, options);
     let stop_control = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&stop_control);
     let control = thread::Builder::new().name("sockeye-control".into()).spawn(move || {
@@ -214,6 +226,22 @@ fn run(args: &Args) -> Result<()> {
     let ended = control.join();
     drop(socket);
     ended.map_err(|_| anyhow::anyhow!("the control thread has died, which is a bug: please report what it said above"))
+}
+
+/// The threads that ask /proc, package databases and container engines.
+fn start_enrichment(args: &Args, config: &Config) -> Result<Enrichment> {
+    let (wanted, questions) = mpsc::channel();
+    let (answers, found) = mpsc::channel();
+    let (packages, packages_wanted) = mpsc::channel();
+    package::start(packages_wanted, answers.clone())?;
+    let cgroup_mount = kernel_options(args).cgroup;
+    enrich::start(questions, answers, packages, cgroup_mount)?;
+    let (names_wanted, containers) = tokio::sync::mpsc::unbounded_channel();
+    let (names, named) = mpsc::channel();
+    let engines: Vec<_> = engines::find(&config.runtimes).into_iter().map(Arc::new).collect();
+    let naming = Arc::new(NamingStats::default());
+    engines::start(engines.clone(), containers, names, Arc::clone(&naming))?;
+    Ok(Enrichment { wanted, found, names_wanted, named, engines, naming })
 }
 
 /// Ends the agent when the thread that holds it ends, also by a panic: an agent without its control thread is blind.

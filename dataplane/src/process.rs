@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 use sockeye_bpf::records::IdentityRecord;
 
 use crate::flow::ProcKey;
+use crate::place::{Place, PlaceTable};
 
 /// Longest command line that is kept, bytes.
 pub const CMDLINE_MAX: usize = 4096;
@@ -15,6 +16,9 @@ pub const PROCESSES_MAX: usize = 1 << 16;
 const KEEP_NS: u64 = 120_000_000_000;
 /// The same when there are many: a flow that goes on asks again.
 const KEEP_CROWDED_NS: u64 = 10_000_000_000;
+
+/// Name and pid of a process's parents.
+pub type Ancestors = Arc<[(String, u32)]>;
 
 /// A process as it is shown. Strings are clean: valid UTF-8 without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,6 +37,8 @@ pub struct Process {
     pub user: Option<String>,
     /// Real group id.
     pub gid: u32,
+    /// Its name on the host.
+    pub group: Option<String>,
     /// Pid of the parent, 0 = none.
     pub ppid: u32,
     /// Name of the parent.
@@ -41,6 +47,10 @@ pub struct Process {
     pub parent_uid: u32,
     /// Its name on the host.
     pub parent_user: Option<String>,
+    /// Parents of the parent up to the first process, the nearest first: name and pid.
+    pub ancestors: Ancestors,
+    /// The package that the executable came with.
+    pub package: Option<String>,
     /// Inode of the cgroup v2 directory, 0 = unknown.
     pub cgroup_id: u64,
     /// The command line is longer than what is kept, or was not readable.
@@ -54,22 +64,38 @@ impl Process {
         self.exe.as_deref().unwrap_or(&self.name)
     }
 
+    /// `sshd[9] < systemd[1]`: parent, its parent, and so on.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        if self.ppid == 0 {
+            return String::new();
+        }
+        let mut text = format!("{}[{}]", self.parent_name, self.ppid);
+        for (name, pid) in self.ancestors.iter() {
+            text += &format!(" < {name}[{pid}]");
+        }
+        text
+    }
+
     /// The kernel's record in readable form.
     #[must_use]
     pub fn from_record(r: &IdentityRecord) -> Self {
         let args = &r.args[..(r.args_len as usize).min(r.args.len())];
         Self {
-            key: ProcKey { pid: r.pid, start_ticks: r.start_ticks },
+            key: ProcKey::new(r.pid, r.start_ticks, r.flags),
             name: clean(until_nul(&r.comm)),
             exe: exe_path(r),
             cmdline: cmdline(args),
             uid: r.uid,
             user: None,
             gid: r.gid,
+            group: None,
             ppid: r.ppid,
             parent_name: clean(until_nul(&r.parent_comm)),
             parent_uid: r.parent_uid,
             parent_user: None,
+            ancestors: Arc::default(),
+            package: None,
             cgroup_id: r.cgroup_id,
             cmdline_partial: r.args_len < r.args_total || r.args_total == 0,
         }
@@ -83,15 +109,17 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
 /// The kernel walks from the leaf to the root; the path reads the other way. `None` if it did not arrive there.
 fn exe_path(r: &IdentityRecord) -> Option<String> {
     let bytes = &r.exe[..usize::from(r.exe_len).min(r.exe.len())];
-    if r.exe_complete == 0 || bytes.is_empty() {
-        return None;
-    }
+    (r.exe_complete != 0 && !bytes.is_empty()).then(|| components(bytes))
+}
+
+/// A path from its components, the last one first, each with a NUL, as the kernel side sends it. Empty if there is none.
+pub(crate) fn components(bytes: &[u8]) -> String {
     let mut path = String::with_capacity(bytes.len());
-    for component in bytes.strip_suffix(b"\0").unwrap_or(bytes).rsplit(|b| *b == 0) {
+    for component in bytes.strip_suffix(b"\0").unwrap_or(bytes).rsplit(|b| *b == 0).filter(|c| !c.is_empty()) {
         path.push('/');
         path.push_str(&clean(component));
     }
-    Some(path)
+    path
 }
 
 /// `/proc/PID/cmdline` format: NUL-terminated arguments. Blanks between them here.
@@ -141,13 +169,20 @@ pub struct ProcessTable {
     entries: HashMap<ProcKey, Option<Entry>, ahash::RandomState>,
     wanted: Vec<Wanted>,
     refused: u64,
+    /// Where they live.
+    pub places: PlaceTable,
 }
 
 /// A question for the enrichment thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
     /// The kernel told of it; names of users are missing, perhaps more.
-    Completion(Arc<Process>),
+    Completion {
+        /// What the kernel told.
+        process: Arc<Process>,
+        /// Whether it lives in a container, where its cgroup is known.
+        in_container: Option<bool>,
+    },
     /// A socket's owner of which no record came: older than the agent, or the record was lost.
     Lookup(ProcKey),
 }
@@ -159,6 +194,10 @@ pub struct Found {
     pub key: ProcKey,
     /// `None`: it is gone, and nothing is known of it.
     pub process: Option<Process>,
+    /// Nothing more will come.
+    pub complete: bool,
+    /// Id and path of its cgroup, where /proc told.
+    pub cgroup: Option<(u64, String)>,
 }
 
 impl ProcessTable {
@@ -170,14 +209,18 @@ impl ProcessTable {
             return;
         }
         let process = Arc::new(process);
-        self.wanted.push(Wanted::Completion(Arc::clone(&process)));
+        let in_container = self.places.peek(process.cgroup_id).map(|place| place.container.is_some());
+        self.wanted.push(Wanted::Completion { process: Arc::clone(&process), in_container });
         self.entries.insert(key, Some(Entry { process, complete: false, last_used_ns: now_ns }));
     }
 
     /// Takes an answer of the enrichment thread.
     pub fn found(&mut self, found: Found, now_ns: u64) {
-        let entry =
-            found.process.map(|process| Entry { process: Arc::new(process), complete: true, last_used_ns: now_ns });
+        if let Some((id, path)) = &found.cgroup {
+            self.places.learn(*id, path, now_ns);
+        }
+        let complete = found.complete;
+        let entry = found.process.map(|process| Entry { process: Arc::new(process), complete, last_used_ns: now_ns });
         match entry {
             Some(entry) => {
                 self.entries.insert(found.key, Some(entry));
@@ -204,7 +247,8 @@ impl ProcessTable {
         match self.entries.get_mut(&key) {
             Some(Some(entry)) => {
                 entry.last_used_ns = now_ns;
-                (entry.process.name_known().then(|| Arc::clone(&entry.process)), entry.complete)
+                let named = self.places.get(entry.process.cgroup_id, now_ns).1;
+                (entry.process.name_known().then(|| Arc::clone(&entry.process)), entry.complete && named)
             }
             Some(None) => (None, false),
             None if full => {
@@ -225,6 +269,17 @@ impl ProcessTable {
         self.entries.get(&key)?.as_ref().map(|entry| &entry.process).filter(|p| p.name_known())
     }
 
+    /// Where a process lives, without asking.
+    #[must_use]
+    pub fn place(&self, key: ProcKey) -> Option<&Arc<Place>> {
+        self.places.peek(self.peek(key)?.cgroup_id)
+    }
+
+    /// All that are known, with the key under which sockets have them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Process>> {
+        self.entries.values().flatten().map(|entry| &entry.process).filter(|process| process.name_known())
+    }
+
     /// Questions that have come up since the last call.
     pub fn take_wanted(&mut self) -> Vec<Wanted> {
         std::mem::take(&mut self.wanted)
@@ -234,6 +289,7 @@ impl ProcessTable {
     pub fn expire(&mut self, now_ns: u64) {
         let keep_ns = if self.entries.len() > PROCESSES_MAX / 2 { KEEP_CROWDED_NS } else { KEEP_NS };
         self.entries.retain(|_, entry| entry.as_ref().is_none_or(|entry| entry.last_used_ns + keep_ns > now_ns));
+        self.places.expire(now_ns);
     }
 
     /// Processes that were not remembered because the table was full.
@@ -306,18 +362,19 @@ mod tests {
     #[test]
     fn unknown_process_is_asked_for_once() {
         let mut table = ProcessTable::default();
-        let key = ProcKey { pid: 9, start_ticks: 1 };
+        let key = ProcKey { pid: 9, start_ticks: 1, exec: 0 };
         assert_eq!(table.get(key, 0), (None, false));
         assert_eq!(table.get(key, 0), (None, false));
         assert_eq!(table.take_wanted(), vec![Wanted::Lookup(key)]);
-        table.found(Found { key, process: None }, 0);
+        table.found(Found { key, process: None, complete: true, cgroup: None }, 0);
         assert_eq!(table.get(key, 0), (None, true));
     }
 
     #[test]
     fn a_full_table_counts_what_it_refuses_and_recovers() {
         let mut table = ProcessTable::default();
-        let process = |pid| Process { key: ProcKey { pid, start_ticks: 1 }, name: "p".into(), ..Process::default() };
+        let process =
+            |pid| Process { key: ProcKey { pid, start_ticks: 1, exec: 0 }, name: "p".into(), ..Process::default() };
         for pid in 1..=PROCESSES_MAX as u32 + 3 {
             table.learn(process(pid), 0);
         }

@@ -1,13 +1,19 @@
 //! One worker's share of the truth: what its rings said since the last hand-over. No lock, no system call, and in steady
 //! state no allocation per record: tables keep their memory when they are emptied.
 
+use std::hash::Hash;
+
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use hdrhistogram::Histogram;
 use sockeye_bpf::records::{
-    DatagramRecord, FlowRecord, IdentityRecord, KINDS, Kind, Record, RttRecord, UdpKey, UdpValue,
+    CgroupRecord, DatagramRecord, FlowRecord, IdentityRecord, KINDS, Kind, RTT_BATCH, Record, RttRecord, UdpKey,
+    UdpValue, flags,
 };
 use zerocopy::FromZeros;
+
+use crate::flow::{ProcKey, Side};
+use crate::groups::{Network, RttStats};
 
 /// Round-trip times in microseconds, 1 us to 60 s, two significant digits (1 %): about 20 KB.
 pub type RttHistogram = Histogram<u64>;
@@ -16,6 +22,8 @@ pub type RttHistogram = Histogram<u64>;
 pub const RTT_MAX_US: u64 = 60_000_000;
 /// Flows that one delta holds. When it is full the worker hands over early, or leaves records in the ring.
 pub const FLOWS_MAX: usize = 1 << 15;
+/// Groups of round-trip times that one delta holds: 1.5 KB each.
+pub const GROUPS_MAX: usize = 512;
 /// Process identities that one delta holds.
 pub const IDENTITIES_MAX: usize = 1 << 12;
 
@@ -36,6 +44,42 @@ pub struct RingCounts {
     pub fill_bytes_max: u64,
 }
 
+/// Round-trip times by group. Emptied histograms are kept and used again.
+pub struct RttGroups<K> {
+    used: HashMap<K, RttStats, ahash::RandomState>,
+    spare: Vec<RttStats>,
+}
+
+impl<K> Default for RttGroups<K> {
+    fn default() -> Self {
+        Self { used: HashMap::default(), spare: Vec::new() }
+    }
+}
+
+impl<K: Hash + Eq> RttGroups<K> {
+    /// The group's figures, empty at first.
+    #[inline]
+    pub fn of(&mut self, key: K) -> &mut RttStats {
+        self.used.entry(key).or_insert_with(|| self.spare.pop().unwrap_or_default())
+    }
+
+    /// All groups.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &RttStats)> {
+        self.used.iter()
+    }
+
+    fn len(&self) -> usize {
+        self.used.len()
+    }
+
+    fn clear(&mut self) {
+        for (_, mut stats) in self.used.drain() {
+            stats.clear();
+            self.spare.push(stats);
+        }
+    }
+}
+
 /// What a worker hands to the control thread: a box that travels back empty.
 pub struct Delta {
     /// The newest record of each TCP socket, by cookie.
@@ -48,8 +92,14 @@ pub struct Delta {
     pub udp_closed: Vec<u64>,
     /// Processes seen for the first time.
     pub identities: Vec<IdentityRecord>,
+    /// Cgroups seen for the first time.
+    pub cgroups: Vec<CgroupRecord>,
     /// Round-trip samples of all sockets.
     pub rtt: RttHistogram,
+    /// The same by process and side.
+    pub process_rtt: RttGroups<(ProcKey, Side)>,
+    /// The same by the peer's network.
+    pub peer_rtt: RttGroups<Network>,
     /// Per ring of this worker, in the worker's order.
     pub rings: Vec<(usize, RingCounts)>,
 }
@@ -64,7 +114,10 @@ impl Delta {
             udp: HashMap::default(),
             udp_closed: Vec::new(),
             identities: Vec::new(),
+            cgroups: Vec::new(),
             rtt: rtt_histogram(),
+            process_rtt: RttGroups::default(),
+            peer_rtt: RttGroups::default(),
             rings: cpus.iter().map(|cpu| (*cpu, RingCounts::default())).collect(),
         }
     }
@@ -76,7 +129,10 @@ impl Delta {
         self.udp.clear();
         self.udp_closed.clear();
         self.identities.clear();
+        self.cgroups.clear();
         self.rtt.reset();
+        self.process_rtt.clear();
+        self.peer_rtt.clear();
         for (_, counts) in &mut self.rings {
             *counts = RingCounts::default();
         }
@@ -86,7 +142,8 @@ impl Delta {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.tcp.len() + self.tcp_earlier.len() + self.udp.len() + self.udp_closed.len() >= FLOWS_MAX
-            || self.identities.len() >= IDENTITIES_MAX
+            || self.identities.len().max(self.cgroups.len()) >= IDENTITIES_MAX
+            || self.process_rtt.len().max(self.peer_rtt.len()) >= GROUPS_MAX
     }
 
     /// Whether a hand-over would tell anything.
@@ -110,6 +167,7 @@ impl Delta {
             Record::Datagram(datagram) => self.datagram(datagram),
             Record::UdpClose(close) => self.udp_closed.push(close.cookie),
             Record::Identity(identity) => self.identities.push(*identity),
+            Record::Cgroup(cgroup) => self.cgroups.push(*cgroup),
         }
     }
 
@@ -134,9 +192,15 @@ impl Delta {
 
     #[inline]
     fn rtt(&mut self, batch: &RttRecord) {
-        for sample in batch.samples_us.iter().take(usize::from(batch.count)) {
+        let samples_us = &batch.samples_us[..usize::from(batch.count).min(RTT_BATCH)];
+        for sample in samples_us {
             self.rtt.saturating_record(u64::from(*sample).max(1));
         }
+        let initiator = batch.flags & flags::ROLE_MASK == flags::ROLE_INITIATOR;
+        let side = if initiator { Side::Initiator } else { Side::Responder };
+        let owner = ProcKey::new(batch.pid, batch.start_ticks, batch.flags);
+        self.process_rtt.of((owner, side)).record(samples_us);
+        self.peer_rtt.of(Network::of(batch.remote_addr)).record(samples_us);
     }
 
     #[inline]
@@ -147,6 +211,7 @@ impl Delta {
             fresh.first_sent = d.sent;
             fresh.pid = d.pid;
             fresh.start_ticks = d.start_ticks;
+            fresh.flags = d.flags;
             fresh
         });
         if d.sent != 0 {

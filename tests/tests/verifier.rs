@@ -8,9 +8,9 @@ use sockeye_tests::program;
 const BOUNDS: [(&str, u32); 10] = [
     ("se_connect", 3000),
     ("se_set_state", 1500),
-    ("se_read", 2600),
-    ("se_sockops", 6000),
-    ("se_sock_create", 2400),
+    ("se_read", 6000),
+    ("se_sockops", 7500),
+    ("se_sock_create", 3000),
     ("se_sock_release", 150),
     ("se_egress", 1000),
     ("se_ingress", 1000),

@@ -5,11 +5,19 @@
 
 #define SE_PATH_DEPTH 24
 #define SE_NAME_MAX 64
+#define SE_CGROUP_DEPTH 16
+#define SE_CGROUP_NAME_MAX 128
 
 struct se_owner {
 	__u32 pid;
 	__u32 start_ticks;
+	__u8 exec; /* in SE_EXEC_MASK */
 };
+
+static __always_inline __u8 exec_flags(__u64 exec_id)
+{
+	return (exec_id << 5) & SE_EXEC_MASK;
+}
 
 static __always_inline __u32 start_ticks_of(struct task_struct *leader)
 {
@@ -92,13 +100,66 @@ static __always_inline void read_args(struct se_identity *id, struct mm_struct *
 		id->args_len = len;
 }
 
+struct se_climb {
+	struct se_cgroup *cg;
+	struct kernfs_node *kn;
+	__u32 at;
+};
+
+/* One step towards the root of the cgroup hierarchy. 1 ends the loop. */
+static long climb_step(__u64 step, struct se_climb *c)
+{
+	struct kernfs_node *kn = c->kn, *parent;
+	struct kernfs_node___rcu *rcu = (void *)kn;
+	long n;
+
+	if (bpf_core_field_exists(rcu->__parent))
+		parent = BPF_CORE_READ(rcu, __parent);
+	else
+		parent = BPF_CORE_READ(kn, parent);
+	if (!parent) {
+		c->cg->complete = 1;
+		return 1;
+	}
+	if (c->at > SE_CGROUP_LEN - SE_CGROUP_NAME_MAX)
+		return 1;
+	n = bpf_probe_read_kernel_str(&c->cg->path[c->at], SE_CGROUP_NAME_MAX, BPF_CORE_READ(kn, name));
+	if (n <= 1 || n >= SE_CGROUP_NAME_MAX)
+		return 1;
+	c->at += n;
+	c->kn = parent;
+	return 0;
+}
+
+/* Sends the path of a cgroup unless it was sent before: a container can be gone before anybody can look at it. */
+static __always_inline void send_cgroup(struct kernfs_node *kn, __u64 id)
+{
+	struct se_climb c = { .kn = kn };
+	__u8 one = 1;
+
+	if (bpf_map_lookup_elem(&se_cgroups, &id))
+		return;
+	c.cg = reserve(SE_CGROUP, sizeof(*c.cg));
+	if (!c.cg)
+		return;
+	c.cg->kind = SE_CGROUP;
+	c.cg->complete = 0;
+	c.cg->pad0 = 0;
+	c.cg->cgroup_id = id;
+	bpf_loop(SE_CGROUP_DEPTH, climb_step, &c, 0);
+	c.cg->len = c.at;
+	submit(c.cg);
+	bpf_map_update_elem(&se_cgroups, &id, &one, BPF_ANY);
+}
+
 /* Sends the identity of the calling process unless this very image of it, in this cgroup, was sent before. */
 static __always_inline void send_identity(struct task_struct *leader, struct se_owner *owner)
 {
 	__u64 key = (__u64)owner->pid << 32 | owner->start_ticks;
+	struct kernfs_node *kn = BPF_CORE_READ(leader, cgroups, dfl_cgrp, kn);
 	struct se_sent now = {
 		.exec_id = BPF_CORE_READ(leader, self_exec_id),
-		.cgroup_id = BPF_CORE_READ(leader, cgroups, dfl_cgrp, kn, id),
+		.cgroup_id = BPF_CORE_READ(kn, id),
 	};
 	struct se_sent *sent = bpf_map_lookup_elem(&se_known, &key);
 	struct task_struct *parent;
@@ -106,8 +167,10 @@ static __always_inline void send_identity(struct task_struct *leader, struct se_
 	struct mm_struct *mm;
 	struct se_stats *st;
 
+	owner->exec = exec_flags(now.exec_id);
 	if (sent && sent->exec_id == now.exec_id && sent->cgroup_id == now.cgroup_id)
 		return;
+	send_cgroup(kn, now.cgroup_id);
 	st = stats();
 	id = reserve(SE_IDENTITY, sizeof(*id));
 	if (!id || !st) {
@@ -124,7 +187,8 @@ static __always_inline void send_identity(struct task_struct *leader, struct se_
 	id->uid = BPF_CORE_READ(leader, real_cred, uid.val);
 	id->gid = BPF_CORE_READ(leader, real_cred, gid.val);
 	id->parent_uid = BPF_CORE_READ(parent, real_cred, uid.val);
-	id->pad0 = 0;
+	id->flags = owner->exec;
+	__builtin_memset(id->pad0, 0, sizeof(id->pad0));
 	id->cgroup_id = now.cgroup_id;
 	BPF_CORE_READ_INTO(&id->comm, leader, comm);
 	BPF_CORE_READ_INTO(&id->parent_comm, parent, group_leader, comm);

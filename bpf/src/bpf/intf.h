@@ -12,6 +12,7 @@
 #define SE_COMM_LEN 16
 #define SE_EXE_LEN 256
 #define SE_ARGS_LEN 512
+#define SE_CGROUP_LEN 512
 #define SE_RTT_BATCH 24
 /* Start times are compared with field 22 of /proc/PID/stat, whose unit is 1/USER_HZ = 10 ms on every architecture. */
 #define SE_NS_PER_TICK 10000000ULL
@@ -26,7 +27,8 @@ enum se_kind {
 	SE_DATAGRAM = 6,  /* se_datagram: one UDP packet that found the UDP table full */
 	SE_UDP_CLOSE = 7, /* se_udp_close: a UDP socket is gone */
 	SE_IDENTITY = 8,  /* se_identity: a process, at its first socket */
-	SE_KINDS = 9,
+	SE_CGROUP = 9,    /* se_cgroup: a cgroup, at the first process in it that is seen */
+	SE_KINDS = 10,
 };
 
 enum se_role { SE_ROLE_UNKNOWN = 0, SE_INITIATOR = 1, SE_RESPONDER = 2, SE_ROLE_LISTENER = 3 };
@@ -36,6 +38,7 @@ enum se_flags {
 	SE_CONFIRMED = 0x04, /* the owner itself connected, or has read from the socket */
 	SE_SEEDED = 0x08,    /* older than the agent */
 	SE_UDP = 0x10,
+	SE_EXEC_MASK = 0xe0, /* number of the owner's exec(), modulo 8: tells programs of one process apart */
 };
 
 struct se_flow {
@@ -70,12 +73,13 @@ struct se_flow {
 struct se_rtt {
 	__u8 kind;
 	__u8 count; /* samples that are filled */
-	__u16 pad0;
+	__u8 flags;
+	__u8 pad0;
 	__u32 pid;
-	__u64 cookie;
 	__u64 at_ns;
 	__u32 start_ticks;
 	__u32 pad1;
+	__u8 remote_addr[16];
 	__u32 samples_us[SE_RTT_BATCH];
 };
 
@@ -98,13 +102,15 @@ struct se_udp_value {
 	__u32 pid;
 	__u32 start_ticks;
 	__u8 first_sent; /* 1: the first packet went out */
-	__u8 pad0[7];
+	__u8 flags;
+	__u8 pad0[6];
 };
 
 struct se_datagram {
 	__u8 kind;
 	__u8 sent; /* 1: went out, 0: came in */
-	__u16 pad0;
+	__u8 flags;
+	__u8 pad0;
 	__u32 pid;
 	__u64 at_ns;
 	struct se_udp_key key;
@@ -131,12 +137,22 @@ struct se_identity {
 	__u32 parent_uid;
 	__u32 args_total; /* length of the command line; args holds its beginning */
 	__u32 args_len;
-	__u32 pad0;
+	__u8 flags; /* of SE_EXEC_MASK */
+	__u8 pad0[3];
 	__u64 cgroup_id;
 	__u8 comm[SE_COMM_LEN];
 	__u8 parent_comm[SE_COMM_LEN];
 	__u8 exe[SE_EXE_LEN];   /* path components, the last one first, each with a NUL */
 	__u8 args[SE_ARGS_LEN]; /* as in /proc/PID/cmdline */
+};
+
+struct se_cgroup {
+	__u8 kind;
+	__u8 complete; /* 1: path holds the path up to the root of the hierarchy */
+	__u16 len;
+	__u32 pad0;
+	__u64 cgroup_id;
+	__u8 path[SE_CGROUP_LEN]; /* path components, the last one first, each with a NUL */
 };
 
 /* One per CPU: what was offered to the rings and what did not fit, by kind of record, and every other loss. */

@@ -26,5 +26,6 @@ const volatile union {
 	struct se_udp_key udp_key;
 	struct se_udp_value udp_value;
 	struct se_identity identity;
+	struct se_cgroup cgroup;
 	struct se_stats stats;
 } se_layouts;

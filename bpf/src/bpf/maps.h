@@ -85,6 +85,14 @@ struct {
 	__type(value, struct se_sent);
 } se_known SEC(".maps");
 
+/* Cgroups whose path has been sent. Ids are not reused: they carry a generation. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u8);
+} se_cgroups SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

@@ -52,7 +52,7 @@ int se_seed(struct bpf_iter__task_file *ctx)
 	leader = task->group_leader;
 	s->pid = leader->tgid;
 	s->start_ticks = leader->start_boottime / SE_NS_PER_TICK;
-	s->flags = flags;
+	s->flags = flags | exec_flags(leader->self_exec_id);
 	s->netns = sk->__sk_common.skc_net.net->ns.inum;
 	remember_tuple(s, sk);
 	return 0;

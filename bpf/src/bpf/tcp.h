@@ -101,19 +101,20 @@ static __always_inline void emit_flow(__u8 kind, __u8 state, const struct se_soc
 }
 
 /* Round-trip samples that have not been sent yet. */
-static __always_inline void flush_rtt(struct se_sock *s, __u64 cookie, __u64 now)
+static __always_inline void flush_rtt(struct se_sock *s, __u64 now)
 {
 	struct se_rtt *r = reserve(SE_RTT, sizeof(*r));
 
 	if (r) {
 		r->kind = SE_RTT;
 		r->count = s->rtt_count;
+		r->flags = s->flags;
 		r->pad0 = 0;
 		r->pid = s->pid;
-		r->cookie = cookie;
 		r->at_ns = now;
 		r->start_ticks = s->start_ticks;
 		r->pad1 = 0;
+		copy16(r->remote_addr, s->remote_addr);
 		__builtin_memcpy(r->samples_us, s->rtt_us, sizeof(r->samples_us));
 		submit(r);
 	}
@@ -151,7 +152,7 @@ static __always_inline void on_open(struct se_sock *s, __u8 role)
 
 	s->pid = owner.pid;
 	s->start_ticks = owner.start_ticks;
-	s->flags = role | SE_CONFIRMED;
+	s->flags = role | SE_CONFIRMED | owner.exec;
 	s->owner_changes = 0;
 	s->rtt_count = 0;
 	s->opened_ns = bpf_ktime_get_boot_ns();
@@ -162,7 +163,7 @@ static __always_inline void on_open(struct se_sock *s, __u8 role)
 static __always_inline void on_established(struct se_sock *s, struct sock *sk, __u64 cookie, int old)
 {
 	if ((s->flags & SE_ROLE_MASK) != SE_INITIATOR) {
-		s->flags = old == TCP_SYN_SENT ? SE_INITIATOR : SE_RESPONDER;
+		s->flags = (old == TCP_SYN_SENT ? SE_INITIATOR : SE_RESPONDER) | (s->flags & SE_EXEC_MASK);
 		s->owner_changes = 0;
 		s->rtt_count = 0;
 		s->opened_ns = bpf_ktime_get_boot_ns();
@@ -179,7 +180,7 @@ static __always_inline void on_close(struct se_sock *s, struct sock *sk, __u64 c
 	if (!s->remote_port)
 		remember_tuple(s, sk);
 	if (s->rtt_count)
-		flush_rtt(s, cookie, bpf_ktime_get_boot_ns());
+		flush_rtt(s, bpf_ktime_get_boot_ns());
 	emit_close(old, s, sk, cookie);
 }
 
@@ -241,17 +242,19 @@ int BPF_PROG(se_read, struct sock *sk)
 {
 	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	struct se_owner owner;
+	__u8 exec;
 	bool same;
 
 	if (!s || !sk->sk_lock.owned)
 		return 0;
-	same = s->pid == (__u32)(bpf_get_current_pid_tgid() >> 32);
+	exec = exec_flags(bpf_get_current_task_btf()->group_leader->self_exec_id);
+	same = s->pid == (__u32)(bpf_get_current_pid_tgid() >> 32) && (s->flags & SE_EXEC_MASK) == exec;
 	if ((same && s->flags & SE_CONFIRMED) || s->owner_changes >= SE_OWNER_CHANGES_MAX)
 		return 0;
 	owner = current_owner();
 	if (!owner.pid)
 		return 0;
-	s->flags |= SE_CONFIRMED;
+	s->flags = (s->flags & ~SE_EXEC_MASK) | SE_CONFIRMED | exec;
 	if (same && s->start_ticks == owner.start_ticks)
 		return 0;
 	s->pid = owner.pid;
@@ -285,7 +288,7 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct bpf_sock *ha
 		s->rtt_count = at + 1;
 	}
 	if (s->rtt_count >= SE_RTT_BATCH || now - s->rtt_batch_ns > SE_RTT_BATCH_NS)
-		flush_rtt(s, bpf_get_socket_cookie(ops), now);
+		flush_rtt(s, now);
 }
 
 /* Right before tcp_set_state() changes the state. The same events as se_set_state's, and the same answers. */

@@ -50,7 +50,7 @@ int se_sock_create(struct bpf_sock *sk)
 	owner = current_owner();
 	s->pid = owner.pid;
 	s->start_ticks = owner.start_ticks;
-	s->flags = SE_UDP | SE_CONFIRMED;
+	s->flags = SE_UDP | SE_CONFIRMED | owner.exec;
 	s->netns = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), nsproxy, net_ns, ns.inum);
 	s->opened_ns = bpf_ktime_get_boot_ns();
 	return 1;
@@ -155,6 +155,7 @@ static __always_inline void spill_packet(const struct se_packet *p, const struct
 		return;
 	d->kind = SE_DATAGRAM;
 	d->sent = p->sent;
+	d->flags = s ? s->flags : 0;
 	d->pad0 = 0;
 	d->pid = s ? s->pid : 0;
 	d->at_ns = now;
@@ -184,6 +185,7 @@ static __always_inline void account(struct se_packet *p, const struct se_sock *s
 	fresh.first_sent = p->sent;
 	fresh.pid = s ? s->pid : 0;
 	fresh.start_ticks = s ? s->start_ticks : 0;
+	fresh.flags = s ? s->flags : 0;
 	add_packet(&fresh, p, now);
 	if (!bpf_map_update_elem(table, &p->key, &fresh, BPF_NOEXIST))
 		return;

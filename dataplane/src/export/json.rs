@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::flow::{FlowReport, Proto, Side, State};
+use crate::place::Place;
 use crate::process::Process;
 
 /// One flow as an object of ntopng's "agent" dialect.
@@ -41,6 +42,13 @@ pub fn encode(report: &FlowReport) -> Value {
             );
         }
     }
+    let [client_place, server_place] = report.place.each_ref().map(Option::as_deref);
+    if let Some(container) = client_place.and_then(container_object) {
+        flow.insert("LOCAL_CONTAINER".into(), container);
+    }
+    if let Some(label) = server_place.and_then(Place::label) {
+        flow.insert("DST_PROC_CONTAINER_ID".into(), json!(label));
+    }
     // The nested objects always mean the client; the server has flat names.
     if let Some(process) = server {
         flow.insert("DST_PROC_PID".into(), json!(process.key.pid));
@@ -48,6 +56,9 @@ pub fn encode(report: &FlowReport) -> Value {
         flow.insert("DST_PROC_UID".into(), json!(process.uid));
         flow.insert("DST_PROC_USER_NAME".into(), json!(process.user.as_deref().unwrap_or_default()));
         flow.insert("DST_PROC_CMDLINE".into(), json!(process.cmdline));
+        if let Some(package) = &process.package {
+            flow.insert("DST_PROC_PKG_NAME".into(), json!(package));
+        }
     }
     if key.proto == Proto::Tcp {
         flow.insert("TCP".into(), tcp_object(report));
@@ -65,6 +76,18 @@ fn process_object(process: &Process) -> Value {
         "UID_NAME": process.user.as_deref().unwrap_or_default(),
         "GID": process.gid,
         "PROCESS_PATH": process.path_or_name(),
+    })
+}
+
+/// A pod for ntopng's page of pods, any other container under the name of Docker, which is all that it knows.
+fn container_object(place: &Place) -> Option<Value> {
+    let container = place.container.as_ref()?;
+    let name = container.name_or_id();
+    Some(match &place.pod {
+        Some(pod) if !pod.name.is_empty() => {
+            json!({"ID": container.short_id(), "K8S": {"NAME": name, "POD": pod.name, "NS": pod.namespace}})
+        }
+        _ => json!({"ID": container.short_id(), "DOCKER": {"NAME": name}}),
     })
 }
 
@@ -104,6 +127,8 @@ mod tests {
         assert_eq!(object["LOCAL_PROCESS"]["PID"], 42);
         assert_eq!(object["TCP"]["BYTES_ACKED"], object["IN_BYTES"]);
         assert_eq!(object["DST_PROC_PID"], 43);
+        let pod = json!({"NAME": "app", "POD": "web-1", "NS": "shop"});
+        assert_eq!(object["LOCAL_CONTAINER"], json!({"ID": "0123456789ab", "K8S": pod}));
         assert!(!object.keys().any(|key| key.starts_with("INTERFA")));
     }
 }

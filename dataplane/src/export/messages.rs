@@ -142,12 +142,13 @@ pub fn listening_ports<'a>(
     listeners: impl Iterator<Item = &'a Listener>,
     processes: &ProcessTable,
 ) -> String {
-    let mut ports: [BTreeSet<(u16, String)>; 4] = Default::default();
+    let mut ports: [BTreeSet<(u16, String, String)>; 4] = Default::default();
     let mut addresses = BTreeSet::from([probe.ip]);
     for listener in listeners {
         let Some(process) = processes.peek(listener.owner) else { continue };
         let index = usize::from(listener.v6) + if listener.proto == Proto::Udp { 2 } else { 0 };
-        ports[index].insert((listener.local.port, process.path_or_name().to_owned()));
+        let package = process.package.clone().unwrap_or_default();
+        ports[index].insert((listener.local.port, process.path_or_name().to_owned(), package));
         let ip = listener.local.addr.ip();
         if !ip.is_unspecified() {
             addresses.insert(ip);
@@ -155,7 +156,7 @@ pub fn listening_ports<'a>(
     }
     let list = |index: usize| -> Vec<Value> {
         // ntopng keeps a package name from the element before unless there is one.
-        ports[index].iter().map(|(port, proc)| json!({"port": port, "proc": proc, "pkg": ""})).collect()
+        ports[index].iter().map(|(port, proc, pkg)| json!({"port": port, "proc": proc, "pkg": pkg})).collect()
     };
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     json!({

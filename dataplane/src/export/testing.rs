@@ -4,13 +4,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::flow::{Counters, Endpoint, FlowKey, FlowReport, ProcKey, Proto, State};
+use crate::place::{Container, Place, Pod, cgroup::Runtime};
 use crate::process::Process;
 
 pub(crate) fn report() -> FlowReport {
     let endpoint = |last, port| Endpoint { addr: IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)).into(), port };
     let process = |pid, name: &str, user: &str| {
         Some(Arc::new(Process {
-            key: ProcKey { pid, start_ticks: 1 },
+            key: ProcKey { pid, start_ticks: 1, exec: 0 },
             name: name.into(),
             exe: Some(format!("/usr/bin/{name}")),
             cmdline: format!("{name} --option"),
@@ -30,9 +31,26 @@ pub(crate) fn report() -> FlowReport {
         total: counters,
         rtt_us: [Some((20_100, 300)), Some((19_900, 200))],
         local: [true, true],
+        owners: [42, 43].map(|pid| ProcKey { pid, start_ticks: 1, exec: 0 }),
+        place: [Some(Arc::new(pod())), None],
+        first: true,
         process: [process(42, "curl", "alice"), process(43, "nginx", "www-data")],
         carries_identity: true,
         state: State::Closed,
         reset_by: None,
+    }
+}
+
+fn pod() -> Place {
+    Place {
+        container: Some(Container {
+            id: "0123456789abcdef".repeat(4),
+            runtime: Runtime::Containerd,
+            name: "app".into(),
+            image: "registry.example/app:1".into(),
+            labels: vec![("tier".into(), "front".into())],
+        }),
+        pod: Some(Pod { uid: "u-1".into(), name: "web-1".into(), namespace: "shop".into() }),
+        ..Place::default()
     }
 }

@@ -12,6 +12,7 @@ use sockeye_ctl::human;
 
 use super::{ExportPort, ExportStats, Item, QUEUE_REPORTS_MAX};
 use crate::flow::{FlowReport, Side, State};
+use crate::place::Place;
 use crate::process::Process;
 
 /// From this width on, a flow is one line; below, two.
@@ -159,7 +160,7 @@ fn pad(text: &str, width: usize) -> String {
 /// `curl[123] alice`, and for a host-local flow both sides.
 fn processes(report: &FlowReport) -> String {
     let side = |side: Side| match &report.process[side as usize] {
-        Some(process) => process_text(process),
+        Some(process) => process_text(process, report.place[side as usize].as_deref()),
         None => "?".into(),
     };
     match report.local {
@@ -169,9 +170,12 @@ fn processes(report: &FlowReport) -> String {
     }
 }
 
-fn process_text(process: &Process) -> String {
+/// The container goes with it, the service does not: it mostly says what the process says.
+fn process_text(process: &Process, place: Option<&Place>) -> String {
     let user = process.user.clone().unwrap_or_else(|| process.uid.to_string());
-    format!("{}[{}] {user}", process.name, process.key.pid)
+    let container = place.filter(|place| place.container.is_some()).and_then(Place::title);
+    let container = container.map(|title| format!(" @{title}")).unwrap_or_default();
+    format!("{}[{}] {user}{container}", process.name, process.key.pid)
 }
 
 fn state_color(state: State) -> &'static str {

@@ -10,6 +10,7 @@
 //! of IPFIX (RFC 7012) below 57344 and ntop's own (base 57472) above.
 
 use crate::flow::{Counters, FlowReport, Proto, Side, State};
+use crate::place::Place;
 use crate::process::Process;
 
 /// First bytes of a message.
@@ -61,6 +62,8 @@ mod id {
         pub(super) parent_uid: u32,
         pub(super) parent_user: u32,
         pub(super) cmdline: u32,
+        pub(super) package: u32,
+        pub(super) container: u32,
     }
     pub(super) const PROCESS: [ProcessIds; 2] = [
         ProcessIds {
@@ -73,6 +76,8 @@ mod id {
             parent_uid: 58036,
             parent_user: 58037,
             cmdline: 58028,
+            package: 58012,
+            container: 58030,
         },
         ProcessIds {
             pid: 57847,
@@ -84,6 +89,8 @@ mod id {
             parent_uid: 58039,
             parent_user: 58040,
             cmdline: 58029,
+            package: 58013,
+            container: 58031,
         },
     ];
 }
@@ -129,6 +136,18 @@ impl Writer<'_> {
         self.header(key, STRING);
         self.0.extend_from_slice(&(text.len() as u16).to_be_bytes());
         self.0.extend_from_slice(text.as_bytes());
+    }
+
+    /// Text under a name that ntopng does not know: it shows such elements as they are.
+    pub fn named_string(&mut self, name: &str, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        self.0.push(STRING << 4 | STRING);
+        for part in [name, &text[..text.floor_char_boundary(usize::from(u16::MAX))]] {
+            self.0.extend_from_slice(&(part.len() as u16).to_be_bytes());
+            self.0.extend_from_slice(part.as_bytes());
+        }
     }
 
     /// Closes the record.
@@ -205,6 +224,9 @@ fn encode_record(report: &FlowReport, delta: &Counters, first: bool, out: &mut V
             if let Some(process) = &report.process[side as usize] {
                 process_elements(&id::PROCESS[side as usize], process, w);
             }
+            if let Some(place) = &report.place[side as usize] {
+                place_elements(side, place, w);
+            }
         }
     }
     w.end();
@@ -265,11 +287,31 @@ fn process_elements(ids: &id::ProcessIds, process: &Process, w: &mut Writer<'_>)
     w.uint(ids.uid, process.uid.into());
     w.string(ids.user, process.user.as_deref().unwrap_or_default());
     w.string(ids.cmdline, &process.cmdline);
+    w.string(ids.package, process.package.as_deref().unwrap_or_default());
     if process.ppid > 0 {
         w.uint(ids.parent_pid, process.ppid.into());
         w.string(ids.parent_name, &process.parent_name);
         w.uint(ids.parent_uid, process.parent_uid.into());
         w.string(ids.parent_user, process.parent_user.as_deref().unwrap_or_default());
+    }
+}
+
+/// ntopng has one field for a container, and none for pods: the rest goes along under names of our own.
+fn place_elements(side: Side, place: &Place, w: &mut Writer<'_>) {
+    let (Some(container), Some(label)) = (&place.container, place.label()) else { return };
+    w.string(id::PROCESS[side as usize].container, &label);
+    let prefix = if side == Side::Initiator { "SRC" } else { "DST" };
+    let pod = place.pod.as_ref();
+    for (name, text) in [
+        ("CONTAINER_NAME", container.name.as_str()),
+        ("CONTAINER_IMAGE", &container.image),
+        ("CONTAINER_RUNTIME", container.runtime.name()),
+        ("CONTAINER_FULL_ID", &container.id),
+        ("K8S_POD", pod.map_or("", |pod| &pod.name)),
+        ("K8S_NAMESPACE", pod.map_or("", |pod| &pod.namespace)),
+        ("K8S_POD_UID", pod.map_or("", |pod| &pod.uid)),
+    ] {
+        w.named_string(&format!("{prefix}_{name}"), text);
     }
 }
 
@@ -332,6 +374,14 @@ mod tests {
                 records.push(std::mem::take(&mut record));
                 continue;
             }
+            if kind == 0xbb {
+                let [name, text] = [(); 2].map(|()| {
+                    let n = number(&mut b, 3) as usize;
+                    String::from_utf8(take(&mut b, n).to_vec()).unwrap()
+                });
+                record.push((0, Item::Named(name, text)));
+                continue;
+            }
             let key = number(&mut b, kind >> 4);
             record.push((
                 key,
@@ -354,6 +404,19 @@ mod tests {
         Number(u64),
         Float(f32),
         Text(String),
+        Named(String, String),
+    }
+
+    #[test]
+    fn a_pod_is_told_in_the_field_of_the_container_and_under_names_of_our_own() {
+        let mut out = Vec::new();
+        encode(&testing::report(), &mut out);
+        let record = &decode(&out)[0];
+        assert!(record.contains(&(58030, Item::Text("shop/web-1/app".into()))));
+        for (name, text) in [("SRC_K8S_POD", "web-1"), ("SRC_CONTAINER_IMAGE", "registry.example/app:1")] {
+            assert!(record.contains(&(0, Item::Named(name.into(), text.into()))), "{record:?}");
+        }
+        assert!(!record.iter().any(|(key, _)| *key == 58031));
     }
 
     fn sum(records: &[Vec<(u64, Item)>], key: u64) -> u64 {

@@ -353,7 +353,9 @@ mod tests {
         let mut process = (**long.process[0].as_ref().unwrap()).clone();
         process.cmdline = "x".repeat(4000);
         long.process[0] = Some(Arc::new(process));
-        for (report, limit_by_size) in [(testing::report(), false), (long, true)] {
+        let mut short = testing::report();
+        short.place = [None, None];
+        for (report, limit_by_size) in [(short, false), (long, true)] {
             let pending: VecDeque<_> = std::iter::repeat_n(Arc::new(report), 400).collect();
             let (mut payload, mut scratch) = (Vec::new(), Vec::new());
             let batch = batch_tlv(&pending, &mut payload, &mut scratch);

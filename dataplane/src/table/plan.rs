@@ -203,6 +203,9 @@ impl FlowTable {
         flow.identity_epoch = epoch;
         let shown = if carries_identity { frozen } else { owners };
         let process: [Option<Arc<Process>>; 2] = shown.map(|key| processes.get(key, now_ns).0);
+        let place = process
+            .each_ref()
+            .map(|process| process.as_ref().and_then(|process| processes.places.get(process.cgroup_id, now_ns).0));
         FlowReport {
             key: flow.key,
             first_unix_ns: clock.unix_ns(flow.opened_ns),
@@ -212,7 +215,10 @@ impl FlowTable {
             rtt_us: Side::BOTH
                 .map(|side| flow.end(side).filter(|end| end.srtt_us > 0).map(|end| (end.srtt_us, end.rttvar_us))),
             local: Side::BOTH.map(|side| flow.end(side).is_some()),
+            owners: shown,
             process,
+            place,
+            first: flow.reports == 1,
             carries_identity,
             state: flow.state(),
             reset_by: flow.reset_by(),

@@ -24,7 +24,7 @@ impl FlowTable {
         }
         let addr = Addr(r.local_addr);
         let local = Endpoint { addr, port: r.local_port };
-        let owner = ProcKey { pid: r.pid, start_ticks: r.start_ticks };
+        let owner = ProcKey::new(r.pid, r.start_ticks, r.flags);
         let listener = Listener { proto, local, v6: addr.ip().is_ipv6(), netns: r.netns, owner };
         self.listeners_next.insert((proto, r.netns, local), listener);
     }

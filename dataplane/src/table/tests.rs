@@ -86,9 +86,9 @@ fn table() -> FlowTable {
 fn reports(table: &mut FlowTable, now_ns: u64) -> Vec<FlowReport> {
     let mut processes = ProcessTable::default();
     for pid in [100, 101, 102] {
-        let key = ProcKey { pid, start_ticks: 1 };
+        let key = ProcKey { pid, start_ticks: 1, exec: 0 };
         let process = Process { key, name: format!("p{pid}"), ..Process::default() };
-        processes.found(Found { key, process: Some(process) }, now_ns);
+        processes.found(Found { key, process: Some(process), complete: true, cgroup: None }, now_ns);
     }
     let mut out = Vec::new();
     table.tick(now_ns, &WallClock::with_boot_at(0), &mut processes, |report| out.push(report));

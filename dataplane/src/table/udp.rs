@@ -37,7 +37,7 @@ impl FlowTable {
         let remote = Endpoint { addr: Addr(key.remote_addr), port: key.remote_port };
         let end = End {
             cookie: key.cookie,
-            owner: ProcKey { pid: value.pid, start_ticks: value.start_ticks },
+            owner: ProcKey::new(value.pid, value.start_ticks, value.flags),
             netns: key.netns,
             state: 0,
             error: 0,

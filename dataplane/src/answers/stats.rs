@@ -1,15 +1,13 @@
-//! What `ctl` is told: tables that explain themselves.
+//! `ctl stats`: everything about the agent.
 
 use serde_json::{Value, json};
 use sockeye_bpf::records::{CpuStats, Kind};
-use sockeye_ctl::protocol::{Answer, FlowsArguments, SortBy, Table, Unit};
+use sockeye_ctl::protocol::{Answer, Table, Unit};
 
-use crate::clock::boot_ns;
+use super::round2;
 use crate::control::{Control, lost_records};
 use crate::export::ExportStats;
-use crate::flow::{End, Proto, Side, State};
-use crate::process::{Process, ProcessTable};
-use crate::table::Flow;
+use crate::flow::{Proto, State};
 
 /// Everything about the agent.
 pub(crate) fn stats(control: &Control) -> Answer {
@@ -22,6 +20,7 @@ pub(crate) fn stats(control: &Control) -> Answer {
             shards(control),
             flow_states(control),
             rtt(control),
+            engines(control),
             exports(control),
             programs(control),
         ],
@@ -43,6 +42,8 @@ fn agent(control: &Control) -> Table {
             ("flows_seen", Unit::Count, "flows ever entered"),
             ("flows_paired", Unit::Count, "host-local flows whose two ends were joined"),
             ("processes", Unit::Count, "processes that are remembered"),
+            ("cgroups", Unit::Count, "cgroups that are remembered"),
+            ("containers", Unit::Count, "those of them that are containers"),
             ("listeners", Unit::Count, "sockets that listen"),
             ("sweeps", Unit::Count, "walks over all sockets"),
             ("sweep_sockets", Unit::Count, "sockets that the last walk found"),
@@ -65,16 +66,14 @@ fn agent(control: &Control) -> Table {
         json!(counts.created),
         json!(counts.paired),
         json!(control.processes.len()),
+        json!(control.processes.places.len()),
+        json!(control.processes.places.containers().1),
         json!(control.table.listeners().count()),
         json!(control.totals.sweeps),
         json!(control.totals.sweep_sockets),
         json!(control.totals.sweep_ns),
     ]);
     table
-}
-
-fn round2(x: f64) -> f64 {
-    (x * 100.0).round() / 100.0
 }
 
 fn rings(control: &Control, cpus: &[CpuStats]) -> Table {
@@ -140,6 +139,7 @@ fn losses(control: &Control, cpus: &[CpuStats]) -> Table {
         (Kind::Datagram, "UDP packets are missing from their flow"),
         (Kind::UdpClose, "the flow ends by its idle timeout"),
         (Kind::Identity, "the process is looked up in /proc, and unknown if it is gone"),
+        (Kind::Cgroup, "the container is looked up in /proc, and unknown if it is gone"),
     ] {
         per_cpu(&format!("ring_full_{}", kind.name()), &|s| s.lost[kind as usize], effect);
     }
@@ -153,12 +153,22 @@ fn losses(control: &Control, cpus: &[CpuStats]) -> Table {
     );
     let counts = control.table.counts();
     let stalls: u64 = control.workers.iter().map(|w| ExportStats::get(&w.stats.stalls)).sum();
+    let get = ExportStats::get;
+    let naming = &control.enrichment.naming;
+    let (folded, other_peers) = control.groups.refused();
     let malformed: u64 = control.totals.rings.iter().map(|r| r.malformed).sum();
     for (reason, count, effect) in [
         ("record_malformed", malformed, "a record was not understood"),
         ("worker_stalled", stalls, "records waited in the ring because control was busy; nothing is lost by it"),
         ("flow_table_full", counts.rejected, "the flow is not shown; raise --flows-max"),
         ("process_table_full", control.processes.refused(), "a process is shown as unknown"),
+        ("cgroup_table_full", control.processes.places.refused(), "a container is shown as unknown"),
+        ("container_unnamed", control.processes.places.containers().0, "containers that have only an id by now"),
+        ("container_unknown", get(&naming.unknown), "no engine knew the container: it has only an id"),
+        ("container_gave_up", get(&naming.gave_up), "its engine did not answer for ten minutes: it has only an id"),
+        ("container_not_asked", get(&naming.refused), "too many questions waited: it has only an id"),
+        ("process_group_full", folded, "figures of a process went to its container or service at once"),
+        ("peer_group_full", other_peers, "round-trip times of a peer network went to the other networks"),
         ("flow_vanished", counts.vanished, "a flow's close record never came"),
         ("kernel_read_failed", control.totals.kernel_errors, "a sweep or drain failed and was repeated"),
     ] {
@@ -248,6 +258,39 @@ fn rtt(control: &Control) -> Table {
     table
 }
 
+fn engines(control: &Control) -> Table {
+    let mut table = Table::new(
+        "engines",
+        "Container engines that are asked for names. Those without a socket in their usual place are left out.",
+        &[
+            ("engine", Unit::Text, "the API that it speaks"),
+            ("socket", Unit::Text, "where"),
+            ("state", Unit::Text, "up, or why it does not answer"),
+            ("asked", Unit::Count, "questions"),
+            ("found", Unit::Count, "answers with a name"),
+            ("unknown", Unit::Count, "answers that there is no such container"),
+            ("failed", Unit::Count, "questions without an answer that is understood"),
+        ],
+    );
+    for engine in &control.enrichment.engines {
+        let s = engine.snapshot();
+        if s.asked == 0 && !engine.path.exists() {
+            continue;
+        }
+        let socket = engine.path.display().to_string();
+        table.push([
+            json!(engine.kind.name()),
+            json!(crate::process::clean(socket.as_bytes())),
+            json!(s.state),
+            json!(s.asked),
+            json!(s.found),
+            json!(s.unknown),
+            json!(s.failed),
+        ]);
+    }
+    table
+}
+
 fn exports(control: &Control) -> Table {
     let mut table = Table::new(
         "exports",
@@ -297,141 +340,4 @@ fn programs(control: &Control) -> Table {
         ]);
     }
     table
-}
-
-/// Flows that match, in the order that was asked for.
-pub(crate) fn flows(control: &Control, a: &FlowsArguments) -> Result<Answer, String> {
-    let state = match a.state.as_deref() {
-        None => None,
-        Some(name) => Some(State::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
-            let known: Vec<_> = State::ALL.iter().map(|state| state.name()).collect();
-            format!("there is no state {name:?}: {} are known", known.join(", "))
-        })?),
-    };
-    let processes = &control.processes;
-    let mut found: Vec<&Flow> = control
-        .table
-        .flows()
-        .filter(|flow| state.is_none_or(|state| flow.state() == state) && matches(flow, processes, a))
-        .collect();
-    let total = found.len();
-    found.sort_by_key(|flow| std::cmp::Reverse(sort_key(flow, a.sort)));
-    found.truncate(a.limit);
-    let mut summary = Table::new(
-        "summary",
-        "How many flows match, and how many are shown.",
-        &[("matching", Unit::Count, "flows that match"), ("shown", Unit::Count, "flows in this answer")],
-    );
-    summary.push([json!(total), json!(found.len())]);
-    let mut table = flows_table();
-    let now_ns = boot_ns();
-    for flow in found {
-        table.push(flow_row(flow, processes, now_ns));
-    }
-    Ok(Answer { tables: vec![summary, table] })
-}
-
-fn matches(flow: &Flow, processes: &ProcessTable, a: &FlowsArguments) -> bool {
-    let any_process = |wanted: &dyn Fn(&Process) -> bool| {
-        flow.ends().any(|end| processes.peek(end.owner).is_some_and(|process| wanted(process)))
-    };
-    let endpoints = [flow.key.initiator, flow.key.responder];
-    a.port.is_none_or(|port| endpoints.iter().any(|e| e.port == port))
-        && a.address.is_none_or(|ip| endpoints.iter().any(|e| e.addr.ip() == ip.to_canonical()))
-        && a.process.as_deref().is_none_or(|text| {
-            let pid = text.parse::<u32>().ok();
-            flow.ends().any(|end| pid.is_some_and(|pid| end.owner.pid == pid))
-                || any_process(&|p| p.name.contains(text) || p.exe.as_deref().is_some_and(|exe| exe.contains(text)))
-        })
-        && a.user.as_deref().is_none_or(|text| {
-            let uid = text.parse::<u32>().ok();
-            any_process(&|p| p.user.as_deref() == Some(text) || uid == Some(p.uid))
-        })
-}
-
-fn sort_key(flow: &Flow, sort: SortBy) -> u64 {
-    let total = flow.totals();
-    match sort {
-        SortBy::Bytes => total.bytes.iter().sum(),
-        SortBy::Retrans => u64::from(total.retrans[0]) + u64::from(total.retrans[1]),
-        SortBy::Rtt => flow.ends().map(|end| u64::from(end.srtt_us)).max().unwrap_or(0),
-        SortBy::Active => flow.active_ns,
-        SortBy::Age => u64::MAX - flow.opened_ns,
-    }
-}
-
-fn flows_table() -> Table {
-    Table::new(
-        "flows",
-        "One row per flow. Counters since the connection was opened. A process is missing where its side is not on this host.",
-        &[
-            ("protocol", Unit::Text, "transport protocol"),
-            ("initiator", Unit::Text, "who connected, or sent first"),
-            ("responder", Unit::Text, "who answered"),
-            ("direction", Unit::Text, "out, in, or local: which side is on this host"),
-            ("state", Unit::Text, "how it stands"),
-            ("initiator_process", Unit::Text, "name of the process"),
-            ("initiator_pid", Unit::Id, "its pid"),
-            ("initiator_user", Unit::Text, "its user"),
-            ("initiator_cmdline", Unit::Text, "its command line"),
-            ("initiator_parent", Unit::Text, "its parent"),
-            ("responder_process", Unit::Text, "name of the process"),
-            ("responder_pid", Unit::Id, "its pid"),
-            ("responder_user", Unit::Text, "its user"),
-            ("responder_cmdline", Unit::Text, "its command line"),
-            ("responder_parent", Unit::Text, "its parent"),
-            ("sent", Unit::Bytes, "payload from the initiator"),
-            ("received", Unit::Bytes, "payload to the initiator"),
-            ("packets_sent", Unit::Count, "segments or datagrams from the initiator"),
-            ("packets_received", Unit::Count, "segments or datagrams to the initiator"),
-            ("retrans", Unit::Count, "segments that the local sides sent again"),
-            ("rtt", Unit::Microseconds, "smoothed round-trip time"),
-            ("rtt_var", Unit::Microseconds, "its mean deviation"),
-            ("age", Unit::Seconds, "since it was opened, or first seen"),
-            ("quiet", Unit::Seconds, "since something was last sent or received"),
-            ("before_agent", Unit::Text, "yes: opened before the agent was started"),
-        ],
-    )
-}
-
-fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Vec<Value> {
-    let total = flow.totals();
-    let local = Side::BOTH.map(|side| flow.end(side).is_some());
-    let rtt = Side::BOTH.into_iter().find_map(|side| flow.end(side).filter(|end| end.srtt_us > 0));
-    let mut row = vec![
-        json!(flow.key.proto.name()),
-        json!(flow.key.initiator.to_string()),
-        json!(flow.key.responder.to_string()),
-        json!(match local {
-            [true, true] => "local",
-            [true, false] => "out",
-            _ => "in",
-        }),
-        json!(flow.state().name()),
-    ];
-    for side in Side::BOTH {
-        let owner = flow.end(side).map(|end| end.owner).filter(|owner| owner.is_known());
-        let process = owner.and_then(|owner| processes.peek(owner));
-        row.extend([
-            json!(process.map(|p| &p.name)),
-            json!(owner.map(|owner| owner.pid)),
-            json!(process.map(|p| p.user.clone().unwrap_or_else(|| p.uid.to_string()))),
-            json!(process.map(|p| &p.cmdline)),
-            json!(process.map(|p| format!("{}[{}]", p.parent_name, p.ppid))),
-        ]);
-    }
-    let since_s = |then_ns: u64| now_ns.saturating_sub(then_ns) / 1_000_000_000;
-    row.extend([
-        json!(total.bytes[0]),
-        json!(total.bytes[1]),
-        json!(total.packets[0]),
-        json!(total.packets[1]),
-        json!(u64::from(total.retrans[0]) + u64::from(total.retrans[1])),
-        json!(rtt.map(|end| end.srtt_us)),
-        json!(rtt.map(|end| end.rttvar_us)),
-        json!(since_s(flow.opened_ns)),
-        json!(since_s(flow.active_ns)),
-        json!(if flow.ends().any(|end| end.has(End::SEEDED)) { "yes" } else { "no" }),
-    ]);
-    row
 }

@@ -1,0 +1,163 @@
+//! The configuration file: TOML, small, and strict. What is misspelt is an error that names the nearest valid key.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+/// Read without being asked to, where it exists.
+pub const DEFAULT_PATH: &str = "/etc/sockeye/sockeye.toml";
+
+/// Everything that can be configured in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Where container engines are asked for names.
+    pub runtimes: Runtimes,
+}
+
+/// Sockets of the engines, `unix:///PATH`. A list that is given replaces the usual places; an empty one asks nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct Runtimes {
+    /// Docker Engine API.
+    pub docker: Option<Vec<Socket>>,
+    /// Podman's API, which is Docker's.
+    pub podman: Option<Vec<Socket>>,
+    /// Kubernetes' Container Runtime Interface: containerd, CRI-O, cri-dockerd.
+    pub cri: Option<Vec<Socket>>,
+}
+
+/// Path of a Unix socket, from `unix:///PATH`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Socket(pub PathBuf);
+
+impl TryFrom<String> for Socket {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.strip_prefix("unix://") {
+            Some(path) if path.starts_with('/') => Ok(Self(path.into())),
+            _ => Err(format!("{text:?} is no socket: write unix:///PATH")),
+        }
+    }
+}
+
+/// Why a configuration cannot be used. One sentence.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, or of the wrong type.
+    #[error("the configuration {} is not understood: {why}", path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, and where.
+        why: String,
+    },
+    /// A key that does not exist.
+    #[error("the configuration {} has an unknown key `{key}`: did you mean `{nearest}`?", path.display())]
+    UnknownKey {
+        /// Which.
+        path: PathBuf,
+        /// The key, with its table.
+        key: String,
+        /// The valid key that is spelt most alike.
+        nearest: String,
+    },
+}
+
+/// Every valid key.
+const KEYS: [&str; 4] = ["runtimes", "runtimes.docker", "runtimes.podman", "runtimes.cri"];
+
+impl Config {
+    /// Reads the file that was named, or the one in the usual place if there is any.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not understood.
+    pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+        if named.is_none() && !path.exists() {
+            return Ok(Self::default());
+        }
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// If it is not understood.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let refused = |why: &toml::de::Error| {
+            let line = why.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let why = why.message().replace('\n', " ");
+            ConfigError::Parse { path: path.to_owned(), why: format!("line {line}: {}", why.trim_end_matches('.')) }
+        };
+        let table: toml::Table = toml::from_str(text).map_err(|err| refused(&err))?;
+        check_keys(&table, "", path)?;
+        toml::from_str(text).map_err(|err| refused(&err))
+    }
+}
+
+fn check_keys(table: &toml::Table, prefix: &str, path: &Path) -> Result<(), ConfigError> {
+    for (name, value) in table {
+        let key = format!("{prefix}{name}");
+        if !KEYS.contains(&key.as_str()) {
+            let likeness = |valid: &&&str| (strsim::jaro_winkler(valid, &key) * 1e6) as u64;
+            let nearest = KEYS.iter().max_by_key(likeness).map_or_else(String::new, ToString::to_string);
+            return Err(ConfigError::UnknownKey { path: path.to_owned(), key, nearest });
+        }
+        if let toml::Value::Table(inner) = value {
+            check_keys(inner, &format!("{key}."), path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("x.toml")).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn reads_sockets() {
+        let config = parse("[runtimes]\ndocker = [\"unix:///run/a.sock\"]\ncri = []\n").unwrap();
+        assert_eq!(config.runtimes.docker, Some(vec![Socket("/run/a.sock".into())]));
+        assert_eq!((config.runtimes.cri, config.runtimes.podman), (Some(vec![]), None));
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn faults_are_named_with_the_remedy() {
+        let fault = |text: &str| parse(text).unwrap_err();
+        assert!(fault("[runtimes]\ndokcer = []").contains("`runtimes.dokcer`: did you mean `runtimes.docker`?"));
+        assert!(fault("[runtime]\n").contains("did you mean `runtimes`?"));
+        assert!(fault("[runtimes]\ndocker = [\"tcp://1.2.3.4:5\"]").contains("write unix:///PATH"));
+        assert!(fault("[runtimes]\n\ndocker = 5").contains("line 3"));
+        assert!(fault("runtimes = ").contains("not understood"));
+        for text in ["[runtimes]\ndokcer = []", "runtimes = ", "[runtimes]\ndocker = 5"] {
+            assert_eq!(fault(text).lines().count(), 1);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_never_panics(text in ".{0,200}") {
+            let _ = parse(&text);
+        }
+    }
+}

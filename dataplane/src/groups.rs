@@ -1,0 +1,371 @@
+//! Figures per process, per place (container, pod, service) and per peer network: what they did, and how slow their
+//! network was.
+//!
+//! Bounded: a process that is over, or one too many, is added to the figures of its place, and a peer network too many
+//! to those of all others. Nothing that was measured is lost by it, only its detail.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use hashbrown::HashMap;
+use hdrhistogram::Histogram;
+
+use crate::flow::{Addr, FlowReport, ProcKey, Side};
+use crate::process::ProcessTable;
+use crate::shard::RTT_MAX_US;
+
+/// Processes with figures of their own.
+pub const PROCESSES_MAX: usize = 4096;
+/// Peer networks with figures of their own.
+pub const PEERS_MAX: usize = 1024;
+/// How long a process keeps its own figures after its last sign of life, nanoseconds.
+const KEEP_NS: u64 = 120_000_000_000;
+
+/// Round-trip times: a histogram of 6 % resolution (1.5 KB), and exact sums for average and variance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RttStats {
+    histogram: Histogram<u32>,
+    sum_us: u64,
+    /// Of the squares.
+    sum2_us2: u128,
+}
+
+impl Default for RttStats {
+    fn default() -> Self {
+        let histogram = Histogram::new_with_bounds(1, RTT_MAX_US, 1);
+        Self { histogram: histogram.expect("constants that hdrhistogram accepts"), sum_us: 0, sum2_us2: 0 }
+    }
+}
+
+impl RttStats {
+    /// Adds samples, microseconds.
+    #[inline]
+    pub fn record(&mut self, samples_us: &[u32]) {
+        for &sample in samples_us {
+            let us = u64::from(sample).max(1);
+            self.histogram.saturating_record(us);
+            self.sum_us += us;
+            self.sum2_us2 += u128::from(us) * u128::from(us);
+        }
+    }
+
+    /// Adds another's samples.
+    pub fn add(&mut self, other: &Self) {
+        // Equal bounds: the sum cannot fail.
+        let _ = self.histogram.add(&other.histogram);
+        self.sum_us += other.sum_us;
+        self.sum2_us2 += other.sum2_us2;
+    }
+
+    /// Empties it and keeps the memory.
+    pub fn clear(&mut self) {
+        self.histogram.reset();
+        self.sum_us = 0;
+        self.sum2_us2 = 0;
+    }
+
+    /// How many samples.
+    #[must_use]
+    pub fn samples(&self) -> u64 {
+        self.histogram.len()
+    }
+
+    /// Of all samples, the middle of the bucket that this quantile (0 to 1) falls into, microseconds.
+    #[must_use]
+    pub fn quantile_us(&self, quantile: f64) -> u64 {
+        self.histogram.median_equivalent(self.histogram.value_at_quantile(quantile))
+    }
+
+    /// Average, microseconds, exact.
+    #[must_use]
+    pub fn mean_us(&self) -> f64 {
+        self.sum_us as f64 / self.samples().max(1) as f64
+    }
+
+    /// Standard deviation, microseconds, exact.
+    #[must_use]
+    pub fn deviation_us(&self) -> f64 {
+        let (n, mean) = (self.samples().max(1) as f64, self.mean_us());
+        (self.sum2_us2 as f64 / n - mean * mean).max(0.0).sqrt()
+    }
+
+    /// Samples per bucket between two bounds a tenth of a decade apart: `(up to microseconds, samples)`.
+    #[must_use]
+    pub fn decades(&self) -> Vec<(u64, u64)> {
+        let mut buckets = Vec::new();
+        let mut below = 0;
+        for step in 0u32.. {
+            let bound = 10f64.powf(f64::from(step) / 10.0).round() as u64;
+            let counted = self.histogram.count_between(0, bound);
+            if counted > below {
+                buckets.push((bound, counted - below));
+            }
+            below = counted;
+            if bound > RTT_MAX_US {
+                return buckets;
+            }
+        }
+        buckets
+    }
+}
+
+/// What was done on one side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Flows that were reported.
+    pub flows: u64,
+    /// Payload sent.
+    pub bytes_sent: u64,
+    /// Payload received.
+    pub bytes_received: u64,
+    /// Segments that it sent again.
+    pub retrans: u64,
+}
+
+impl Activity {
+    fn add(&mut self, other: &Self) {
+        self.flows += other.flows;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+        self.retrans += other.retrans;
+    }
+}
+
+/// Figures of somebody, as initiator and as responder (indexed by [`Side`]), since the agent was started.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// What it did.
+    pub activity: [Activity; 2],
+    /// Its round-trip times.
+    pub rtt: [Option<Box<RttStats>>; 2],
+    last_ns: u64,
+}
+
+impl Group {
+    /// Adds another's figures.
+    pub fn add(&mut self, other: &Self) {
+        self.last_ns = self.last_ns.max(other.last_ns);
+        for i in 0..2 {
+            self.activity[i].add(&other.activity[i]);
+            if let Some(rtt) = &other.rtt[i] {
+                self.rtt[i].get_or_insert_default().add(rtt);
+            }
+        }
+    }
+}
+
+/// A peer's network: /24 of IPv4, /64 of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Network(Addr);
+
+impl Network {
+    /// The network of an address.
+    #[must_use]
+    #[inline]
+    pub fn of(addr: [u8; 16]) -> Self {
+        let mut bytes = addr;
+        let mapped_v4 = bytes[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+        bytes[if mapped_v4 { 15 } else { 8 }..].fill(0);
+        Self(Addr(bytes))
+    }
+}
+
+impl std::fmt::Display for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.ip() {
+            IpAddr::V4(v4) => write!(f, "{v4}/24"),
+            IpAddr::V6(v6) => write!(f, "{}/64", Ipv6Addr::from(v6.octets())),
+        }
+    }
+}
+
+type Map<K, V> = HashMap<K, V, ahash::RandomState>;
+
+/// All groups. Owned by the control thread.
+#[derive(Default)]
+pub struct Groups {
+    processes: Map<ProcKey, Group>,
+    /// By cgroup: what its forgotten processes did. 0 = the place is not known.
+    places: Map<u64, Group>,
+    peers: Map<Network, RttStats>,
+    other_peers: RttStats,
+    folded: u64,
+    peers_refused: u64,
+}
+
+impl Groups {
+    /// Adds a shard's round-trip times of a process.
+    pub fn process_rtt(&mut self, key: ProcKey, side: Side, rtt: &RttStats, processes: &ProcessTable, now_ns: u64) {
+        self.group(key, processes, now_ns).rtt[side as usize].get_or_insert_default().add(rtt);
+    }
+
+    /// Adds a shard's round-trip times to a peer network.
+    pub fn peer_rtt(&mut self, network: Network, rtt: &RttStats) {
+        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&network) {
+            self.peers_refused += 1;
+            self.other_peers.add(rtt);
+        } else {
+            self.peers.entry(network).or_default().add(rtt);
+        }
+    }
+
+    /// Adds what a report tells.
+    pub fn account(&mut self, report: &FlowReport, processes: &ProcessTable, now_ns: u64) {
+        for side in Side::BOTH.into_iter().filter(|side| report.local[*side as usize]) {
+            let (i, peer) = (side as usize, side.other() as usize);
+            let activity = Activity {
+                flows: u64::from(report.first),
+                bytes_sent: report.delta.bytes[i],
+                bytes_received: report.delta.bytes[peer],
+                retrans: report.delta.retrans[i].into(),
+            };
+            self.group(report.owners[i], processes, now_ns).activity[i].add(&activity);
+        }
+    }
+
+    /// The group of a process, or that of its place if there are too many.
+    fn group(&mut self, key: ProcKey, processes: &ProcessTable, now_ns: u64) -> &mut Group {
+        let full = self.processes.len() >= PROCESSES_MAX && !self.processes.contains_key(&key);
+        let group = if full || !key.is_known() {
+            self.folded += u64::from(full);
+            self.places.entry(place_of(key, processes)).or_default()
+        } else {
+            self.processes.entry(key).or_default()
+        };
+        group.last_ns = now_ns;
+        group
+    }
+
+    /// Adds processes that have been quiet, or the quietest of too many, to their places. Call it before the table of
+    /// processes forgets where they lived.
+    pub fn fold(&mut self, processes: &ProcessTable, now_ns: u64) {
+        let mut keep_ns = KEEP_NS;
+        while keep_ns > 1_000_000_000 && self.quieter_than(keep_ns, now_ns) * 4 > PROCESSES_MAX * 3 {
+            keep_ns /= 2;
+        }
+        let places = &mut self.places;
+        self.processes.retain(|key, group| {
+            let stays = group.last_ns + keep_ns > now_ns;
+            if !stays {
+                places.entry(place_of(*key, processes)).or_default().add(group);
+            }
+            stays
+        });
+        // Where nobody knows any more where it was, it is one of the others.
+        let gone: Vec<u64> =
+            places.keys().copied().filter(|id| *id != 0 && processes.places.peek(*id).is_none()).collect();
+        for id in gone {
+            if let Some(group) = places.remove(&id) {
+                places.entry(0).or_default().add(&group);
+            }
+        }
+    }
+
+    /// How many processes would stay.
+    fn quieter_than(&self, keep_ns: u64, now_ns: u64) -> usize {
+        self.processes.values().filter(|group| group.last_ns + keep_ns > now_ns).count()
+    }
+
+    /// Processes with figures of their own.
+    pub fn processes(&self) -> impl Iterator<Item = (ProcKey, &Group)> {
+        self.processes.iter().map(|(key, group)| (*key, group))
+    }
+
+    /// Everything by cgroup: its processes, and what those did that are forgotten. 0 = not known where.
+    #[must_use]
+    pub fn by_place(&self, processes: &ProcessTable) -> Map<u64, Group> {
+        let mut places = self.places.clone();
+        for (key, group) in &self.processes {
+            places.entry(place_of(*key, processes)).or_default().add(group);
+        }
+        places
+    }
+
+    /// Peer networks, and all others together.
+    pub fn peers(&self) -> (impl Iterator<Item = (Network, &RttStats)>, &RttStats) {
+        (self.peers.iter().map(|(network, rtt)| (*network, rtt)), &self.other_peers)
+    }
+
+    /// How often figures of a process went to its place at once, and those of a peer network to "other".
+    #[must_use]
+    pub fn refused(&self) -> (u64, u64) {
+        (self.folded, self.peers_refused)
+    }
+}
+
+fn place_of(key: ProcKey, processes: &ProcessTable) -> u64 {
+    processes.peek(key).map_or(0, |process| process.cgroup_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Process;
+    use proptest::prelude::*;
+
+    #[test]
+    fn networks_are_masked() {
+        let v4 = |text: &str| Network::of(Addr::from(text.parse::<IpAddr>().unwrap()).0).to_string();
+        assert_eq!((v4("10.1.2.3"), v4("2001:db8:1:2:3::4")), ("10.1.2.0/24".into(), "2001:db8:1:2::/64".into()));
+        assert_eq!(v4("::1"), "::/64");
+    }
+
+    #[test]
+    fn a_forgotten_process_lives_on_in_its_place() {
+        let mut processes = ProcessTable::default();
+        let key = ProcKey { pid: 5, start_ticks: 1, exec: 0 };
+        processes.places.learn(9, "/system.slice/a.service", 0);
+        processes.learn(Process { key, name: "p".into(), cgroup_id: 9, ..Process::default() }, 0);
+        let mut groups = Groups::default();
+        let mut rtt = RttStats::default();
+        rtt.record(&[20_000; 10]);
+        groups.process_rtt(key, Side::Initiator, &rtt, &processes, 0);
+        groups.fold(&processes, KEEP_NS + 1);
+        assert_eq!(groups.processes().count(), 0);
+        groups.process_rtt(key, Side::Initiator, &rtt, &processes, KEEP_NS + 2);
+        let place = &groups.by_place(&processes)[&9];
+        assert_eq!(place.rtt[0].as_ref().unwrap().samples(), 20);
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted_and_not_lost() {
+        let processes = ProcessTable::default();
+        let mut groups = Groups::default();
+        let mut rtt = RttStats::default();
+        rtt.record(&[5]);
+        for i in 0..PROCESSES_MAX as u32 + 10 {
+            groups.process_rtt(ProcKey { pid: i + 1, start_ticks: 0, exec: 0 }, Side::Responder, &rtt, &processes, 1);
+        }
+        for i in 0..PEERS_MAX as u32 + 10 {
+            let [a, b, c, d] = (i << 8).to_be_bytes();
+            groups.peer_rtt(Network::of(Addr::from(IpAddr::from([a, b, c, d])).0), &rtt);
+        }
+        assert_eq!(groups.refused(), (10, 10));
+        let total: u64 = groups.by_place(&processes).values().map(|g| g.rtt[1].as_ref().unwrap().samples()).sum();
+        assert_eq!(total, PROCESSES_MAX as u64 + 10);
+        assert_eq!(groups.peers().1.samples(), 10);
+        groups.fold(&processes, 1_000_000_010);
+        assert!(groups.processes().count() <= PROCESSES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn figures_are_those_of_the_samples(samples in proptest::collection::vec(1u32..60_000_000, 1..200)) {
+            let (a, b) = samples.split_at(samples.len() / 2);
+            let (mut stats, mut other) = (RttStats::default(), RttStats::default());
+            stats.record(a);
+            other.record(b);
+            stats.add(&other);
+            let n = samples.len() as f64;
+            let mean = samples.iter().map(|s| f64::from(*s)).sum::<f64>() / n;
+            let deviation = (samples.iter().map(|s| (f64::from(*s) - mean).powi(2)).sum::<f64>() / n).sqrt();
+            prop_assert!((stats.mean_us() - mean).abs() < 0.01);
+            prop_assert!((stats.deviation_us() - deviation).abs() < 1.0 + deviation * 1e-3);
+            let mut sorted = samples.clone();
+            sorted.sort_unstable();
+            let median = f64::from(sorted[(samples.len() - 1) / 2]);
+            let shown = stats.quantile_us(0.5) as f64;
+            prop_assert!((shown - median).abs() <= median * 0.07 + 1.0, "{shown} for {median}");
+            prop_assert_eq!(stats.decades().iter().map(|(_, n)| n).sum::<u64>(), samples.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Where a process lives: its container, its pod, its systemd unit. Learnt from the path of its cgroup at once, and
+//! named by the engine's own API a little later.
+
+pub mod cgroup;
+#[cfg(test)]
+mod cgroup_layouts;
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use sockeye_bpf::records::CgroupRecord;
+
+use crate::engines::has_engine;
+use crate::process::{clean, components, truncate};
+use cgroup::{ContainerRef, Runtime, read_path};
+
+/// Most cgroups that are remembered.
+pub const PLACES_MAX: usize = 1 << 14;
+/// How long a cgroup is remembered after its last use, nanoseconds: the last flows of a container that has gone still
+/// get its name.
+const KEEP_NS: u64 = 600_000_000_000;
+/// Longest name of a container, pod, image or namespace, bytes.
+const NAME_MAX: usize = 256;
+/// Labels that are kept of a container, and the bytes of each key and value.
+const LABELS_MAX: usize = 64;
+const LABEL_BYTES_MAX: usize = 256;
+
+/// A Kubernetes pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pod {
+    /// From the path of the cgroup, or from the engine.
+    pub uid: String,
+    /// Empty = not known.
+    pub name: String,
+    /// Empty = not known.
+    pub namespace: String,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// The engine's id.
+    pub id: String,
+    /// The engine.
+    pub runtime: Runtime,
+    /// Name by the engine; in a pod that of the container. Empty = not known.
+    pub name: String,
+    /// Image. Empty = not known.
+    pub image: String,
+    /// Labels, sorted by key.
+    pub labels: Vec<(String, String)>,
+}
+
+impl Container {
+    /// The id as engines print it: the first 12 of 64 digits.
+    #[must_use]
+    pub fn short_id(&self) -> &str {
+        if self.id.len() == 64 { &self.id[..12] } else { &self.id }
+    }
+
+    /// The name, or the short id.
+    #[must_use]
+    pub fn name_or_id(&self) -> &str {
+        if self.name.is_empty() { self.short_id() } else { &self.name }
+    }
+}
+
+/// Where processes of one cgroup live. Strings are clean.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Path of the cgroup.
+    pub path: String,
+    /// Innermost container.
+    pub container: Option<Container>,
+    /// Pod.
+    pub pod: Option<Pod>,
+    /// systemd service or scope, outside of containers.
+    pub unit: Option<String>,
+    /// Its slice.
+    pub slice: Option<String>,
+}
+
+impl Place {
+    /// What the path of a cgroup tells.
+    #[must_use]
+    pub fn from_path(path: &str) -> Self {
+        let meaning = read_path(path);
+        let text = |text: String| clean_name(text.as_bytes());
+        Self {
+            path: clean(path.as_bytes()),
+            container: meaning.containers.first().map(|c| Container {
+                id: text(c.id.clone()),
+                runtime: c.runtime,
+                // What has no engine to ask is called by its id.
+                name: if has_engine(c.runtime) { String::new() } else { text(c.id.clone()) },
+                image: String::new(),
+                labels: Vec::new(),
+            }),
+            pod: meaning.pod_uid.map(|uid| Pod { uid: text(uid), ..Pod::default() }),
+            unit: meaning.unit.map(text),
+            slice: meaning.slice.map(text),
+        }
+    }
+
+    /// How a collector should call it: `namespace/pod/container`, or the short id of the container. `None` outside of
+    /// containers.
+    #[must_use]
+    pub fn label(&self) -> Option<String> {
+        let container = self.container.as_ref()?;
+        Some(match &self.pod {
+            Some(pod) if !pod.name.is_empty() => {
+                format!("{}/{}/{}", pod.namespace, pod.name, container.name_or_id())
+            }
+            _ => container.short_id().to_owned(),
+        })
+    }
+
+    /// How people should see it: as [`Self::label`], but the name of a plain container, and the unit of a service.
+    #[must_use]
+    pub fn title(&self) -> Option<String> {
+        match (&self.container, &self.pod) {
+            (Some(_), Some(pod)) if !pod.name.is_empty() => self.label(),
+            (Some(container), _) => Some(container.name_or_id().to_owned()),
+            (None, _) => self.unit.clone(),
+        }
+    }
+}
+
+fn clean_name(bytes: &[u8]) -> String {
+    let mut text = clean(&bytes[..bytes.len().min(4 * NAME_MAX)]);
+    truncate(&mut text, NAME_MAX);
+    text
+}
+
+/// A question to the engines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameWanted {
+    /// Which cgroup.
+    pub cgroup_id: u64,
+    /// Its path: tells whose engine it is.
+    pub path: String,
+    /// The containers around it, the innermost one first.
+    pub containers: Vec<ContainerRef>,
+}
+
+/// What an engine says of a container. Raw strings, as they came.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Names {
+    /// Which of the engines, where the path does not tell.
+    pub runtime: Option<Runtime>,
+    /// Name of the container.
+    pub name: String,
+    /// Image.
+    pub image: String,
+    /// All labels.
+    pub labels: Vec<(String, String)>,
+    /// Pod, where it is in one.
+    pub pod: Option<Pod>,
+}
+
+/// The answer to a [`NameWanted`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Which cgroup.
+    pub cgroup_id: u64,
+    /// `None`: no engine knows it, or none answers; another answer may follow.
+    pub names: Option<Box<Names>>,
+}
+
+struct Entry {
+    place: Arc<Place>,
+    /// All is known that can be known by now.
+    complete: bool,
+    last_used_ns: u64,
+}
+
+/// All cgroups with flows. Owned by the control thread.
+#[derive(Default)]
+pub struct PlaceTable {
+    entries: HashMap<u64, Entry, ahash::RandomState>,
+    wanted: Vec<NameWanted>,
+    refused: u64,
+}
+
+impl PlaceTable {
+    /// Takes the path of a cgroup, and wants names where there is a container.
+    pub fn learn(&mut self, cgroup_id: u64, path: &str, now_ns: u64) {
+        if let Some(entry) = self.entries.get_mut(&cgroup_id) {
+            entry.last_used_ns = now_ns;
+            return;
+        }
+        if self.entries.len() >= PLACES_MAX {
+            self.refused += 1;
+            return;
+        }
+        let place = Place::from_path(path);
+        let complete = place.container.as_ref().is_none_or(|container| !has_engine(container.runtime));
+        if !complete {
+            let containers = read_path(path).containers;
+            self.wanted.push(NameWanted { cgroup_id, path: path.to_owned(), containers });
+        }
+        self.entries.insert(cgroup_id, Entry { place: Arc::new(place), complete, last_used_ns: now_ns });
+    }
+
+    /// Takes a record of the kernel.
+    pub fn learn_record(&mut self, r: &CgroupRecord, now_ns: u64) {
+        let bytes = &r.path[..usize::from(r.len).min(r.path.len())];
+        let mut path = components(bytes);
+        if path.is_empty() {
+            path.push('/');
+        }
+        if r.complete == 0 {
+            // Too deep for the record: what is nearest to the process is there.
+            path.insert_str(0, "/…");
+        }
+        self.learn(r.cgroup_id, &path, now_ns);
+    }
+
+    /// Takes an answer of the engines.
+    pub fn named(&mut self, named: Named) {
+        let Some(entry) = self.entries.get_mut(&named.cgroup_id) else { return };
+        entry.complete = true;
+        let Some(names) = named.names else { return };
+        let mut place = (*entry.place).clone();
+        if let Some(container) = &mut place.container {
+            container.runtime = names.runtime.unwrap_or(container.runtime);
+            container.name = clean_name(names.name.as_bytes());
+            container.image = clean_name(names.image.as_bytes());
+            container.labels = clean_labels(names.labels);
+        }
+        if let Some(pod) = names.pod {
+            let uid = if pod.uid.is_empty() { place.pod.map(|known| known.uid).unwrap_or_default() } else { pod.uid };
+            place.pod = Some(Pod {
+                uid: clean_name(uid.as_bytes()),
+                name: clean_name(pod.name.as_bytes()),
+                namespace: clean_name(pod.namespace.as_bytes()),
+            });
+        }
+        entry.place = Arc::new(place);
+    }
+
+    /// The place, and whether all that can be known of it is there.
+    pub fn get(&mut self, cgroup_id: u64, now_ns: u64) -> (Option<Arc<Place>>, bool) {
+        match self.entries.get_mut(&cgroup_id) {
+            Some(entry) => {
+                entry.last_used_ns = now_ns;
+                (Some(Arc::clone(&entry.place)), entry.complete)
+            }
+            None => (None, true),
+        }
+    }
+
+    /// The place, without marking it as used.
+    #[must_use]
+    pub fn peek(&self, cgroup_id: u64) -> Option<&Arc<Place>> {
+        self.entries.get(&cgroup_id).map(|entry| &entry.place)
+    }
+
+    /// All that are known, by the id of the cgroup.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Place>)> {
+        self.entries.iter().map(|(id, entry)| (*id, &entry.place))
+    }
+
+    /// Questions that have come up since the last call.
+    pub fn take_wanted(&mut self) -> Vec<NameWanted> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// Forgets cgroups that nothing has asked for in a while.
+    pub fn expire(&mut self, now_ns: u64) {
+        self.entries.retain(|_, entry| entry.last_used_ns + KEEP_NS > now_ns);
+    }
+
+    /// Cgroups that were not remembered because the table was full.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Containers whose name is not known, and all containers.
+    #[must_use]
+    pub fn containers(&self) -> (u64, u64) {
+        let containers = || self.entries.values().filter_map(|entry| entry.place.container.as_ref());
+        (containers().filter(|c| c.name.is_empty()).count() as u64, containers().count() as u64)
+    }
+
+    /// How many are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+fn clean_labels(labels: Vec<(String, String)>) -> Vec<(String, String)> {
+    let text = |raw: String| {
+        let mut text = clean(&raw.as_bytes()[..raw.len().min(4 * LABEL_BYTES_MAX)]);
+        truncate(&mut text, LABEL_BYTES_MAX);
+        text
+    };
+    let mut labels: Vec<_> = labels.into_iter().map(|(key, value)| (text(key), text(value))).collect();
+    labels.sort();
+    labels.truncate(LABELS_MAX);
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn a_pod_is_known_by_its_path_first_and_by_its_names_later() {
+        let mut places = PlaceTable::default();
+        let path = format!("/kubepods/burstable/pod{}/{ID}", "1".repeat(32));
+        places.learn(7, &path, 0);
+        let (place, complete) = places.get(7, 0);
+        assert_eq!((place.unwrap().label().as_deref(), complete), (Some("0123456789ab"), false));
+        let wanted = places.take_wanted();
+        assert_eq!((wanted.len(), wanted[0].containers[0].id.as_str()), (1, ID));
+        let pod = Pod { uid: String::new(), name: "web-1".into(), namespace: "shop".into() };
+        let names = Names { name: "nginx".into(), pod: Some(pod), ..Names::default() };
+        places.named(Named { cgroup_id: 7, names: Some(names.into()) });
+        let (place, complete) = places.get(7, 0);
+        let place = place.unwrap();
+        assert_eq!((place.label().as_deref(), complete), (Some("shop/web-1/nginx"), true));
+        assert_eq!(place.pod.as_ref().unwrap().uid, "1".repeat(32));
+    }
+
+    #[test]
+    fn services_are_no_containers() {
+        let place = Place::from_path("/system.slice/nginx.service");
+        assert_eq!((place.label(), place.title().as_deref()), (None, Some("nginx.service")));
+    }
+
+    #[test]
+    fn hostile_names_are_shown_safely() {
+        let mut places = PlaceTable::default();
+        places.learn(1, &format!("/docker/{ID}"), 0);
+        let names = Names {
+            name: "a\x1b[2Jb\u{202e}".into(),
+            image: "x".repeat(1 << 20),
+            labels: (0..1000).map(|i| (format!("k{i}\n"), "v".repeat(1 << 20))).collect(),
+            ..Names::default()
+        };
+        places.named(Named { cgroup_id: 1, names: Some(names.into()) });
+        let place = places.peek(1).unwrap();
+        let container = place.container.as_ref().unwrap();
+        assert_eq!(container.name, "a\u{fffd}[2Jb\u{fffd}");
+        assert!(container.image.len() <= NAME_MAX && container.labels.len() <= LABELS_MAX);
+        assert!(container.labels.iter().all(|(k, v)| k.len().max(v.len()) <= LABEL_BYTES_MAX && !k.contains('\n')));
+    }
+
+    #[test]
+    fn the_kernels_record_is_the_path_read_backwards() {
+        let mut r: CgroupRecord = zerocopy::FromZeros::new_zeroed();
+        let text = b"nginx.service\0system.slice\0";
+        r.path[..text.len()].copy_from_slice(text);
+        r.len = text.len() as u16;
+        r.complete = 1;
+        r.cgroup_id = 3;
+        let mut places = PlaceTable::default();
+        places.learn_record(&r, 0);
+        assert_eq!(places.peek(3).unwrap().path, "/system.slice/nginx.service");
+    }
+}
