@@ -5,7 +5,7 @@ BIN := target/release
 ROOT := $(shell id -u)
 
 BUILD_PACKAGES := clang-14 gcc make pkg-config libelf-dev zlib1g-dev libzmq3-dev
-TEST_PACKAGES := bpftool iproute2 util-linux procps python3 python3-zmq curl nginx-light redis-server redis-tools bind9-dnsutils
+TEST_PACKAGES := bpftool iproute2 util-linux procps python3 python3-zmq curl nginx-light redis-server redis-tools bind9-dnsutils docker.io containernetworking-plugins busybox-static
 KERNEL_PACKAGES := busybox-static kmod cpio bc xz-utils
 
 .PHONY: run build test test-unit test-e2e test-kernels lint bench clean build-packages test-packages kernel-packages

@@ -4,6 +4,7 @@
 usage: traffic.py PROGRAM ARGUMENTS...
 """
 import ctypes
+import http.server as http_server
 import json
 import os
 import signal
@@ -211,6 +212,22 @@ def storm(host, port, connections, source="127.0.0.1"):
         s.close()
         done += 1
     say(done=done)
+
+
+def http(host, port):
+    """A web server with one page of 20,000 bytes."""
+    class Page(http_server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x" * 20000)
+
+        def log_message(self, *_):
+            pass
+
+    server = http_server.ThreadingHTTPServer((host, int(port)), Page)
+    say(port=server.server_address[1])
+    server.serve_forever()
 
 
 def udp_echo(host, port):

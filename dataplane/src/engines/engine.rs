@@ -1,5 +1,6 @@
 //! One engine: where it is, whether it answers, and when it may be asked again.
 
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failure; it doubles up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Containers whose creation is remembered.
+const RECENT_MAX: usize = 1024;
 
 /// Which API it speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +141,16 @@ pub struct Engine {
     found: AtomicU64,
     unknown: AtomicU64,
     failed: AtomicU64,
+    /// Containers that were created lately.
+    recent: Mutex<Recent>,
     cri: cri::Connection,
+}
+
+/// Names by id, the oldest first.
+#[derive(Debug, Default)]
+struct Recent {
+    names: HashMap<String, Names>,
+    order: VecDeque<String>,
 }
 
 impl Engine {
@@ -154,6 +167,7 @@ impl Engine {
             found: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            recent: Mutex::default(),
             cri: cri::Connection::new(path),
         }
     }
@@ -207,6 +221,7 @@ impl Engine {
         match answer.unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs()))) {
             Ok(names) => {
                 self.becomes(State::Up);
+                let names = names.or_else(|| self.recent().names.get(id).cloned());
                 let counter = if names.is_some() { &self.found } else { &self.unknown };
                 counter.fetch_add(1, Ordering::Relaxed);
                 names.map_or(Reply::Unknown, Reply::Found)
@@ -217,6 +232,32 @@ impl Engine {
                 self.becomes(State::Down(why.chars().take(200).collect()));
                 Reply::Unavailable
             }
+        }
+    }
+
+    fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Listens for new containers, for ever. Podman is not listened to: its service ends when nobody asks.
+    pub(super) async fn follow(&self) {
+        let mut pause = PAUSE;
+        while self.kind == EngineKind::Docker {
+            let begun = Instant::now();
+            let created = |id: String, names| {
+                let mut recent = self.recent();
+                if recent.order.len() >= RECENT_MAX
+                    && let Some(oldest) = recent.order.pop_front()
+                {
+                    recent.names.remove(&oldest);
+                }
+                recent.order.push_back(id.clone());
+                recent.names.insert(id, names);
+            };
+            // What goes wrong is told and counted where something is asked.
+            let _ = docker::follow(&self.path, created).await;
+            pause = if begun.elapsed() > PAUSE_MAX { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
+            tokio::time::sleep(pause).await;
         }
     }
 

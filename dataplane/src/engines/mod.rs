@@ -72,6 +72,9 @@ async fn serve(
 ) {
     let engines: Arc<[Arc<Engine>]> = engines.into();
     let turns = Arc::new(Semaphore::new(CONCURRENT));
+    for engine in engines.iter().map(Arc::clone) {
+        tokio::spawn(async move { engine.follow().await });
+    }
     while let Some(question) = wanted.recv().await {
         if stats.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
             stats.refused.fetch_add(1, Ordering::Relaxed);

@@ -1,0 +1,239 @@
+//! The little of Kubernetes' Container Runtime Interface that makes pods: what a kubelet does.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use prost::Message;
+use tokio::runtime::Runtime;
+use tonic::client::Grpc;
+use tonic::transport::{Channel, Endpoint};
+use tonic_prost::ProstCodec;
+
+#[derive(Clone, PartialEq, Message)]
+struct Metadata {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    uid: String,
+    #[prost(string, tag = "3")]
+    namespace: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NamespaceOption {
+    #[prost(int32, tag = "1")]
+    network: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SecurityContext {
+    #[prost(message, optional, tag = "1")]
+    namespaces: Option<NamespaceOption>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct LinuxSandbox {
+    #[prost(string, tag = "1")]
+    cgroup_parent: String,
+    #[prost(message, optional, tag = "2")]
+    security_context: Option<SecurityContext>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SandboxConfig {
+    #[prost(message, optional, tag = "1")]
+    metadata: Option<Metadata>,
+    #[prost(string, tag = "3")]
+    log_directory: String,
+    #[prost(map = "string, string", tag = "6")]
+    labels: HashMap<String, String>,
+    #[prost(message, optional, tag = "8")]
+    linux: Option<LinuxSandbox>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RunSandbox {
+    #[prost(message, optional, tag = "1")]
+    config: Option<SandboxConfig>,
+}
+
+/// A request or an answer with nothing but an id.
+#[derive(Clone, PartialEq, Message)]
+struct Id {
+    #[prost(string, tag = "1")]
+    id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ContainerMetadata {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Image {
+    #[prost(string, tag = "1")]
+    image: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ContainerConfig {
+    #[prost(message, optional, tag = "1")]
+    metadata: Option<ContainerMetadata>,
+    #[prost(message, optional, tag = "2")]
+    image: Option<Image>,
+    #[prost(string, repeated, tag = "3")]
+    command: Vec<String>,
+    #[prost(map = "string, string", tag = "9")]
+    labels: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct CreateContainer {
+    #[prost(string, tag = "1")]
+    sandbox: String,
+    #[prost(message, optional, tag = "2")]
+    config: Option<ContainerConfig>,
+    #[prost(message, optional, tag = "3")]
+    sandbox_config: Option<SandboxConfig>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Network {
+    #[prost(string, tag = "1")]
+    ip: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SandboxStatus {
+    #[prost(message, optional, tag = "5")]
+    network: Option<Network>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StatusAnswer {
+    #[prost(message, optional, tag = "1")]
+    status: Option<SandboxStatus>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Empty {}
+
+/// A containerd, by its CRI socket.
+pub struct Cri {
+    runtime: Runtime,
+    channel: Channel,
+}
+
+/// A running pod.
+pub struct Pod {
+    /// Id of the sandbox.
+    pub id: String,
+    /// Uid, as the kubelet chooses it.
+    pub uid: String,
+    /// Address; empty in the host's network.
+    pub ip: String,
+    config: SandboxConfig,
+}
+
+impl Cri {
+    /// Connects.
+    ///
+    /// # Panics
+    /// If it cannot.
+    #[must_use]
+    pub fn new(socket: &Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).expect("a socket");
+        let channel = {
+            let _inside = runtime.enter();
+            endpoint.connect_lazy()
+        };
+        Self { runtime, channel }
+    }
+
+    fn call<Q: Message + 'static, A: Message + Default + 'static>(&self, method: &str, request: Q) -> A {
+        let path = format!("/runtime.v1.RuntimeService/{method}").try_into().expect("a path");
+        let mut grpc = Grpc::new(self.channel.clone());
+        let answer = self.runtime.block_on(async {
+            grpc.ready().await.expect("containerd");
+            grpc.unary(tonic::Request::new(request), path, ProstCodec::<Q, A>::default()).await
+        });
+        answer.unwrap_or_else(|err| panic!("{method}: {err}")).into_inner()
+    }
+
+    /// Starts a pod, in a network of its own or in the host's.
+    ///
+    /// # Panics
+    /// If containerd refuses.
+    #[must_use]
+    pub fn run_pod(&self, namespace: &str, name: &str, host_network: bool) -> Pod {
+        const NODE: i32 = 2;
+        let mut uid = format!("{:032x}", fxhash(&[namespace, name]));
+        for at in [8, 13, 18, 23] {
+            uid.insert(at, '-');
+        }
+        let metadata = Metadata { name: name.into(), uid: uid.clone(), namespace: namespace.into() };
+        let namespaces = NamespaceOption { network: if host_network { NODE } else { 0 } };
+        let linux = LinuxSandbox {
+            cgroup_parent: format!("/kubepods/burstable/pod{uid}"),
+            security_context: Some(SecurityContext { namespaces: Some(namespaces) }),
+        };
+        let config = SandboxConfig {
+            metadata: Some(metadata),
+            log_directory: String::new(),
+            labels: kubelet_labels(namespace, name, &uid),
+            linux: Some(linux),
+        };
+        let sandbox: Id = self.call("RunPodSandbox", RunSandbox { config: Some(config.clone()) });
+        let status: StatusAnswer = self.call("PodSandboxStatus", sandbox.clone());
+        let ip = status.status.and_then(|status| status.network).map(|network| network.ip).unwrap_or_default();
+        Pod { id: sandbox.id, uid, ip, config }
+    }
+
+    /// Starts a container of `ci.local/bb:1` in a pod, and returns its id.
+    ///
+    /// # Panics
+    /// If containerd refuses.
+    pub fn run_container(&self, pod: &Pod, name: &str, shell: &str) -> String {
+        let metadata = pod.config.metadata.clone().unwrap_or_default();
+        let mut labels = kubelet_labels(&metadata.namespace, &metadata.name, &pod.uid);
+        labels.insert("io.kubernetes.container.name".into(), name.into());
+        let config = ContainerConfig {
+            metadata: Some(ContainerMetadata { name: name.into() }),
+            image: Some(Image { image: "ci.local/bb:1".into() }),
+            command: ["/bin/sh", "-c", shell].map(String::from).into(),
+            labels,
+        };
+        let request =
+            CreateContainer { sandbox: pod.id.clone(), config: Some(config), sandbox_config: Some(pod.config.clone()) };
+        let container: Id = self.call("CreateContainer", request);
+        let Empty {} = self.call("StartContainer", container.clone());
+        container.id
+    }
+
+    /// Stops and removes a pod with its containers.
+    pub fn remove_pod(&self, pod: &Pod) {
+        for method in ["StopPodSandbox", "RemovePodSandbox"] {
+            let Empty {} = self.call(method, Id { id: pod.id.clone() });
+        }
+    }
+}
+
+fn kubelet_labels(namespace: &str, pod: &str, uid: &str) -> HashMap<String, String> {
+    let labels = [
+        ("io.kubernetes.pod.namespace", namespace),
+        ("io.kubernetes.pod.name", pod),
+        ("io.kubernetes.pod.uid", uid),
+        ("app", pod),
+    ];
+    labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// A uid for a name: the same in each run.
+fn fxhash(parts: &[&str]) -> u128 {
+    parts
+        .iter()
+        .flat_map(|part| part.bytes())
+        .fold(7, |hash: u128, byte| (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b))
+}

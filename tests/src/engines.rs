@@ -1,0 +1,193 @@
+//! Real container engines in a network namespace of their own, and cgroups made by hand.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::cri::Cri;
+use crate::here;
+
+/// dockerd and containerd with CRI. They end with it.
+pub struct Engines {
+    dir: TempDir,
+    netns: String,
+}
+
+impl Engines {
+    /// Starts both in an existing network namespace.
+    ///
+    /// # Panics
+    /// If they do not start.
+    #[must_use]
+    pub fn start(netns: &str) -> Self {
+        let engines = Self { dir: tempfile::tempdir().expect("a folder"), netns: netns.into() };
+        engines.script("up");
+        engines
+    }
+
+    fn script(&self, what: &str) {
+        // Not through a pipe: the engines would keep it open.
+        let log = fs::File::create(self.dir.path().join(format!("{what}.log"))).expect("a log");
+        let status = Command::new("bash")
+            .arg(here("lab/containers.sh"))
+            .args([what, &self.root().display().to_string(), &self.netns])
+            .stdin(Stdio::null())
+            .stderr(log.try_clone().expect("a log"))
+            .stdout(log)
+            .status()
+            .expect("bash");
+        let said = fs::read_to_string(self.dir.path().join(format!("{what}.log"))).unwrap_or_default();
+        assert!(status.success(), "containers.sh {what}: {said}");
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("engines")
+    }
+
+    /// A file of the engines.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    /// A configuration that names both.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        config(self.dir.path(), &[("docker", &self.path("docker.sock")), ("cri", &self.path("containerd.sock"))])
+    }
+
+    /// Runs `docker` and returns what it says.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn docker(&self, args: &[&str]) -> String {
+        let output = Command::new("docker")
+            .env("DOCKER_HOST", format!("unix://{}", self.path("docker.sock").display()))
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .expect("docker");
+        assert!(output.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Starts a container of the test image, and returns its id and address.
+    #[must_use]
+    pub fn run_container(&self, name: &str, options: &[&str], shell: &str) -> (String, String) {
+        let run = ["run", "-d", "--name", name];
+        let id = self.docker(&[&run, options, &["ci.local/bb:1", "sh", "-c", shell]].concat());
+        let ip = self.docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", name]);
+        (id, ip)
+    }
+
+    /// containerd's CRI.
+    #[must_use]
+    pub fn cri(&self) -> Cri {
+        Cri::new(&self.path("containerd.sock"))
+    }
+
+    /// Kills dockerd as the kernel's OOM killer would.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn kill_dockerd(&self) {
+        let pid = fs::read_to_string(self.path("dockerd.pid")).expect("a pid");
+        let pid = nix::unistd::Pid::from_raw(pid.trim().parse().expect("a number"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it lives");
+    }
+
+    /// Starts dockerd again.
+    pub fn restart_dockerd(&self) {
+        let _ = fs::remove_file(self.path("dockerd.pid"));
+        self.script("dockerd");
+    }
+}
+
+impl Drop for Engines {
+    fn drop(&mut self) {
+        let _ = Command::new("bash")
+            .arg(here("lab/containers.sh"))
+            .args(["down", &self.root().display().to_string(), &self.netns])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+/// Writes a configuration that asks these engines and no other.
+///
+/// # Panics
+/// If it cannot be written.
+#[must_use]
+pub fn config(dir: &Path, engines: &[(&str, &Path)]) -> PathBuf {
+    let mut text = String::from("[runtimes]\n");
+    for kind in ["docker", "podman", "cri"] {
+        let sockets: Vec<String> = engines
+            .iter()
+            .filter(|(name, _)| *name == kind)
+            .map(|(_, path)| format!("\"unix://{}\"", path.display()))
+            .collect();
+        text += &format!("{kind} = [{}]\n", sockets.join(", "));
+    }
+    let path = dir.join("sockeye.toml");
+    fs::write(&path, text).expect("a configuration");
+    path
+}
+
+/// A cgroup made by hand. Gone with its processes when it goes out of scope.
+pub struct Cgroup {
+    dirs: Vec<PathBuf>,
+}
+
+impl Cgroup {
+    /// Makes a path below the root of cgroup v2.
+    ///
+    /// # Panics
+    /// If it cannot.
+    #[must_use]
+    pub fn new(path: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let mount = mounts.lines().find_map(|line| line.split(' ').nth(1).filter(|_| line.contains(" cgroup2 ")));
+        let mut dir = PathBuf::from(mount.expect("cgroup v2"));
+        let mut dirs = Vec::new();
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            dir.push(part);
+            if fs::create_dir(&dir).is_ok() {
+                dirs.push(dir.clone());
+            }
+        }
+        dirs.push(dir);
+        dirs.dedup();
+        Self { dirs }
+    }
+
+    /// A shell that puts itself there, and becomes a program then.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let dir = self.dirs.last().map_or("", |dir| dir.to_str().unwrap_or_default());
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("echo $$ > {dir}/cgroup.procs && exec \"$@\""), "sh", program]);
+        command
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for dir in self.dirs.iter().rev() {
+            // Busy for a moment after the last process has ended, or shared with another test's cgroup.
+            for _ in 0..50 {
+                if fs::remove_dir(dir).is_ok()
+                    || fs::read_dir(dir).is_ok_and(|mut d| d.any(|e| e.is_ok_and(|e| e.path().is_dir())))
+                {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Real containers and pods: Docker and containerd of Debian, in a namespace whose way out takes 20 ms.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use sockeye_ctl::protocol::{FlowsArguments, OwnersArguments, Request};
+use sockeye_tests::engines::Engines;
+use sockeye_tests::net::{ADDRESSES, Pair, command};
+use sockeye_tests::{Agent, Collected, Collector, Guard, Traffic, free_port, settle, wait_for};
+
+type Row = Map<String, Value>;
+
+fn rows(agent: &Agent, request: &Request, table: &str) -> Vec<Row> {
+    agent.ask(request).expect("an answer").table(table).expect("the table").rows.clone()
+}
+
+fn containers(agent: &Agent) -> Vec<Row> {
+    let all = OwnersArguments { limit: usize::MAX, ..OwnersArguments::default() };
+    rows(agent, &Request::Containers(all), "containers")
+}
+
+fn pods(agent: &Agent) -> Vec<Row> {
+    rows(agent, &Request::Pods(OwnersArguments::default()), "pods")
+}
+
+fn named<'a>(rows: &'a [Row], column: &str, name: &str) -> &'a Row {
+    rows.iter().find(|row| row.get(column).is_some_and(|v| v == name)).unwrap_or_else(|| panic!("{name}: {rows:#?}"))
+}
+
+fn microseconds(row: &Row, column: &str) -> f64 {
+    row.get(column).and_then(Value::as_f64).unwrap_or_else(|| panic!("{column}: {row:#?}"))
+}
+
+/// Flows between two addresses.
+fn between<'a>(collected: &'a Collected, from: &str, to: &str) -> Vec<&'a Value> {
+    collected.flows().iter().filter(|f| f["src_addr"] == from && f["dst_addr"] == to).collect()
+}
+
+struct Lab {
+    agent: Agent,
+    collector: Collector,
+    engines: Engines,
+    pair: Pair,
+}
+
+/// Engines in the first namespace of a pair that is 20 ms apart, and an agent that asks them and exports.
+fn lab() -> Lab {
+    let pair = Pair::delayed(10_000);
+    let engines = Engines::start(&pair.names[0]);
+    let port = free_port();
+    let collector = Collector::start(port, 120, &[]);
+    let endpoint = format!("tcp://127.0.0.1:{port}c");
+    let config = engines.config();
+    let agent = Agent::start(&["--zmq", &endpoint, "--config", &config.display().to_string()]);
+    agent.wait_connected();
+    Lab { agent, collector, engines, pair }
+}
+
+/// Fetches something twelve times, then stays, so that the container can be inspected.
+fn fetch(url: &str) -> String {
+    format!("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do wget -q -O /dev/null {url}; done; sleep 100")
+}
+
+const WEB_SERVER: &str = "mkdir /www; head -c 20000 /dev/zero > /www/file; exec httpd -f -p 80 -h /www";
+
+#[test]
+fn docker_containers_and_pods_are_named_with_their_traffic() {
+    let Lab { mut agent, collector, engines, pair } = lab();
+    let (web_id, web_ip) = engines.run_container("web", &["-p", "8080:80", "--label", "tier=front"], WEB_SERVER);
+    let (peer_id, peer_ip) = engines.run_container("peer", &[], &fetch(&format!("http://{web_ip}/file")));
+    let mut outside = Traffic::start(Some(&pair.names[1]), &["http", ADDRESSES[1], "0"]);
+    let outside_port = outside.says()["port"].as_u64().expect("a port");
+
+    let cri = engines.cri();
+    let (shop, far) = (cri.run_pod("shop", "cart", false), cri.run_pod("shop", "far", false));
+    cri.run_container(&shop, "app", WEB_SERVER);
+    wait_for("web server", Duration::from_secs(10), || listens(&agent, "shop/cart/app").then_some(()));
+    cri.run_container(&shop, "sidecar", &fetch(&format!("http://{web_ip}/file")));
+    cri.run_container(&far, "probe", &fetch(&format!("http://{}:{outside_port}/", ADDRESSES[1])));
+    let near = cri.run_pod("shop", "near", false);
+    cri.run_container(&near, "probe", &fetch(&format!("http://{}/file", shop.ip)));
+    let hostnet = cri.run_pod("kube-system", "node-agent", true);
+    cri.run_container(&hostnet, "agent", &fetch(&format!("http://{web_ip}/file")));
+    let published = command(Some(&pair.names[0]), "curl").args(["-s", "http://127.0.0.1:8080/file"]).output();
+    assert_eq!(published.expect("curl").stdout.len(), 20_000);
+
+    wait_for("all fetches", Duration::from_secs(30), || {
+        let shown = pods(&agent);
+        let done = |pod| {
+            shown
+                .iter()
+                .any(|row| row.get("pod").is_some_and(|name| name == pod) && row["flows_out"].as_u64() >= Some(12))
+        };
+        ["cart", "far", "near", "node-agent"].into_iter().all(done).then_some(())
+    });
+    let flows = agent.flows(FlowsArguments { limit: usize::MAX, ..FlowsArguments::default() });
+    settle();
+    let (all, pods) = (containers(&agent), pods(&agent));
+    agent.stop();
+    let collected = collector.finish();
+    for pod in [&shop, &far, &near, &hostnet] {
+        cri.remove_pod(pod);
+    }
+    collected.assert_clean();
+
+    // The collector: who talked to whom.
+    let cases =
+        [(&peer_ip, &web_ip, &peer_id[..12], &web_id[..12]), (&near.ip, &shop.ip, "shop/near/probe", "shop/cart/app")];
+    for (from, to, client, server) in cases {
+        let flows = between(&collected, from, to);
+        assert_eq!(flows.len(), 12, "{client} -> {server}: {flows:#?}");
+        for flow in flows {
+            assert_eq!((&flow["src_container"], &flow["dst_container"]), (&client.into(), &server.into()), "{flow:#}");
+            assert!(flow["out_bytes"].as_u64() > Some(20_000), "{flow:#}");
+        }
+    }
+    // From the pods' bridge to Docker's the addresses are translated: each end is shown as it sees itself.
+    let translated = between(&collected, &shop.ip, &web_ip);
+    assert_eq!(translated.len(), 12);
+    assert!(translated.iter().all(|f| f["src_container"] == "shop/cart/sidecar" && f["dst_container"].is_null()));
+    let far_flows = between(&collected, &far.ip, ADDRESSES[1]);
+    assert_eq!(far_flows.len(), 12);
+    for flow in far_flows {
+        assert_eq!(flow["src_container"], "shop/far/probe", "{flow:#}");
+        for (element, text) in
+            [("SRC_K8S_POD", "far"), ("SRC_K8S_NAMESPACE", "shop"), ("SRC_CONTAINER_IMAGE", "ci.local/bb:1")]
+        {
+            assert_eq!(flow[element], text, "{flow:#}");
+        }
+    }
+    // In the host's network, the address says nothing and the cgroup everything. 8080 goes through Docker's proxy.
+    let by = |name: &str| collected.flows().iter().filter(|f| f["src_container"] == name).count();
+    assert_eq!(by("kube-system/node-agent/agent"), 12);
+    let proxied = |f: &&Value| {
+        f["src_proc"].as_str().is_some_and(|p| p.ends_with("docker-proxy")) && f["dst_container"] == web_id[..12]
+    };
+    assert_eq!(collected.flows().iter().filter(proxied).count(), 1);
+
+    // ctl: names, engines, images, and how slow each network is.
+    let web = named(&all, "container", "web");
+    assert_eq!(
+        (&web["runtime"], &web["id"], &web["image"]),
+        (&"docker".into(), &web_id.as_str().into(), &"ci.local/bb:1".into())
+    );
+    assert!(web["labels"].as_array().expect("labels").contains(&"tier=front".into()), "{web:#?}");
+    // 12 of its peer, 12 of the sidecar, 12 of the host's pod, one of the proxy.
+    assert_eq!(web["flows_in"], 37, "{web:#?}");
+    let app = named(&all, "container", "app");
+    assert_eq!(
+        (&app["runtime"], &app["pod"], &app["namespace"]),
+        (&"containerd".into(), &"cart".into(), &"shop".into())
+    );
+    let cart = named(&pods, "pod", "cart");
+    assert_eq!(cart["uid"], shop.uid.as_str());
+    let mut members: Vec<_> =
+        cart["containers"].as_array().expect("containers").iter().filter_map(Value::as_str).collect();
+    members.sort_unstable();
+    assert_eq!(members, ["app", "sidecar"]);
+    let far_us = microseconds(named(&pods, "pod", "far"), "rtt_out_p50");
+    assert!((far_us - 20_000.0).abs() <= 2_000.0, "{far_us} us");
+    let near_us = microseconds(named(&pods, "pod", "near"), "rtt_out_p50");
+    assert!(near_us < 1_000.0, "{near_us} us");
+    let place = |flow: &Row| flow.get("initiator_place").and_then(Value::as_str).unwrap_or_default().to_owned();
+    assert!(
+        flows.iter().any(|flow| ["shop/", "kube-system/"].iter().any(|ns| place(flow).starts_with(ns))),
+        "{flows:#?}"
+    );
+}
+
+/// Whether something listens in this place, and its name is known.
+fn listens(agent: &Agent, place: &str) -> bool {
+    rows(agent, &Request::Ports, "ports").iter().any(|row| row.get("place").is_some_and(|shown| shown == place))
+}
+
+#[test]
+fn a_container_that_is_gone_at_once_is_named() {
+    let Lab { mut agent, collector, engines, .. } = lab();
+    let (_, web_ip) = engines.run_container("web", &[], WEB_SERVER);
+    wait_for("web server", Duration::from_secs(10), || listens(&agent, "web").then_some(()));
+    for number in 0..5 {
+        // One request: a few milliseconds. The engine forgets the container at its end.
+        let (name, url) = (format!("brief-{number}"), format!("http://{web_ip}/file"));
+        let run = ["run", "--rm", "--name", &name, "ci.local/bb:1", "wget", "-q", "-O", "/dev/null", &url];
+        let _ = engines.docker(&run);
+    }
+    settle();
+    let all = containers(&agent);
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    for number in 0..5 {
+        let name = format!("brief-{number}");
+        let brief = named(&all, "container", &name);
+        assert_eq!(brief["flows_out"], 1, "{brief:#?}");
+        let id = &brief["id"].as_str().expect("an id")[..12];
+        let flow = collected.flows().iter().find(|f| f["src_container"] == id).unwrap_or_else(|| panic!("{id}"));
+        assert!(flow["src_cmdline"].as_str().is_some_and(|line| line.starts_with("wget -q")), "{flow:#}");
+        assert_eq!(flow["SRC_CONTAINER_NAME"], name.as_str(), "{flow:#}");
+    }
+}
+
+#[test]
+fn an_engine_that_is_killed_is_asked_again_when_it_is_back() {
+    let Lab { mut agent, collector, engines, pair } = lab();
+    let (_, web_ip) = engines.run_container("web", &["--restart", "no"], WEB_SERVER);
+    wait_for("web server", Duration::from_secs(10), || listens(&agent, "web").then_some(()));
+    // The container is made while the engine lives, its first socket while the engine is dead.
+    let (late_id, _) = engines.run_container(
+        "late",
+        &[],
+        &format!("while [ ! -e /go ]; do sleep 0.1; done; {}", fetch(&format!("http://{web_ip}/file"))),
+    );
+    engines.docker(&["exec", "late", "sh", "-c", "(sleep 3; touch /go) >/dev/null 2>&1 &"]);
+    let load = Guard(
+        command(Some(&pair.names[0]), "sh")
+            .args(["-c", &format!("while :; do curl -s -o /dev/null http://{web_ip}/file; sleep 0.05; done")])
+            .spawn()
+            .expect("load"),
+    );
+    engines.kill_dockerd();
+    // Its flows are there at once, under its id.
+    wait_for("flows by id", Duration::from_secs(30), || {
+        containers(&agent).iter().any(|row| row["id"] == late_id.as_str() && row["flows_out"] == 12).then_some(())
+    });
+    let shown = containers(&agent);
+    assert_eq!(named(&shown, "id", &late_id)["container"], late_id[..12], "no engine can have told the name");
+    engines.restart_dockerd();
+    wait_for("the name", Duration::from_secs(60), || {
+        containers(&agent).iter().any(|row| row["container"] == "late").then_some(())
+    });
+    drop(load);
+    let complaints = agent.stderr();
+    agent.stop();
+    collector.finish().assert_clean();
+    assert_eq!(complaints.matches("does not answer").count(), 1, "{complaints}");
+    assert_eq!(complaints.matches("answers again").count(), 1, "{complaints}");
+}
