@@ -94,7 +94,7 @@ impl Enricher {
         if let Some((id, _)) = cgroup {
             process.cgroup_id = id;
         }
-        let in_container = if hint == Some(true) { hint } else { has_another_root(key.pid).or(hint) };
+        let in_container = has_another_root(key.pid).or(hint);
         (Found { key, process: Some(process), complete: true, cgroup }, in_container)
     }
 

@@ -214,6 +214,23 @@ def storm(host, port, connections, source="127.0.0.1"):
     say(done=done)
 
 
+def hostile(host, port):
+    """One connection by a process whose name and command line are meant to do harm."""
+    rubbish = b"\xff\x1b[31m" + b"\xfe\n\x07" * 22000
+    os.execv(sys.executable, [sys.executable, __file__, "hostile_now", host, port, rubbish])
+
+
+def hostile_now(host, port, _rubbish):
+    ctypes.CDLL(None).prctl(15, b"x\x1b[2J\r\n\xff", 0, 0, 0)  # PR_SET_NAME
+    client(host, port, "1000", "1000")
+
+
+def exec_into(host, port, program):
+    """A short connection, and then another program in the same process."""
+    client(host, port, "10", "10")
+    os.execv(program, [program, f"{host}:{port}", "5", "0"])
+
+
 def http(host, port):
     """A web server with one page of 20,000 bytes."""
     class Page(http_server.BaseHTTPRequestHandler):

@@ -1,12 +1,13 @@
 //! Real containers and pods: Docker and containerd of Debian, in a namespace whose way out takes 20 ms.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use sockeye_ctl::protocol::{FlowsArguments, OwnersArguments, Request};
-use sockeye_tests::engines::Engines;
+use sockeye_tests::engines::{Cgroup, Engines};
 use sockeye_tests::net::{ADDRESSES, Pair, command};
-use sockeye_tests::{Agent, Collected, Collector, Guard, Traffic, free_port, settle, wait_for};
+use sockeye_tests::{Agent, Collected, Collector, Guard, Traffic, free_port, program, serve, settle, wait_for};
 
 type Row = Map<String, Value>;
 
@@ -234,4 +235,57 @@ fn an_engine_that_is_killed_is_asked_again_when_it_is_back() {
     collector.finish().assert_clean();
     assert_eq!(complaints.matches("does not answer").count(), 1, "{complaints}");
     assert_eq!(complaints.matches("answers again").count(), 1, "{complaints}");
+}
+
+#[test]
+fn five_hundred_containers_at_once() {
+    const HAND_MADE: u16 = 490;
+    let Lab { mut agent, collector, engines, .. } = lab();
+    let (_, web_ip) = engines.run_container("web", &[], WEB_SERVER);
+    wait_for("web server", Duration::from_secs(10), || listens(&agent, "web").then_some(()));
+    let (_server, port, _) = serve("serve", "127.0.0.1");
+    let cost = |agent: &Agent| {
+        let figure = |name| agent.figure("agent", name).as_f64().expect("a figure");
+        (figure("memory") / 1024.0, figure("cpu") / 100.0 * figure("uptime") * 1000.0)
+    };
+    let before = cost(&agent);
+    // Ten of a real engine, the others with real cgroups of the same shape, of which the engine knows nothing.
+    let made: Vec<_> = (0..HAND_MADE).map(|n| (n, Cgroup::new(&format!("/docker/{n:064x}")))).collect();
+    let mut living: Vec<_> = made
+        .iter()
+        .map(|(n, cgroup)| {
+            let mut brief = cgroup.command(program("brief").to_str().expect("a path"));
+            Guard(
+                brief
+                    .args([&format!("127.0.0.1:{port}"), "30000", &n.to_string()])
+                    .stdout(Stdio::null())
+                    .spawn()
+                    .expect("brief"),
+            )
+        })
+        .collect();
+    for n in 0..9 {
+        let _ = engines.run_container(&format!("real-{n}"), &[], &fetch(&format!("http://{web_ip}/file")));
+    }
+    let shown = wait_for("500 containers", Duration::from_secs(30), || {
+        let shown = containers(&agent);
+        let of_engine =
+            shown.iter().filter(|row| row["container"].as_str().is_some_and(|name| name.starts_with("real-")));
+        (shown.len() >= 500 && of_engine.count() == 9).then_some(shown)
+    });
+    settle();
+    let after = cost(&agent);
+    living.clear();
+    drop(made);
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    assert_eq!(shown.iter().filter(|row| row["runtime"] == "docker").count(), 500);
+    for n in 0..HAND_MADE {
+        let flow = collected.flow(10_000 + u64::from(n), port.into());
+        assert_eq!(flow["src_container"], format!("{n:064x}")[..12], "{flow:#}");
+    }
+    let (kib, ms) = (after.0 - before.0, after.1 - before.1);
+    println!("500 containers: {kib:.0} KiB and {ms:.0} ms of CPU more, flows, processes and questions included");
+    assert!(kib < 16.0 * 1024.0, "{kib} KiB");
 }
