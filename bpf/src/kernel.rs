@@ -17,7 +17,7 @@ use crate::programs::ProgramHandle;
 use crate::records::{CpuStats, UdpKey, UdpValue};
 use crate::ring::Ring;
 use crate::skel::MainSkelBuilder;
-use crate::sweep::Sweeper;
+use crate::sweep::{Sweeper, UdpTables};
 
 /// Why the kernel side cannot start.
 #[derive(Debug, Error)]
@@ -77,6 +77,7 @@ impl Default for KernelOptions {
 /// The attached programs and their maps.
 pub struct Kernel {
     sweeper: Sweeper,
+    udp: Option<UdpTables>,
     counts: MapHandle,
     programs: Vec<ProgramHandle>,
     _links: Vec<Link>,
@@ -111,17 +112,21 @@ impl Kernel {
 
         let sweeper = Sweeper::new(
             skel.progs.se_sweep.attach_iter(skel.maps.se_socks.as_fd()).map_err(bpf("cannot attach the sweep"))?,
-            handle(&skel.maps.se_udp)?,
-            [udp_inner, create_udp_table(options.udp_table_entries)?],
             handle(&skel.maps.se_closes)?,
         );
+        let udp = UdpTables::new(handle(&skel.maps.se_udp)?, [udp_inner, create_udp_table(options.udp_table_entries)?]);
         let counts = handle(&skel.maps.se_counts)?;
         let programs = skel.object().progs().map(|p| ProgramHandle::new(&p)).collect::<io::Result<_>>();
         let programs = programs.map_err(|source| KernelError::Io { what: "cannot keep a program".into(), source })?;
-        Ok((Self { sweeper, counts, programs, _links: links }, rings))
+        Ok((Self { sweeper, udp: Some(udp), counts, programs, _links: links }, rings))
     }
 
-    /// The reader of sockets and UDP counters.
+    /// The UDP counters. They can be taken once, to be read on a thread of their own.
+    pub fn take_udp_tables(&mut self) -> Option<UdpTables> {
+        self.udp.take()
+    }
+
+    /// The reader of sockets.
     pub fn sweeper(&mut self) -> &mut Sweeper {
         &mut self.sweeper
     }

@@ -1,4 +1,4 @@
-//! Reading what the kernel keeps: all tracked sockets, the UDP table, the closes that found their ring full.
+//! Reading what the kernel keeps: all tracked sockets, the closes that found their ring full, the UDP table.
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
@@ -17,27 +17,14 @@ const READ_LEN: usize = 256 * RECORD_LEN;
 /// Reader of the kernel's tables. One per agent, owned by the control thread.
 pub struct Sweeper {
     sockets: Link,
-    udp_slot: MapHandle,
-    udp_tables: [MapHandle; 2],
-    active: usize,
     closes: MapHandle,
-    udp_scratch: Scratch<UdpKey, UdpValue>,
     close_scratch: Scratch<u64, FlowRecord>,
     buffer: Vec<u8>,
 }
 
 impl Sweeper {
-    pub(crate) fn new(sockets: Link, udp_slot: MapHandle, udp_tables: [MapHandle; 2], closes: MapHandle) -> Self {
-        Self {
-            sockets,
-            udp_slot,
-            udp_tables,
-            active: 0,
-            closes,
-            udp_scratch: Scratch::new(),
-            close_scratch: Scratch::new(),
-            buffer: vec![0; READ_LEN],
-        }
+    pub(crate) fn new(sockets: Link, closes: MapHandle) -> Self {
+        Self { sockets, closes, close_scratch: Scratch::new(), buffer: vec![0; READ_LEN] }
     }
 
     /// Walks over all tracked sockets of all namespaces. Returns how many records there were.
@@ -72,22 +59,6 @@ impl Sweeper {
         }
     }
 
-    /// Takes all UDP counters since the last call. Exact: the table is first exchanged for an empty one, and that
-    /// update returns only when no program can still be writing to the old one.
-    ///
-    /// # Errors
-    /// If the exchange or the reading fails.
-    pub fn udp(&mut self, each: impl FnMut(&UdpKey, &UdpValue)) -> Result<usize, KernelError> {
-        let (full, empty) = (self.active, 1 - self.active);
-        let fd = self.udp_tables[empty].as_fd().as_raw_fd().to_ne_bytes();
-        self.udp_slot
-            .update(&0u32.to_ne_bytes(), &fd, MapFlags::ANY)
-            .map_err(|source| KernelError::Bpf { what: "cannot exchange the UDP table", source })?;
-        self.active = empty;
-        drain_map(self.udp_tables[full].as_fd(), &mut self.udp_scratch, each)
-            .map_err(|source| KernelError::Io { what: "cannot read the UDP table".into(), source })
-    }
-
     /// Takes the close records that found their ring full.
     ///
     /// # Errors
@@ -95,5 +66,38 @@ impl Sweeper {
     pub fn closes(&mut self, mut each: impl FnMut(&FlowRecord)) -> Result<usize, KernelError> {
         drain_map(self.closes.as_fd(), &mut self.close_scratch, |_, record| each(record))
             .map_err(|source| KernelError::Io { what: "cannot read the close overflow".into(), source })
+    }
+}
+
+/// The UDP table and its empty twin.
+pub struct UdpTables {
+    slot: MapHandle,
+    tables: [MapHandle; 2],
+    active: usize,
+    scratch: Scratch<UdpKey, UdpValue>,
+}
+
+impl UdpTables {
+    pub(crate) fn new(slot: MapHandle, tables: [MapHandle; 2]) -> Self {
+        Self { slot, tables, active: 0, scratch: Scratch::new() }
+    }
+
+    /// Takes all UDP counters since the last call. Exact: the table is first exchanged for an empty one, and that
+    /// update returns only when no program can still be writing to the old one, which may take a second.
+    ///
+    /// # Errors
+    /// If the exchange or the reading fails.
+    pub fn take(&mut self, each: impl FnMut(&UdpKey, &UdpValue)) -> Result<usize, KernelError> {
+        let (full, empty) = (self.active, 1 - self.active);
+        if self.tables[full].keys().next().is_none() {
+            return Ok(0); // what is written from now on is for the next time
+        }
+        let fd = self.tables[empty].as_fd().as_raw_fd().to_ne_bytes();
+        self.slot
+            .update(&0u32.to_ne_bytes(), &fd, MapFlags::ANY)
+            .map_err(|source| KernelError::Bpf { what: "cannot exchange the UDP table", source })?;
+        self.active = empty;
+        drain_map(self.tables[full].as_fd(), &mut self.scratch, each)
+            .map_err(|source| KernelError::Io { what: "cannot read the UDP table".into(), source })
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::answers;
 use crate::clock::{WallClock, boot_ns};
+use crate::drain::{Drained, Drainer};
 use crate::engines::{Engine, NamingStats};
 use crate::export::messages::{EventFigures, Probe, event, listening_ports};
 use crate::export::{ExportPort, ExportStats, Item};
@@ -103,6 +104,7 @@ pub struct Control {
     pub(crate) run_time: Option<(RunTimeStats, Instant)>,
     options: ControlOptions,
     pub(crate) clock: WallClock,
+    drainer: Drainer,
     /// UDP sockets that are gone; their last counters come with the next drain.
     udp_closed: Vec<u64>,
     /// Of the current tick; kept for its memory.
@@ -126,6 +128,7 @@ impl Control {
     #[must_use]
     pub fn new(
         kernel: Kernel,
+        drainer: Drainer,
         workers: Vec<WorkerPort>,
         exporters: Vec<ExportPort>,
         enrichment: Enrichment,
@@ -148,6 +151,7 @@ impl Control {
             run_time: None,
             options,
             clock: WallClock::now(),
+            drainer,
             udp_closed: Vec::new(),
             reports: Vec::new(),
             due: Due { tick: now, drain: now, sweep: now, swept: None, event: now, ports: now + PORTS_FIRST },
@@ -183,6 +187,9 @@ impl Control {
         self.due.tick = now + Duration::from_nanos(TICK_NS);
         self.take_deltas();
         self.take_found();
+        if let Some(drained) = self.drainer.poll() {
+            self.take_drained(drained);
+        }
         if now >= self.due.drain {
             self.due.drain = now + DRAIN_EVERY;
             self.clock = WallClock::now();
@@ -263,23 +270,33 @@ impl Control {
         }
     }
 
-    /// UDP counters and late closes.
+    /// Late closes, and a request for UDP counters.
     fn drain(&mut self) {
         let now_ns = boot_ns();
-        // Sockets that were closed before the exchange have all their counters in what it returns.
-        let closed = std::mem::take(&mut self.udp_closed);
-        let table = &mut self.table;
-        let drained = self.kernel.sweeper().udp(|key, value| table.udp(key, value, now_ns));
-        let drained = self.count_error(drained, "drain the UDP table");
-        self.totals.udp_drained += drained;
-        for cookie in closed {
-            self.table.udp_closed(cookie, now_ns);
-        }
+        self.drainer.ask(&mut self.udp_closed);
         let table = &mut self.table;
         let late = self.kernel.sweeper().closes(|record| table.tcp_record(record, now_ns));
         self.totals.overflow_closes += self.count_error(late, "drain the close overflow");
         self.groups.fold(&self.processes, now_ns);
         self.processes.expire(now_ns);
+    }
+
+    /// UDP counters that have come.
+    fn take_drained(&mut self, drained: Drained) {
+        let now_ns = boot_ns();
+        for (key, value) in &drained.rows {
+            self.table.udp(key, value, now_ns);
+        }
+        // Sockets that were closed before the exchange have all their counters in what it returned.
+        for cookie in &drained.closed {
+            self.table.udp_closed(*cookie, now_ns);
+        }
+        self.totals.udp_drained += drained.rows.len() as u64;
+        let mut drained = drained;
+        if let Some(err) = drained.error.take() {
+            self.count_error(Err(err), "drain the UDP table");
+        }
+        self.drainer.recycle(drained);
     }
 
     fn count_error(&mut self, result: Result<usize, KernelError>, what: &str) -> u64 {
@@ -416,7 +433,14 @@ impl Control {
     /// The last figures, so that nothing that was counted goes untold.
     fn end(mut self) {
         self.take_deltas();
+        // One that is on its way may have begun before the last packet.
+        if let Some(drained) = self.drainer.wait() {
+            self.take_drained(drained);
+        }
         self.drain();
+        if let Some(drained) = self.drainer.wait() {
+            self.take_drained(drained);
+        }
         self.sweep();
         self.take_found();
         let (exporters, reported) = (&self.exporters, &mut self.totals.reported);

@@ -11,6 +11,7 @@ pub mod answers;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod drain;
 pub mod engines;
 pub mod enrich;
 pub mod export;

@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sockeye::config::Config;
 use sockeye::control::{Control, ControlOptions, Enrichment};
+use sockeye::drain::Drainer;
 use sockeye::engines::NamingStats;
 use sockeye::export::endpoint::{ServerKey, ZmqEndpoint};
 use sockeye::export::messages::Probe;
@@ -193,7 +194,9 @@ fn run(args: &Args, config: &Config) -> Result<()> {
     let exporters = start_exporters(args, &probe)?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot wait for signals")?;
 
-    let (kernel, rings) = Kernel::start(&kernel_options(args)).context("cannot start the kernel side")?;
+    let (mut kernel, rings) = Kernel::start(&kernel_options(args)).context("cannot start the kernel side")?;
+    let udp_tables = kernel.take_udp_tables().context("the UDP tables are in use")?;
+    let drainer = Drainer::start(udp_tables).context("cannot start the thread that drains UDP counters")?;
     let stop_workers = Arc::new(AtomicBool::new(false));
     let count = args.workers.map_or_else(|| rings.len().div_ceil(8), |workers| workers as usize);
     let (ports, workers) = worker::start(rings, count, &stop_workers).context("cannot start the workers")?;
@@ -208,7 +211,7 @@ fn run(args: &Args, config: &Config) -> Result<()> {
         sweep_every: Duration::from_secs(args.sweep_interval),
         probe,
     };
-    let control = Control::new(kernel, ports, exporters, enrichment, options);
+    let control = Control::new(kernel, drainer, ports, exporters, enrichment, options);
     let stop_control = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&stop_control);
     let control = thread::Builder::new().name("sockeye-control".into()).spawn(move || {

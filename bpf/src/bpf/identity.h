@@ -153,7 +153,7 @@ static __always_inline void send_cgroup(struct kernfs_node *kn, __u64 id)
 }
 
 /* Sends the identity of the calling process unless this very image of it, in this cgroup, was sent before. */
-static __always_inline void send_identity(struct task_struct *leader, struct se_owner *owner)
+static __always_inline void send_identity(struct task_struct *task, struct task_struct *leader, struct se_owner *owner)
 {
 	__u64 key = (__u64)owner->pid << 32 | owner->start_ticks;
 	struct kernfs_node *kn = BPF_CORE_READ(leader, cgroups, dfl_cgrp, kn);
@@ -178,7 +178,7 @@ static __always_inline void send_identity(struct task_struct *leader, struct se_
 			bpf_ringbuf_discard(id, BPF_RB_NO_WAKEUP);
 		return;
 	}
-	mm = BPF_CORE_READ(leader, mm);
+	mm = BPF_CORE_READ(task, mm); /* the first thread may be gone already, and its memory with it */
 	parent = BPF_CORE_READ(leader, real_parent);
 	id->kind = SE_IDENTITY;
 	id->pid = owner->pid;
@@ -212,7 +212,7 @@ static __always_inline struct se_owner current_owner(void)
 		return owner;
 	owner.pid = BPF_CORE_READ(leader, tgid);
 	owner.start_ticks = start_ticks_of(leader);
-	send_identity(leader, &owner);
+	send_identity(task, leader, &owner);
 	return owner;
 }
 

@@ -241,8 +241,11 @@ impl Engine {
 
     /// Listens for new containers, for ever. Podman is not listened to: its service ends when nobody asks.
     pub(super) async fn follow(&self) {
+        if self.kind != EngineKind::Docker {
+            return;
+        }
         let mut pause = PAUSE;
-        while self.kind == EngineKind::Docker {
+        loop {
             let begun = Instant::now();
             let created = |id: String, names| {
                 let mut recent = self.recent();
