@@ -172,6 +172,17 @@ def threaded_client(host, port):
     stop.set()
 
 
+def leader_gone(host, port):
+    """The first thread ends, and leaves a zombie; another one connects and talks."""
+    def later():
+        time.sleep(0.3)
+        client(host, port, 100, 50)
+        os._exit(0)
+
+    threading.Thread(target=later).start()
+    ctypes.CDLL(None).syscall(60, 0)  # SYS_exit on x86-64: this thread only
+
+
 def talk_on(host, port, before, after):
     """Sends BEFORE bytes, waits for a line on standard input, sends AFTER more, says so, waits for the end of it."""
     s = socket.create_connection((host, int(port)))

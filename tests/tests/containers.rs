@@ -289,3 +289,26 @@ fn five_hundred_containers_at_once() {
     println!("500 containers: {kib:.0} KiB and {ms:.0} ms of CPU more, flows, processes and questions included");
     assert!(kib < 16.0 * 1024.0, "{kib} KiB");
 }
+
+#[test]
+fn a_service_is_shown_by_its_unit_and_not_exported_as_a_container() {
+    let port = free_port();
+    let collector = Collector::start(port, 60, &[]);
+    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{port}c")]);
+    agent.wait_connected();
+    let (_server, server_port, _) = serve("serve", "127.0.0.1");
+    let cgroup = Cgroup::new("/sockeye-test.slice/demo.service");
+    let mut brief = cgroup.command(program("brief").to_str().expect("a path"));
+    let status = brief.args([&format!("127.0.0.1:{server_port}"), "5", "500"]).stdout(Stdio::null()).status();
+    assert!(status.expect("brief").success());
+    settle();
+    let shown = containers(&agent);
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    let service = named(&shown, "container", "demo.service");
+    assert_eq!((&service["runtime"], &service["slice"]), (&"systemd".into(), &"sockeye-test.slice".into()));
+    assert_eq!(service["flows_out"], 1);
+    let flow = collected.flow(10_500, server_port.into());
+    assert!(flow["src_container"].is_null(), "{flow:#}");
+}

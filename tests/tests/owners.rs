@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use sockeye_tests::{Agent, Collector, exporting_agent, program, serve, settle, slowness, talk};
+use sockeye_tests::{Agent, Collector, PYTHON, exporting_agent, here, program, serve, settle, slowness, talk};
 
 struct Lab {
     agent: Agent,
@@ -97,4 +97,33 @@ fn a_thread_is_its_process() {
     let collected = lab.finish();
     let flow = collected.flow(client["local"].as_u64().expect("a port"), port.into());
     assert_eq!(flow["src_pid"], client["pid"], "{flow:#}");
+}
+
+#[test]
+fn a_process_whose_first_thread_has_ended_is_named() {
+    let lab = lab();
+    let (_server, port, _) = serve("serve", "127.0.0.1");
+    let client = talk(&["leader_gone", "127.0.0.1", &port.to_string()]);
+    let collected = lab.finish();
+    let flow = collected.flow(client["local"].as_u64().expect("a port"), port.into());
+    assert_eq!(flow["src_pid"], client["pid"], "{flow:#}");
+    assert!(flow["src_cmdline"].as_str().is_some_and(|line| line.contains("leader_gone")), "{flow:#}");
+    assert!(flow["src_proc"].as_str().is_some_and(|path| path.contains("/python3")), "{flow:#}");
+}
+
+#[test]
+fn a_user_namespace_does_not_make_root() {
+    let lab = lab();
+    let (_server, port, _) = serve("serve", "127.0.0.1");
+    // root in there, and nobody on the host
+    let out = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "unshare", "-U", "-r", PYTHON])
+        .arg(here("programs/traffic.py"))
+        .args(["client", "127.0.0.1", &port.to_string(), "10", "10"])
+        .output()
+        .expect("setpriv");
+    let said: Value = serde_json::from_slice(&out.stdout).expect("what it did");
+    let collected = lab.finish();
+    let flow = collected.flow(said["local"].as_u64().expect("a port"), port.into());
+    assert_eq!(flow["src_uid"], 65534, "{flow:#}");
 }

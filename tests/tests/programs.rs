@@ -110,6 +110,8 @@ fn check_web(collected: &Collected, nginx: &Nginx, worker: u32, (pid, local): (u
         parent: nginx.master.0.id(),
     };
     check_side(flow, "dst", &server);
+    assert_eq!(flow["src_pkg"], "curl", "{flow:#}");
+    assert!(flow["dst_pkg"].as_str().is_some_and(|package| package.starts_with("nginx")), "{flow:#}");
     assert_eq!(flow["end_reason"], "closed");
     assert!(flow["in_bytes"].as_u64() > Some(50) && flow["out_bytes"].as_u64() > Some(100), "{flow:#}");
 }

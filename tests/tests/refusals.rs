@@ -67,6 +67,25 @@ fn the_command_line_is_wrong() {
 }
 
 #[test]
+fn the_configuration_is_wrong() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("sockeye.toml");
+    let file = path.display().to_string();
+    let cases = [
+        ("[runtimes]\ndokcer = []", ["`runtimes.dokcer`", "did you mean `runtimes.docker`?"]),
+        ("[runtimes]\ndocker = [\"/run/docker.sock\"]", ["line 2", "unix:///PATH"]),
+        ("[runtimes\n", ["line 1", "not understood"]),
+    ];
+    for (text, words) in cases {
+        std::fs::write(&path, text).expect("a configuration");
+        let output = sockeye(&["--config", &file]);
+        refused(&output, 78, &words);
+        one_sentence(&output);
+    }
+    refused(&sockeye(&["--config", "/no/such.toml"]), 78, &["/no/such.toml", "No such file"]);
+}
+
+#[test]
 fn something_is_in_use() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
