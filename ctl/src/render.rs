@@ -159,8 +159,8 @@ pub const PROCESSES: [Shown; 15] = with_figures([
     ("PROCESS", "process", 15),
     ("PID", "pid", 8),
     ("USER", "user", 12),
-    ("PACKAGE", "package", 16),
-    ("PLACE", "place", 36),
+    ("PACKAGE", "package", 14),
+    ("PLACE", "place", 30),
 ]);
 /// `ctl containers`.
 pub const CONTAINERS: [Shown; 15] = with_figures([
