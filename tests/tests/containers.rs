@@ -57,9 +57,14 @@ fn lab() -> Lab {
     Lab { agent, collector, engines, pair }
 }
 
-/// Fetches something twelve times, then stays, so that the container can be inspected.
+/// Fetches something twelve times.
+fn repeat(url: &str) -> String {
+    format!("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do wget -q -O /dev/null {url}; done")
+}
+
+/// The same, and stays, so that the container can be inspected.
 fn fetch(url: &str) -> String {
-    format!("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do wget -q -O /dev/null {url}; done; sleep 100")
+    format!("{}; sleep 100", repeat(url))
 }
 
 const WEB_SERVER: &str = "mkdir /www; head -c 20000 /dev/zero > /www/file; exec httpd -f -p 80 -h /www";
@@ -71,6 +76,14 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
     let (peer_id, peer_ip) = engines.run_container("peer", &[], &fetch(&format!("http://{web_ip}/file")));
     let mut outside = Traffic::start(Some(&pair.names[1]), &["http", ADDRESSES[1], "0"]);
     let outside_port = outside.says()["port"].as_u64().expect("a port");
+    let mut host = Traffic::start(Some(&pair.names[0]), &["http", "0.0.0.0", "0"]);
+    let host_port = host.says()["port"].as_u64().expect("a port");
+    let both = format!(
+        "{}; {}",
+        repeat(&format!("http://172.17.0.1:{host_port}/")),
+        fetch(&format!("http://{}:{outside_port}/", ADDRESSES[1]))
+    );
+    let (roamer_id, roamer_ip) = engines.run_container("roamer", &[], &both);
 
     let cri = engines.cri();
     let (shop, far) = (cri.run_pod("shop", "cart", false), cri.run_pod("shop", "far", false));
@@ -92,7 +105,8 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
                 .iter()
                 .any(|row| row.get("pod").is_some_and(|name| name == pod) && row["flows_out"].as_u64() >= Some(12))
         };
-        ["cart", "far", "near", "node-agent"].into_iter().all(done).then_some(())
+        let roamed = || containers(&agent).iter().any(|row| row["container"] == "roamer" && row["flows_out"] == 24);
+        (["cart", "far", "near", "node-agent"].into_iter().all(done) && roamed()).then_some(())
     });
     let flows = agent.flows(FlowsArguments { limit: usize::MAX, ..FlowsArguments::default() });
     settle();
@@ -113,6 +127,19 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
         for flow in flows {
             assert_eq!((&flow["src_container"], &flow["dst_container"]), (&client.into(), &server.into()), "{flow:#}");
             assert!(flow["out_bytes"].as_u64() > Some(20_000), "{flow:#}");
+        }
+    }
+    // To the host's own server, which is in no container, and to the outside.
+    for (to, server) in [("172.17.0.1", Some(host.pid())), (ADDRESSES[1], None)] {
+        let flows = between(&collected, &roamer_ip, to);
+        assert_eq!(flows.len(), 12, "to {to}: {flows:#?}");
+        for flow in flows {
+            assert_eq!(
+                (&flow["src_container"], &flow["dst_container"]),
+                (&roamer_id[..12].into(), &Value::Null),
+                "{flow:#}"
+            );
+            assert_eq!(flow["dst_pid"].as_u64(), server.map(u64::from), "{flow:#}");
         }
     }
     // From the pods' bridge to Docker's the addresses are translated: each end is shown as it sees itself.
@@ -311,4 +338,30 @@ fn a_service_is_shown_by_its_unit_and_not_exported_as_a_container() {
     assert_eq!(service["flows_out"], 1);
     let flow = collected.flow(10_500, server_port.into());
     assert!(flow["src_container"].is_null(), "{flow:#}");
+}
+
+#[test]
+fn the_same_addresses_in_other_namespaces_are_other_connections() {
+    let mut agent = Agent::start(&[]);
+    let pairs = [Pair::veth(), Pair::veth()];
+    let talks: Vec<_> = pairs
+        .iter()
+        .map(|pair| {
+            let mut server = Traffic::start(Some(&pair.names[1]), &["serve", ADDRESSES[1], "7000"]);
+            let _ = server.says();
+            let client = ["client", ADDRESSES[1], "7000", "100", "100", "hold"];
+            let mut client = Traffic::start(Some(&pair.names[0]), &client);
+            let _ = client.says();
+            (client, server)
+        })
+        .collect();
+    let shown = wait_for("two paired flows", Duration::from_secs(10), || {
+        let shown = agent.flows_of_port(7000);
+        (shown.len() == 2 && shown.iter().all(|flow| flow["direction"] == "local")).then_some(shown)
+    });
+    for (client, server) in &talks {
+        let pids = |row: &&Row| row["initiator_pid"] == client.pid() && row["responder_pid"] == server.pid();
+        assert_eq!(shown.iter().filter(pids).count(), 1, "{shown:#?}");
+    }
+    agent.stop();
 }
