@@ -5,28 +5,30 @@ use std::path::PathBuf;
 
 use libbpf_cargo::SkeletonBuilder;
 
-const SOURCE: &str = "src/bpf/main.bpf.c";
+/// The agent's programs, and the load harness's producer.
+const OBJECTS: [&str; 2] = ["main", "saturate"];
 
 fn main() {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let out = out_dir.join("main.skel.rs");
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
     // <linux/types.h> includes <asm/types.h>, which Debian keeps in the multiarch folder.
     let asm = format!("/usr/include/{arch}-linux-gnu");
     let clang = env::var("CLANG").ok().or_else(|| find_clang().map(str::to_owned));
-    let mut builder = SkeletonBuilder::new();
-    builder.source(SOURCE).obj(out_dir.join("main.o")).clang_args([
-        "-Wall",
-        "-Werror",
-        "-Wno-unused-parameter",
-        "-idirafter",
-        &asm,
-    ]);
-    if let Some(clang) = clang {
-        builder.clang(clang);
-    }
-    if let Err(err) = builder.build_and_generate(&out) {
-        panic!("the kernel programs do not compile (clang-14 or newer is needed; `CLANG` selects it): {err:#}");
+    for name in OBJECTS {
+        let mut builder = SkeletonBuilder::new();
+        builder.source(format!("src/bpf/{name}.bpf.c")).obj(out_dir.join(format!("{name}.o"))).clang_args([
+            "-Wall",
+            "-Werror",
+            "-Wno-unused-parameter",
+            "-idirafter",
+            &asm,
+        ]);
+        if let Some(clang) = &clang {
+            builder.clang(clang);
+        }
+        if let Err(err) = builder.build_and_generate(out_dir.join(format!("{name}.skel.rs"))) {
+            panic!("the kernel programs do not compile (clang-14 or newer is needed; `CLANG` selects it): {err:#}");
+        }
     }
     println!("cargo:rerun-if-changed=src/bpf");
     println!("cargo:rerun-if-env-changed=CLANG");

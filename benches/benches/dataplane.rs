@@ -1,16 +1,26 @@
-//! What one record costs in user space, stage by stage: shard, flow table, encoder.
+//! What one record costs in user space, stage by stage: parse, shard, histogram, hand-over, merge, encode, answer.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use sockeye::export::tlv;
-use sockeye::flow::{Addr, Counters, Endpoint, FlowKey, FlowReport, Proto, State};
-use sockeye::shard::Delta;
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use sockeye::answers;
+use sockeye::export::{json, tlv};
+use sockeye::flow::{Addr, Counters, Endpoint, FlowKey, FlowReport, ProcKey, Proto, State};
+use sockeye::groups::RttStats;
+use sockeye::place::cgroup::read_path;
+use sockeye::process::{Process, ProcessTable};
+use sockeye::shard::{Delta, rtt_histogram};
 use sockeye::table::{FlowTable, Timeouts};
-use sockeye_bpf::records::{FlowRecord, Kind, flags};
+use sockeye::worker::Worker;
+use sockeye_bpf::records::{FlowRecord, Kind, Record, RttRecord, flags};
+use sockeye_bpf::ring::Drain;
+use sockeye_ctl::protocol::FlowsArguments;
 use zerocopy::{FromZeros, IntoBytes};
 
-const FLOWS: u64 = 10_000;
+/// Records per measurement: each of them goes to another flow.
+const RECORDS: u64 = 10_000;
+const FLOWS: [u64; 3] = [10_000, 100_000, 1_000_000];
 
 fn record(cookie: u64) -> FlowRecord {
     let mut r = FlowRecord::new_zeroed();
@@ -20,55 +30,137 @@ fn record(cookie: u64) -> FlowRecord {
     r.cookie = cookie;
     r.at_ns = cookie + 1;
     r.local_addr[10..].copy_from_slice(&[255, 255, 10, 0, 0, 1]);
-    r.remote_addr[10..].copy_from_slice(&[255, 255, 10, 0, (cookie >> 14) as u8, 2]);
-    r.local_port = (cookie % 50_000) as u16 + 1024;
+    r.remote_addr[10..].copy_from_slice(&[255, 255, 10, (cookie >> 22) as u8, (cookie >> 14) as u8, 2]);
+    r.local_port = (cookie % 16_384) as u16 + 1024;
     r.remote_port = 443;
     r.seq_local = cookie as u32;
     r
 }
 
+/// Cookies in an order that no prefetcher guesses.
+fn scattered(flows: u64) -> Vec<FlowRecord> {
+    (0..RECORDS).map(|i| record((i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16) % flows)).collect()
+}
+
+fn parse(c: &mut Criterion) {
+    let records: Vec<FlowRecord> = (0..RECORDS).map(record).collect();
+    let mut group = c.benchmark_group("parse");
+    group.throughput(Throughput::Elements(RECORDS));
+    group.bench_function("flow record", |b| {
+        b.iter(|| records.iter().filter(|r| Record::parse(black_box(r.as_bytes())).is_some()).count());
+    });
+    group.finish();
+}
+
 fn shard(c: &mut Criterion) {
-    let records: Vec<FlowRecord> = (0..FLOWS).map(record).collect();
     let mut group = c.benchmark_group("shard");
-    group.throughput(Throughput::Elements(FLOWS));
+    group.throughput(Throughput::Elements(RECORDS));
+    for flows in FLOWS {
+        let mut delta = Delta::new(&[0]);
+        (0..flows).for_each(|cookie| delta.record(0, record(cookie).as_bytes()));
+        let records = scattered(flows);
+        group.bench_function(BenchmarkId::new("hit", flows), |b| {
+            b.iter(|| records.iter().for_each(|r| delta.record(0, black_box(r).as_bytes())));
+        });
+    }
+    let records: Vec<FlowRecord> = (0..RECORDS).map(record).collect();
     let mut delta = Delta::new(&[0]);
-    group.bench_function("insert 10 k flows", |b| {
+    group.bench_function("insert and clear", |b| {
         b.iter(|| {
             delta.clear();
             records.iter().for_each(|r| delta.record(0, r.as_bytes()));
         });
     });
-    group.bench_function("update 10 k flows", |b| {
-        b.iter(|| records.iter().for_each(|r| delta.record(0, black_box(r).as_bytes())));
-    });
     group.finish();
 }
 
-fn table(c: &mut Criterion) {
-    let records: Vec<FlowRecord> = (0..FLOWS).map(record).collect();
-    let fill = |table: &mut FlowTable, later: u64| {
-        for r in &records {
-            table.tcp_record(&FlowRecord { at_ns: r.at_ns + later, bytes_sent: later, ..*r }, later);
-        }
-    };
-    let empty = || FlowTable::new(1 << 20, Timeouts::default());
-    let mut group = c.benchmark_group("table");
-    group.throughput(Throughput::Elements(FLOWS));
-    group.bench_function("enter 10 k flows", |b| b.iter_batched(empty, |mut t| fill(&mut t, 0), BatchSize::LargeInput));
-    let mut table = empty();
-    let mut later = 0;
-    group.bench_function("merge 10 k known flows", |b| {
+fn histogram(c: &mut Criterion) {
+    let mut batch = RttRecord::new_zeroed();
+    batch.kind = Kind::Rtt as u8;
+    batch.count = batch.samples_us.len() as u8;
+    batch.samples_us.iter_mut().enumerate().for_each(|(i, sample)| *sample = 20_000 + 37 * i as u32);
+    let mut group = c.benchmark_group("histogram");
+    group.throughput(Throughput::Elements(batch.samples_us.len() as u64));
+    let mut delta = Delta::new(&[0]);
+    group.bench_function("batch of 24 samples: host, process, peer", |b| b.iter(|| delta.record(0, batch.as_bytes())));
+    group.throughput(Throughput::Elements(1));
+    let mut host = rtt_histogram();
+    host.saturating_record(20_000);
+    let other = host.clone();
+    group.bench_function("merge, 2 digits", |b| b.iter(|| host.add(black_box(&other))));
+    let mut stats = RttStats::default();
+    stats.record(&batch.samples_us);
+    let other = stats.clone();
+    group.bench_function("merge, 1 digit", |b| b.iter(|| stats.add(black_box(&other))));
+    group.finish();
+}
+
+/// A ring that always has one record more.
+struct Endless(FlowRecord);
+
+impl Drain for Endless {
+    fn drain(&mut self, _limit: usize, mut each: impl FnMut(&[u8])) -> usize {
+        each(self.0.as_bytes());
+        1
+    }
+}
+
+fn hand_over(c: &mut Criterion) {
+    let (mut worker, mut port) = Worker::new(0, vec![(Endless(record(1)), 0)]);
+    c.bench_function("hand-over: a delta to control and back", |b| {
         b.iter(|| {
-            later += FLOWS;
-            fill(&mut table, later);
+            worker.visit();
+            worker.hand_over();
+            let mut delta = port.deltas.pop().expect("it was handed over");
+            delta.clear();
+            port.recycle.push(delta).expect("room for all boxes");
         });
     });
+}
+
+fn filled(flows: u64) -> FlowTable {
+    let mut table = FlowTable::new(1 << 21, Timeouts::default());
+    (0..flows).for_each(|cookie| table.tcp_record(&record(cookie), 0));
+    table
+}
+
+fn merge(c: &mut Criterion) {
+    let mut group = c.benchmark_group("merge");
+    group.throughput(Throughput::Elements(RECORDS));
+    for flows in FLOWS {
+        let mut table = filled(flows);
+        let records = scattered(flows);
+        let mut later = 1u64;
+        group.bench_function(BenchmarkId::new("known flow", flows), |b| {
+            b.iter(|| {
+                later += flows;
+                for r in &records {
+                    table.tcp_record(&FlowRecord { at_ns: r.at_ns + later, bytes_sent: later, ..*r }, later);
+                }
+            });
+        });
+    }
+    let records: Vec<FlowRecord> = (0..RECORDS).map(record).collect();
+    let empty = || FlowTable::new(1 << 20, Timeouts::default());
+    group.bench_function("new flow", |b| {
+        b.iter_batched(empty, |mut t| records.iter().for_each(|r| t.tcp_record(r, 0)), BatchSize::LargeInput);
+    });
     group.finish();
 }
 
-fn encode(c: &mut Criterion) {
+fn report() -> FlowReport {
     let endpoint = |port| Endpoint { addr: Addr(record(1).local_addr), port };
-    let report = FlowReport {
+    let process = Process {
+        key: ProcKey { pid: 42, start_ticks: 1, exec: 0 },
+        name: "curl".into(),
+        exe: Some("/usr/bin/curl".into()),
+        cmdline: "curl -s https://example.org/".into(),
+        user: Some("alice".into()),
+        ppid: 7,
+        parent_name: "bash".into(),
+        ..Process::default()
+    };
+    FlowReport {
         key: FlowKey { proto: Proto::Tcp, initiator: endpoint(40_000), responder: endpoint(443) },
         first_unix_ns: 1,
         last_unix_ns: 2,
@@ -76,25 +168,63 @@ fn encode(c: &mut Criterion) {
         total: Counters::default(),
         rtt_us: [Some((20_100, 300)), None],
         local: [true, false],
-        owners: Default::default(),
-        process: [None, None],
+        owners: [process.key, ProcKey::default()],
+        process: [Some(Arc::new(process)), None],
         place: [None, None],
-        first: false,
-        carries_identity: false,
+        first: true,
+        carries_identity: true,
         state: State::Open,
         reset_by: None,
-    };
+    }
+}
+
+fn encode(c: &mut Criterion) {
+    let report = report();
     let mut out = Vec::with_capacity(1024);
-    let mut group = c.benchmark_group("export");
+    let mut group = c.benchmark_group("encode");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("encode one TLV record", |b| {
+    group.bench_function("TLV, with process", |b| {
         b.iter(|| {
             out.clear();
             tlv::encode(black_box(&report), &mut out)
         });
     });
+    let later = FlowReport { carries_identity: false, ..report.clone() };
+    group.bench_function("TLV, counters only", |b| {
+        b.iter(|| {
+            out.clear();
+            tlv::encode(black_box(&later), &mut out)
+        });
+    });
+    group.bench_function("JSON, with process", |b| {
+        b.iter(|| {
+            out.clear();
+            serde_json::to_writer(&mut out, &json::encode(black_box(&report)))
+        });
+    });
     group.finish();
 }
 
-criterion_group!(benches, shard, table, encode);
+fn answer(c: &mut Criterion) {
+    let table = filled(RECORDS);
+    let processes = ProcessTable::default();
+    let all = FlowsArguments { limit: usize::MAX, ..FlowsArguments::default() };
+    let mut group = c.benchmark_group("answer");
+    group.sample_size(20);
+    group.bench_function("ctl flows of 10 k, as JSON", |b| {
+        b.iter(|| serde_json::to_vec(&answers::flows(&table, &processes, &all).expect("an answer")));
+    });
+    group.finish();
+}
+
+fn cgroup(c: &mut Criterion) {
+    let id = "0123456789abcdef".repeat(4);
+    let path = format!(
+        "/kubepods.slice/kubepods-burstable.slice/\
+         kubepods-burstable-pod1d8c0f5c_58a4_4d3c_8a7e_6a3d2f1b9c10.slice/cri-containerd-{id}.scope"
+    );
+    c.bench_function("read a cgroup path of a pod", |b| b.iter(|| read_path(black_box(&path))));
+}
+
+criterion_group!(benches, parse, shard, histogram, hand_over, merge, encode, answer, cgroup);
 criterion_main!(benches);

@@ -48,7 +48,7 @@ pub enum KernelError {
     },
 }
 
-fn bpf(what: &'static str) -> impl FnOnce(libbpf_rs::Error) -> KernelError {
+pub(crate) fn bpf(what: &'static str) -> impl FnOnce(libbpf_rs::Error) -> KernelError {
     move |source| KernelError::Bpf { what, source }
 }
 
@@ -142,20 +142,21 @@ impl Kernel {
     /// # Errors
     /// If the map cannot be read.
     pub fn cpu_stats(&self) -> Result<Vec<CpuStats>, KernelError> {
-        let values = self
-            .counts
-            .lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY)
-            .map_err(bpf("cannot read the kernel's counters"))?
-            .unwrap_or_default();
-        Ok(values
-            .iter()
-            .map(|v| CpuStats::read_from_prefix(v).map_or_else(|_| CpuStats::default(), |(s, _)| s))
-            .collect())
+        read_cpu_stats(&self.counts)
     }
 }
 
+pub(crate) fn read_cpu_stats(counts: &impl MapCore) -> Result<Vec<CpuStats>, KernelError> {
+    let values = counts
+        .lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY)
+        .map_err(bpf("cannot read the kernel's counters"))?
+        .unwrap_or_default();
+    let read = |v: &Vec<u8>| CpuStats::read_from_prefix(v).map_or_else(|_| CpuStats::default(), |(stats, _)| stats);
+    Ok(values.iter().map(read).collect())
+}
+
 /// A second owner of a map's descriptor, independent of the skeleton.
-fn handle(map: &MapMut<'_>) -> Result<MapHandle, KernelError> {
+pub(crate) fn handle(map: &MapMut<'_>) -> Result<MapHandle, KernelError> {
     MapHandle::try_from(map).map_err(bpf("cannot keep a map"))
 }
 
@@ -166,18 +167,18 @@ fn create_opts() -> bpf_map_create_opts {
     }
 }
 
-fn create_udp_table(entries: u32) -> Result<MapHandle, KernelError> {
+pub(crate) fn create_udp_table(entries: u32) -> Result<MapHandle, KernelError> {
     let (key, value) = (mem::size_of::<UdpKey>() as u32, mem::size_of::<UdpValue>() as u32);
     MapHandle::create(MapType::Hash, Some("se_udp_table"), key, value, entries, &create_opts())
         .map_err(bpf("cannot create a UDP table"))
 }
 
-fn put(outer: &impl MapCore, slot: u32, inner: &MapHandle) -> Result<(), KernelError> {
+pub(crate) fn put(outer: &impl MapCore, slot: u32, inner: &MapHandle) -> Result<(), KernelError> {
     let fd = inner.as_fd().as_raw_fd().to_ne_bytes();
     outer.update(&slot.to_ne_bytes(), &fd, MapFlags::ANY).map_err(bpf("cannot fill a map of maps"))
 }
 
-fn create_rings(outer: &impl MapCore, cpus: usize, bytes: u32) -> Result<Vec<Ring>, KernelError> {
+pub(crate) fn create_rings(outer: &impl MapCore, cpus: usize, bytes: u32) -> Result<Vec<Ring>, KernelError> {
     (0..cpus)
         .map(|cpu| {
             let map = MapHandle::create(MapType::RingBuf, Some("se_ring"), 0, 0, bytes, &create_opts())

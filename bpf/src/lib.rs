@@ -5,12 +5,14 @@
 //! * [`sweep`] reads all tracked sockets and drains the UDP table.
 //! * [`preflight`] says what the host lacks before anything is loaded.
 //! * [`programs`] says what the programs cost.
+//! * [`saturate`] fills the rings without sockets, for the load harness.
 
 pub mod kernel;
 pub mod preflight;
 pub mod programs;
 pub mod records;
 pub mod ring;
+pub mod saturate;
 pub mod sweep;
 mod sys;
 pub mod xpub;
@@ -19,6 +21,12 @@ pub mod xpub;
 mod skel {
     #![allow(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
     include!(concat!(env!("OUT_DIR"), "/main.skel.rs"));
+}
+
+/// The same of the load harness's producer.
+mod saturate_skel {
+    #![allow(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
+    include!(concat!(env!("OUT_DIR"), "/saturate.skel.rs"));
 }
 
 /// The compiled object, for tests of its layout and for inspection.

@@ -136,3 +136,17 @@ pub(crate) fn enable_run_time_stats() -> io::Result<OwnedFd> {
     // SAFETY: the kernel has just returned this descriptor to us, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// Runs a raw tracepoint program once, on this CPU, with these arguments.
+pub(crate) fn run_program(program: BorrowedFd<'_>, arguments: &mut [u8]) -> io::Result<()> {
+    let mut options = libbpf_sys::bpf_test_run_opts {
+        sz: mem::size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
+        ctx_in: arguments.as_mut_ptr().cast(),
+        ctx_size_in: arguments.len() as u32,
+        ..Default::default()
+    };
+    // SAFETY: `options` and `arguments` live until the call returns; the kernel copies `ctx_size_in` bytes from
+    // `ctx_in` and writes to the plain fields of `options` only, since it has no output buffers.
+    let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) };
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+}

@@ -411,7 +411,7 @@ impl Control {
                 self.count_run_time();
                 Ok(answers::stats(self))
             }
-            Request::Flows(arguments) => answers::flows(self, arguments),
+            Request::Flows(arguments) => answers::flows(&self.table, &self.processes, arguments),
             Request::Processes(arguments) => Ok(answers::processes(self, arguments)),
             Request::Containers(arguments) => Ok(answers::containers(self, arguments)),
             Request::Pods(arguments) => Ok(answers::pods(self, arguments)),

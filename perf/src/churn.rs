@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
+use sockeye_ctl::Client;
 use sockeye_ctl::protocol::{Answer, Request};
-use sockeye_ctl::{Client, human};
+
+use crate::report::{Report, Table};
 
 /// Time for the last records to arrive.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -27,50 +29,6 @@ pub(crate) struct Options {
     threads: u64,
 }
 
-/// What a run found.
-pub(crate) struct Report {
-    connections: u64,
-    seconds: f64,
-    offered: u64,
-    delivered: u64,
-    overflow: u64,
-    lost: u64,
-    agent_cpu_us_per_connection: f64,
-}
-
-impl Report {
-    pub(crate) fn json(&self) -> Value {
-        json!({
-            "connections": self.connections,
-            "seconds": self.seconds,
-            "connections_per_second": self.rate(),
-            "records_offered": self.offered,
-            "records_delivered": self.delivered,
-            "records_overflow": self.overflow,
-            "records_lost": self.lost,
-            "agent_cpu_us_per_connection": self.agent_cpu_us_per_connection,
-        })
-    }
-
-    pub(crate) fn text(&self) -> String {
-        format!(
-            "connections         {}\nper second          {}\nrecords offered     {}\nrecords delivered   {}\n\
-             records overflowed  {}\nrecords lost        {}\nagent CPU           {:.2} us per connection\n",
-            self.connections,
-            human::count(self.rate() as u64),
-            self.offered,
-            self.delivered,
-            self.overflow,
-            self.lost,
-            self.agent_cpu_us_per_connection,
-        )
-    }
-
-    fn rate(&self) -> f64 {
-        self.connections as f64 / self.seconds
-    }
-}
-
 pub(crate) fn run(options: &Options, socket: &Path) -> Result<Report> {
     let client = Client::new(socket);
     let before = Books::read(&client)?;
@@ -79,15 +37,27 @@ pub(crate) fn run(options: &Options, socket: &Path) -> Result<Report> {
     let seconds = began.elapsed().as_secs_f64();
     thread::sleep(SETTLE);
     let after = Books::read(&client)?;
-    Ok(Report {
-        connections,
-        seconds,
-        offered: after.offered - before.offered,
-        delivered: after.delivered - before.delivered,
-        overflow: after.overflow - before.overflow,
-        lost: after.lost - before.lost,
-        agent_cpu_us_per_connection: (after.cpu_s - before.cpu_s) * 1e6 / connections as f64,
-    })
+    let mut table = Table::new(&[
+        "connections",
+        "per second",
+        "offered",
+        "delivered",
+        "overflowed",
+        "lost",
+        "agent CPU, us per connection",
+    ]);
+    let cpu_us = (after.cpu_s - before.cpu_s) * 1e6 / connections as f64;
+    table.push(vec![
+        json!(connections),
+        json!((connections as f64 / seconds) as u64),
+        json!(after.offered - before.offered),
+        json!(after.delivered - before.delivered),
+        json!(after.overflow - before.overflow),
+        json!(after.lost - before.lost),
+        json!((cpu_us * 100.0).round() / 100.0),
+    ]);
+    let notes = vec!["Records, by the agent's own books; its CPU time by /proc, all threads, user and system.".into()];
+    Ok(Report { title: "churn", table, notes })
 }
 
 /// The agent's own figures.

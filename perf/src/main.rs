@@ -1,6 +1,9 @@
-//! `perf`: loads the host with real connections and reads the running agent's books.
+//! `perf`: loads the host or the agent's own stages, and reads the books.
 
+mod accuracy;
 mod churn;
+mod report;
+mod saturate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,12 +30,19 @@ struct Cli {
 enum Command {
     /// Short TCP connections as fast as they go: rate, losses, the agent's CPU time per connection.
     Churn(churn::Options),
+    /// Flows of random size and kind, with known truth: every figure that the running agent shows otherwise.
+    Accuracy(accuracy::Options),
+    /// Records per second through ring, worker, shard and merge, from a producer in the kernel: ceilings and loss-free
+    /// rates by live flows and placement of the worker. Needs no agent.
+    Saturate(saturate::Options),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
         Command::Churn(options) => churn::run(options, &cli.socket),
+        Command::Accuracy(options) => accuracy::run(options, &cli.socket),
+        Command::Saturate(options) => saturate::run(options),
     };
     match done {
         Ok(report) => {

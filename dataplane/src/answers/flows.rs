@@ -4,14 +4,16 @@ use serde_json::{Value, json};
 use sockeye_ctl::protocol::{Answer, FlowsArguments, SortBy, Table, Unit};
 
 use crate::clock::boot_ns;
-use crate::control::Control;
 use crate::flow::{End, Side, State};
 use crate::place::Place;
 use crate::process::{Process, ProcessTable};
-use crate::table::Flow;
+use crate::table::{Flow, FlowTable};
 
 /// Flows that match, in the order that was asked for.
-pub(crate) fn flows(control: &Control, a: &FlowsArguments) -> Result<Answer, String> {
+///
+/// # Errors
+/// If there is no such state.
+pub fn flows(table: &FlowTable, processes: &ProcessTable, a: &FlowsArguments) -> Result<Answer, String> {
     let state = match a.state.as_deref() {
         None => None,
         Some(name) => Some(State::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
@@ -19,9 +21,7 @@ pub(crate) fn flows(control: &Control, a: &FlowsArguments) -> Result<Answer, Str
             format!("there is no state {name:?}: {} are known", known.join(", "))
         })?),
     };
-    let processes = &control.processes;
-    let mut found: Vec<&Flow> = control
-        .table
+    let mut found: Vec<&Flow> = table
         .flows()
         .filter(|flow| state.is_none_or(|state| flow.state() == state) && matches(flow, processes, a))
         .collect();
@@ -34,12 +34,12 @@ pub(crate) fn flows(control: &Control, a: &FlowsArguments) -> Result<Answer, Str
         &[("matching", Unit::Count, "flows that match"), ("shown", Unit::Count, "flows in this answer")],
     );
     summary.push([json!(total), json!(found.len())]);
-    let mut table = flows_table();
+    let mut shown = flows_table();
     let now_ns = boot_ns();
     for flow in found {
-        table.push(flow_row(flow, processes, now_ns));
+        shown.push(flow_row(flow, processes, now_ns));
     }
-    Ok(Answer { tables: vec![summary, table] })
+    Ok(Answer { tables: vec![summary, shown] })
 }
 
 fn matches(flow: &Flow, processes: &ProcessTable, a: &FlowsArguments) -> bool {

@@ -4,7 +4,7 @@ mod flows;
 mod owners;
 mod stats;
 
-pub(crate) use flows::flows;
+pub use flows::flows;
 pub(crate) use owners::{containers, pods, ports, processes, rtt};
 pub(crate) use stats::stats;
 
