@@ -8,6 +8,11 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 pub trait Drain {
     /// Hands at most `limit` pending records to `each`, in order. Returns how many there were.
     fn drain(&mut self, limit: usize, each: impl FnMut(&[u8])) -> usize;
+
+    /// How much it holds, bytes; without a limit unless it says otherwise.
+    fn capacity_bytes(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// The consumer of one CPU's ring. May move to another thread; there is exactly one per ring.
@@ -37,6 +42,10 @@ impl Ring {
 }
 
 impl Drain for Ring {
+    fn capacity_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
     #[inline]
     fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> usize {
         let mut drained = 0;
