@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod churn;
+mod overhead;
 mod report;
 mod saturate;
 
@@ -32,6 +33,9 @@ enum Command {
     Churn(churn::Options),
     /// Flows of random size and kind, with known truth: every figure that the running agent shows otherwise.
     Accuracy(accuracy::Options),
+    /// What the agent costs the programs that it watches: the same traffic with the agent off and on, in pairs. Starts
+    /// and ends agents of its own.
+    Overhead(overhead::Options),
     /// Records per second through ring, worker, shard and merge, from a producer in the kernel: ceilings and loss-free
     /// rates by live flows and placement of the worker. Needs no agent.
     Saturate(saturate::Options),
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         Command::Churn(options) => churn::run(options, &cli.socket),
         Command::Accuracy(options) => accuracy::run(options, &cli.socket),
+        Command::Overhead(options) => overhead::run(options),
         Command::Saturate(options) => saturate::run(options),
     };
     match done {

@@ -1,0 +1,43 @@
+//! The load harness keeps honest books. Its figures are of no interest here, a busy machine makes any.
+
+use std::process::Command;
+
+use serde_json::Value;
+use sockeye_tests::{Agent, program};
+
+fn perf(args: &[&str]) -> Value {
+    let output = Command::new(program("perf")).args(args).arg("--json").output().expect("perf");
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn offered_is_delivered_and_lost() {
+    let report = perf(&["saturate", "--quick"]);
+    let rows = report["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 6, "three stages, two placements: {rows:#?}");
+    assert!(rows.iter().all(|row| row["delivered/s"].as_u64() > Some(0)), "{rows:#?}");
+}
+
+#[test]
+fn every_figure_is_the_truth() {
+    let mut agent = Agent::start(&[]);
+    let socket = agent.socket().display().to_string();
+    let report = perf(&["accuracy", "--quick", "--seed", "7", "--socket", &socket]);
+    agent.stop();
+    let rows = report["rows"].as_array().expect("rows");
+    for figure in ["bytes sent", "bytes received", "owner of the initiator", "round-trip time (ss)", "datagrams sent"] {
+        let row = rows.iter().find(|row| row["figure"] == figure).unwrap_or_else(|| panic!("{figure}: {rows:#?}"));
+        assert!(row["compared"].as_u64() > Some(5), "{row}");
+        assert_eq!(row["deviations"], 0, "{row}");
+    }
+}
+
+#[test]
+fn without_an_agent_it_says_so() {
+    let output =
+        Command::new(program("perf")).args(["accuracy", "--socket", "/no/such/socket"]).output().expect("perf");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("no agent is running at /no/such/socket"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
