@@ -118,13 +118,14 @@ pub fn flows(answer: &Answer, style: Style) -> String {
         })
         .collect();
     fit_processes(&mut rows, &titles, style.columns);
-    let mut out = lines(&titles, &rows, style);
-    if let Some(row) = answer.table("summary").and_then(|summary| summary.rows.first()) {
-        let figure = |name: &str| row.get(name).and_then(Value::as_u64).unwrap_or(0);
-        out += &paint(style, "2", &format!("{GAP}{} of {} flows", figure("shown"), figure("matching")));
-        out.push('\n');
-    }
-    out
+    lines(&titles, &rows, style) + &summary(answer, " flows", style)
+}
+
+/// `3 of 7 flows`, where the agent says so.
+fn summary(answer: &Answer, what: &str, style: Style) -> String {
+    let Some(row) = answer.table("summary").and_then(|summary| summary.rows.first()) else { return String::new() };
+    let figure = |name: &str| row.get(name).and_then(Value::as_u64).unwrap_or(0);
+    paint(style, "2", &format!("{GAP}{} of {}{what}", figure("shown"), figure("matching"))) + "\n"
 }
 
 /// A column of a table for people: title, name in the answer, and the widest that it may get.
@@ -202,13 +203,7 @@ pub fn owners(answer: &Answer, shown: &[Shown], style: Style) -> String {
             shown.iter().map(text).collect()
         })
         .collect();
-    let mut out = lines(&titles, &rows, style);
-    if let Some(row) = answer.table("summary").and_then(|summary| summary.rows.first()) {
-        let figure = |name: &str| row.get(name).and_then(Value::as_u64).unwrap_or(0);
-        out += &paint(style, "2", &format!("{GAP}{} of {}", figure("shown"), figure("matching")));
-        out.push('\n');
-    }
-    out
+    lines(&titles, &rows, style) + &summary(answer, "", style)
 }
 
 /// Histograms, one bar per tenth of a decade; the longest one fills the width.

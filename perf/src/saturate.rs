@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use sockeye::table::{FlowTable, Timeouts};
 use sockeye::worker::{Worker, WorkerPort};
+use sockeye_bpf::preflight;
 use sockeye_bpf::ring::{Drain, Ring};
 use sockeye_bpf::saturate::{Order, Producer};
 use sockeye_ctl::human;
@@ -79,6 +80,12 @@ impl Sample {
 
 pub(crate) fn run(options: &Options) -> Result<Report> {
     let (flows, seconds) = if options.quick { (&[1_000][..], 0.25) } else { (&options.flows[..], options.seconds) };
+    for need in preflight::probe().into_iter().filter(|need| need.name == preflight::CAPABILITIES) {
+        if let Some(remedy) = need.remedy {
+            bail!("{}: {remedy}", need.finding);
+        }
+    }
+    sockeye_bpf::kernel::silence_libbpf();
     let cpus = core_affinity::get_core_ids().context("cannot list the CPUs")?;
     if cpus.len() < 2 {
         bail!("two CPUs are needed, one to produce and one to drain");
