@@ -8,7 +8,7 @@ BUILD_PACKAGES := clang-14 gcc make pkg-config libelf-dev zlib1g-dev libzmq3-dev
 TEST_PACKAGES := bpftool iproute2 util-linux procps python3 python3-zmq curl nginx-light redis-server redis-tools bind9-dnsutils docker.io containernetworking-plugins busybox-static
 KERNEL_PACKAGES := busybox-static kmod cpio bc xz-utils
 
-.PHONY: run build test test-unit test-e2e test-kernels lint bench clean build-packages test-packages kernel-packages
+.PHONY: run build test test-unit test-e2e test-kernels lint bench perf clean build-packages test-packages kernel-packages
 
 run: build ## build, and run the agent on this host until Ctrl-C
 	@if [ "$(ROOT)" = 0 ]; then exec $(BIN)/sockeye $(ARGS); else exec sudo $(BIN)/sockeye $(ARGS); fi
@@ -35,8 +35,11 @@ lint: build-packages
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 
-bench: build-packages
+bench: build-packages ## every stage of the data path alone (minutes)
 	$(CARGO) bench -p sockeye-benches
+
+perf: build test-packages ## the measurements of SPECIFICATION.md, on this host, as root (about ten minutes)
+	tests/perf.sh $(BIN)
 
 clean:
 	$(CARGO) clean
