@@ -176,8 +176,6 @@ pub struct RttRecord {
     pub pad0: u8,
     /// Owner.
     pub pid: u32,
-    /// `CLOCK_BOOTTIME`, nanoseconds.
-    pub at_ns: u64,
     /// Start time of the owner, 10 ms units.
     pub start_ticks: u32,
     /// Padding.

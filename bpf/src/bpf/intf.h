@@ -76,7 +76,6 @@ struct se_rtt {
 	__u8 flags;
 	__u8 pad0;
 	__u32 pid;
-	__u64 at_ns;
 	__u32 start_ticks;
 	__u32 pad1;
 	__u8 remote_addr[16];

@@ -101,7 +101,7 @@ static __always_inline void emit_flow(__u8 kind, __u8 state, const struct se_soc
 }
 
 /* Round-trip samples that have not been sent yet. */
-static __always_inline void flush_rtt(struct se_sock *s, __u64 now)
+static __always_inline void flush_rtt(struct se_sock *s)
 {
 	struct se_rtt *r = reserve(SE_RTT, sizeof(*r));
 
@@ -111,7 +111,6 @@ static __always_inline void flush_rtt(struct se_sock *s, __u64 now)
 		r->flags = s->flags;
 		r->pad0 = 0;
 		r->pid = s->pid;
-		r->at_ns = now;
 		r->start_ticks = s->start_ticks;
 		r->pad1 = 0;
 		copy16(r->remote_addr, s->remote_addr);
@@ -180,7 +179,7 @@ static __always_inline void on_close(struct se_sock *s, struct sock *sk, __u64 c
 	if (!s->remote_port)
 		remember_tuple(s, sk);
 	if (s->rtt_count)
-		flush_rtt(s, bpf_ktime_get_boot_ns());
+		flush_rtt(s);
 	emit_close(old, s, sk, cookie);
 }
 
@@ -288,7 +287,7 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct bpf_sock *ha
 		s->rtt_count = at + 1;
 	}
 	if (s->rtt_count >= SE_RTT_BATCH || now - s->rtt_batch_ns > SE_RTT_BATCH_NS)
-		flush_rtt(s, now);
+		flush_rtt(s);
 }
 
 /* Right before tcp_set_state() changes the state. The same events as se_set_state's, and the same answers. */
