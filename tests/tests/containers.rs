@@ -239,9 +239,10 @@ fn an_engine_that_is_killed_is_asked_again_when_it_is_back() {
         &format!("while [ ! -e /go ]; do sleep 0.1; done; {}", fetch(&format!("http://{web_ip}/file"))),
     );
     engines.docker(&["exec", "late", "sh", "-c", "(sleep 3; touch /go) >/dev/null 2>&1 &"]);
+    // Each with a source port of its own: one that comes back is the same flow to a collector.
     let load = Guard(
         command(Some(&pair.names[0]), "sh")
-            .args(["-c", &format!("while :; do curl -s -o /dev/null http://{web_ip}/file; sleep 0.05; done")])
+            .args(["-c", &format!("p=20000; while :; do p=$((p+1)); curl -s -o /dev/null --local-port $p http://{web_ip}/file; sleep 0.05; done")])
             .spawn()
             .expect("load"),
     );
