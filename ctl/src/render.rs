@@ -131,49 +131,37 @@ fn summary(answer: &Answer, what: &str, style: Style) -> String {
 /// A column of a table for people: title, name in the answer, and the widest that it may get.
 pub type Shown = (&'static str, &'static str, usize);
 
-const fn figures() -> [Shown; 10] {
-    [
-        ("OPEN", "open", 8),
-        ("FLOWS OUT", "flows_out", 9),
-        ("FLOWS IN", "flows_in", 8),
-        ("SENT", "sent", 8),
-        ("RECEIVED", "received", 8),
-        ("RETRANS", "retrans", 8),
-        ("OUT P50", "rtt_out_p50", 8),
-        ("OUT P99", "rtt_out_p99", 8),
-        ("IN P50", "rtt_in_p50", 8),
-        ("IN P99", "rtt_in_p99", 8),
-    ]
-}
-
-const fn with_figures<const N: usize, const ALL: usize>(head: [Shown; N]) -> [Shown; ALL] {
-    let (mut all, mut i) = ([("", "", 0); ALL], 0);
-    while i < ALL {
-        all[i] = if i < N { head[i] } else { figures()[i - N] };
-        i += 1;
-    }
-    all
-}
-
+/// The figures that processes, containers and pods have; shown after the columns of their own.
+const FIGURES: [Shown; 10] = [
+    ("OPEN", "open", 8),
+    ("FLOWS OUT", "flows_out", 9),
+    ("FLOWS IN", "flows_in", 8),
+    ("SENT", "sent", 8),
+    ("RECEIVED", "received", 8),
+    ("RETRANS", "retrans", 8),
+    ("OUT P50", "rtt_out_p50", 8),
+    ("OUT P99", "rtt_out_p99", 8),
+    ("IN P50", "rtt_in_p50", 8),
+    ("IN P99", "rtt_in_p99", 8),
+];
 /// `ctl processes`.
-pub const PROCESSES: [Shown; 15] = with_figures([
+pub const PROCESSES: [Shown; 5] = [
     ("PROCESS", "process", 15),
     ("PID", "pid", 8),
     ("USER", "user", 12),
     ("PACKAGE", "package", 14),
     ("PLACE", "place", 30),
-]);
+];
 /// `ctl containers`.
-pub const CONTAINERS: [Shown; 15] = with_figures([
+pub const CONTAINERS: [Shown; 5] = [
     ("CONTAINER", "container", 28),
     ("RUNTIME", "runtime", 10),
     ("IMAGE", "image", 24),
     ("NAMESPACE", "namespace", 16),
     ("POD", "pod", 28),
-]);
+];
 /// `ctl pods`.
-pub const PODS: [Shown; 13] =
-    with_figures([("NAMESPACE", "namespace", 20), ("POD", "pod", 40), ("CONTAINERS", "containers", 30)]);
+pub const PODS: [Shown; 3] = [("NAMESPACE", "namespace", 20), ("POD", "pod", 40), ("CONTAINERS", "containers", 30)];
 /// `ctl ports`.
 pub const PORTS: [Shown; 8] = [
     ("PROTO", "protocol", 5),
@@ -186,11 +174,13 @@ pub const PORTS: [Shown; 8] = [
     ("PLACE", "place", 40),
 ];
 
-/// One line per process, container, pod or port.
+/// One line per process, container, pod or port, with the figures that the table has.
 #[must_use]
-pub fn owners(answer: &Answer, shown: &[Shown], style: Style) -> String {
+pub fn owners(answer: &Answer, own: &[Shown], style: Style) -> String {
     let Some(table) = answer.tables.iter().find(|table| table.name != "summary") else { return String::new() };
     let column = |name: &str| table.columns.iter().find(|column| column.name == name);
+    let figures = FIGURES.iter().filter(|(_, name, _)| column(name).is_some());
+    let shown: Vec<Shown> = own.iter().chain(figures).copied().collect();
     let titles: Vec<_> =
         shown.iter().map(|(title, name, _)| (*title, column(name).is_none_or(|c| c.unit == Unit::Text))).collect();
     let rows: Vec<Vec<String>> = table

@@ -64,6 +64,18 @@ impl Process {
         self.exe.as_deref().unwrap_or(&self.name)
     }
 
+    /// Name of the user, or the uid.
+    #[must_use]
+    pub fn user_or_uid(&self) -> String {
+        self.user.clone().unwrap_or_else(|| self.uid.to_string())
+    }
+
+    /// Name of the group, or the gid.
+    #[must_use]
+    pub fn group_or_gid(&self) -> String {
+        self.group.clone().unwrap_or_else(|| self.gid.to_string())
+    }
+
     /// `sshd[9] < systemd[1]`: parent, its parent, and so on.
     #[must_use]
     pub fn chain(&self) -> String {

@@ -73,8 +73,12 @@ struct Sample {
 }
 
 impl Sample {
-    fn rate(count: u64, seconds: f64) -> f64 {
-        count as f64 / seconds
+    fn offered_per_s(&self) -> f64 {
+        self.offered as f64 / self.seconds
+    }
+
+    fn delivered_per_s(&self) -> f64 {
+        self.delivered as f64 / self.seconds
     }
 }
 
@@ -106,13 +110,13 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
                 let lab =
                     Lab { stage, placement, flows: live, ring_bytes: options.ring_kib * 1024, seed: options.seed };
                 let flat_out = lab.measure(None, seconds)?;
-                let delivered = Sample::rate(flat_out.delivered, flat_out.seconds);
+                let delivered = flat_out.delivered_per_s();
                 let loss_free = lab.loss_free_rate(delivered, seconds)?;
                 table.push(vec![
                     json!(format!("{stage:?}").to_lowercase()),
                     json!(if placement == Placement::Same { "the same CPU" } else { "another CPU" }),
                     json!(live),
-                    json!(Sample::rate(flat_out.offered, flat_out.seconds) as u64),
+                    json!(flat_out.offered_per_s() as u64),
                     json!(delivered as u64),
                     json!(flat_out.lost),
                     if flat_out.lost == 0 {
@@ -248,9 +252,9 @@ fn through_worker(ring: Ring, stage: Stage, flows: u64, stop: &AtomicBool) -> u6
     let worker_ended = AtomicBool::new(false);
     thread::scope(|scope| {
         let control = scope.spawn(|| {
-            // Control is not pinned in the agent either.
-            for core in core_affinity::get_core_ids().unwrap_or_default().into_iter().rev().take(1) {
-                core_affinity::set_for_current(core);
+            // The consumer's pinning was inherited; control is free in the agent, here it leaves the producer alone.
+            if let Some(last) = core_affinity::get_core_ids().unwrap_or_default().pop() {
+                core_affinity::set_for_current(last);
             }
             take_deltas(port, stage, flows, &worker_ended)
         });

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::cri::Cri;
-use crate::here;
+use crate::{here, program};
 
 /// dockerd and containerd with CRI. They end with it.
 pub struct Engines {
@@ -166,12 +166,14 @@ impl Cgroup {
         Self { dirs }
     }
 
-    /// A shell that puts itself there, and becomes a program then.
+    /// A process there that connects to a local port, and lives for some milliseconds: `brief`.
     #[must_use]
-    pub fn command(&self, program: &str) -> Command {
+    pub fn brief(&self, port: u16, life_ms: u32, label: u16) -> Command {
         let dir = self.dirs.last().map_or("", |dir| dir.to_str().unwrap_or_default());
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("echo $$ > {dir}/cgroup.procs && exec \"$@\""), "sh", program]);
+        // A shell that puts itself there, and becomes the program then.
+        command.args(["-c", &format!("echo $$ > {dir}/cgroup.procs && exec \"$@\""), "sh"]).arg(program("brief"));
+        command.args([format!("127.0.0.1:{port}"), life_ms.to_string(), label.to_string()]).stdout(Stdio::piped());
         command
     }
 }

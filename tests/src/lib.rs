@@ -235,9 +235,16 @@ impl Agent {
 /// An agent that exports to a collector which is already listening.
 #[must_use]
 pub fn exporting_agent() -> (Agent, Collector) {
+    exporting_agent_with(&[])
+}
+
+/// The same, with more on its command line.
+#[must_use]
+pub fn exporting_agent_with(more: &[&str]) -> (Agent, Collector) {
     let port = free_port();
     let collector = Collector::start(port, 120, &[]);
-    let agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{port}c")]);
+    let endpoint = format!("tcp://127.0.0.1:{port}c");
+    let agent = Agent::start(&[&["--zmq", endpoint.as_str()], more].concat());
     agent.wait_connected();
     (agent, collector)
 }

@@ -7,7 +7,9 @@ use serde_json::{Map, Value};
 use sockeye_ctl::protocol::{FlowsArguments, OwnersArguments, Request};
 use sockeye_tests::engines::{Cgroup, Engines};
 use sockeye_tests::net::{ADDRESSES, Pair, command};
-use sockeye_tests::{Agent, Collected, Collector, Guard, Traffic, free_port, program, serve, settle, wait_for};
+use sockeye_tests::{
+    Agent, Collected, Collector, Guard, Traffic, exporting_agent, exporting_agent_with, serve, settle, wait_for,
+};
 
 type Row = Map<String, Value>;
 
@@ -48,12 +50,7 @@ struct Lab {
 fn lab() -> Lab {
     let pair = Pair::delayed(10_000);
     let engines = Engines::start(&pair.names[0]);
-    let port = free_port();
-    let collector = Collector::start(port, 120, &[]);
-    let endpoint = format!("tcp://127.0.0.1:{port}c");
-    let config = engines.config();
-    let agent = Agent::start(&["--zmq", &endpoint, "--config", &config.display().to_string()]);
-    agent.wait_connected();
+    let (agent, collector) = exporting_agent_with(&["--config", &engines.config().display().to_string()]);
     Lab { agent, collector, engines, pair }
 }
 
@@ -281,16 +278,7 @@ fn five_hundred_containers_at_once() {
     let made: Vec<_> = (0..HAND_MADE).map(|n| (n, Cgroup::new(&format!("/docker/{n:064x}")))).collect();
     let mut living: Vec<_> = made
         .iter()
-        .map(|(n, cgroup)| {
-            let mut brief = cgroup.command(program("brief").to_str().expect("a path"));
-            Guard(
-                brief
-                    .args([&format!("127.0.0.1:{port}"), "30000", &n.to_string()])
-                    .stdout(Stdio::null())
-                    .spawn()
-                    .expect("brief"),
-            )
-        })
+        .map(|(n, cgroup)| Guard(cgroup.brief(port, 30_000, *n).stdout(Stdio::null()).spawn().expect("brief")))
         .collect();
     for n in 0..9 {
         let _ = engines.run_container(&format!("real-{n}"), &[], &fetch(&format!("http://{web_ip}/file")));
@@ -320,14 +308,10 @@ fn five_hundred_containers_at_once() {
 
 #[test]
 fn a_service_is_shown_by_its_unit_and_not_exported_as_a_container() {
-    let port = free_port();
-    let collector = Collector::start(port, 60, &[]);
-    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{port}c")]);
-    agent.wait_connected();
+    let (mut agent, collector) = exporting_agent();
     let (_server, server_port, _) = serve("serve", "127.0.0.1");
     let cgroup = Cgroup::new("/sockeye-test.slice/demo.service");
-    let mut brief = cgroup.command(program("brief").to_str().expect("a path"));
-    let status = brief.args([&format!("127.0.0.1:{server_port}"), "5", "500"]).stdout(Stdio::null()).status();
+    let status = cgroup.brief(server_port, 5, 500).stdout(Stdio::null()).status();
     assert!(status.expect("brief").success());
     settle();
     let shown = containers(&agent);

@@ -3,13 +3,14 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use sockeye_ctl::protocol::{FlowsArguments, OwnersArguments, Request};
 use sockeye_tests::engines::{Cgroup, config};
-use sockeye_tests::{Agent, Collector, Traffic, free_port, output, program, serve, settle, talk, wait_for};
+use sockeye_tests::{
+    Agent, Traffic, exporting_agent, exporting_agent_with, output, program, serve, settle, talk, wait_for,
+};
 
 /// How an engine may behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,12 +71,7 @@ fn resident_kib(agent: &Agent) -> u64 {
 
 /// One connection by a process in a cgroup; returns its source port.
 fn connect_from(cgroup: &Cgroup, port: u16, label: u16) -> u64 {
-    let mut command = cgroup.command(program("brief").to_str().expect("a path"));
-    let child = command
-        .args([&format!("127.0.0.1:{port}"), "5", &label.to_string()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("brief");
+    let child = cgroup.brief(port, 5, label).spawn().expect("brief");
     let said = child.wait_with_output().expect("an end").stdout;
     String::from_utf8_lossy(&said).trim().parse().expect("a port")
 }
@@ -90,11 +86,7 @@ fn engines_that_reply_nonsense_change_nothing() {
         let sockets = ["docker", "cri"].map(|kind| dir.path().join(kind));
         sockets.iter().for_each(|socket| engine(socket, manner));
         let config = config(dir.path(), &[("docker", &sockets[0]), ("cri", &sockets[1])]);
-        let port = free_port();
-        let collector = Collector::start(port, 60, &[]);
-        let endpoint = format!("tcp://127.0.0.1:{port}c");
-        let mut agent = Agent::start(&["--zmq", &endpoint, "--config", &config.display().to_string()]);
-        agent.wait_connected();
+        let (mut agent, collector) = exporting_agent_with(&["--config", &config.display().to_string()]);
         let (_server, server_port, _) = serve("serve", "127.0.0.1");
         let before_kib = resident_kib(&agent);
         let from = [(&docker, 1), (&pod, 2)].map(|(cgroup, label)| connect_from(cgroup, server_port, label));
@@ -130,11 +122,7 @@ fn hostile_names_are_shown_safely_everywhere() {
     let socket = dir.path().join("docker");
     engine(&socket, Manner::HostileNames);
     let config = config(dir.path(), &[("docker", &socket)]);
-    let port = free_port();
-    let collector = Collector::start(port, 60, &[]);
-    let endpoint = format!("tcp://127.0.0.1:{port}c");
-    let mut agent = Agent::start(&["-v", "--zmq", &endpoint, "--config", &config.display().to_string()]);
-    agent.wait_connected();
+    let (mut agent, collector) = exporting_agent_with(&["-v", "--config", &config.display().to_string()]);
     let (_server, server_port, _) = serve("serve", "127.0.0.1");
     // A container whose engine lies, and a process with 64 KB of rubbish for a command line and an escape for a name.
     let container = Cgroup::new(&format!("/docker/{}", "f".repeat(64)));
@@ -170,10 +158,7 @@ fn hostile_names_are_shown_safely_everywhere() {
 
 #[test]
 fn one_program_after_another_in_the_same_process() {
-    let port = free_port();
-    let collector = Collector::start(port, 60, &[]);
-    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{port}c")]);
-    agent.wait_connected();
+    let (mut agent, collector) = exporting_agent();
     let (_server, server_port, _) = serve("serve", "127.0.0.1");
     let brief = program("brief").display().to_string();
     let mut traffic = Traffic::start(None, &["exec_into", "127.0.0.1", &server_port.to_string(), &brief]);

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use sockeye_ctl::protocol::{Answer, FlowsArguments, SortBy, Table, Unit};
 
+use super::summary;
 use crate::clock::boot_ns;
 use crate::flow::{End, Side, State};
 use crate::place::Place;
@@ -28,12 +29,7 @@ pub fn flows(table: &FlowTable, processes: &ProcessTable, a: &FlowsArguments) ->
     let total = found.len();
     found.sort_by_key(|flow| std::cmp::Reverse(sort_key(flow, a.sort)));
     found.truncate(a.limit);
-    let mut summary = Table::new(
-        "summary",
-        "How many flows match, and how many are shown.",
-        &[("matching", Unit::Count, "flows that match"), ("shown", Unit::Count, "flows in this answer")],
-    );
-    summary.push([json!(total), json!(found.len())]);
+    let summary = summary(total, found.len());
     let mut shown = flows_table();
     let now_ns = boot_ns();
     for flow in found {
@@ -138,7 +134,7 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Vec<Value> {
         row.extend([
             json!(process.map(|p| &p.name)),
             json!(owner.map(|owner| owner.pid)),
-            json!(process.map(|p| p.user.clone().unwrap_or_else(|| p.uid.to_string()))),
+            json!(process.map(|p| p.user_or_uid())),
             json!(process.map(|p| &p.cmdline)),
             json!(process.map(|p| format!("{}[{}]", p.parent_name, p.ppid))),
             json!(owner.and_then(|owner| processes.place(owner)).and_then(|place| place.title())),

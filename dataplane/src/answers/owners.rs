@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use serde_json::{Value, json};
 use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments, RttArguments, RttBy, Table, Unit};
 
-use super::round2;
+use super::{round2, summary};
 use crate::clock::boot_ns;
 use crate::control::Control;
 use crate::flow::ProcKey;
@@ -90,18 +90,10 @@ fn answer(name: &str, help: &str, columns: &Columns, mut rows: Vec<Row>, a: &Own
     let matching = rows.len();
     rows.sort_by_key(|row| std::cmp::Reverse(row.sort_key(a.sort)));
     rows.truncate(a.limit);
-    for row in rows {
-        let figures = row.figures();
-        let head = row.head.clone();
-        table.push(head.into_iter().chain(figures));
+    for row in &rows {
+        table.push(row.head.iter().cloned().chain(row.figures()));
     }
-    let mut summary = Table::new(
-        "summary",
-        "How many there are, and how many are shown.",
-        &[("matching", Unit::Count, "all"), ("shown", Unit::Count, "in this answer")],
-    );
-    summary.push([json!(matching), json!(table.rows.len())]);
-    Answer { tables: vec![summary, table] }
+    Answer { tables: vec![summary(matching, rows.len()), table] }
 }
 
 /// Open flows by owner.
@@ -135,22 +127,18 @@ const PROCESSES: [(&str, Unit, &str); 14] = [
 /// Processes with flows.
 pub(crate) fn processes(control: &Control, a: &OwnersArguments) -> Answer {
     let (table, now_ns) = (&control.processes, boot_ns());
-    let mut open = open_flows(control);
-    let mut rows = Vec::new();
-    let quiet: Vec<_> = open.keys().copied().collect();
-    let groups: HashMap<ProcKey, &Group, ahash::RandomState> = control.groups.processes().collect();
-    let keys = groups.keys().copied().chain(quiet.into_iter().filter(|key| !groups.contains_key(key)));
-    for key in keys.collect::<Vec<_>>() {
-        let process = table.peek(key);
-        if !matches(process.map(|process| process.name.as_str()), a) {
-            continue;
-        }
-        rows.push(Row {
-            head: process_head(key, process, table.place(key), now_ns),
-            group: groups.get(&key).map(|group| (*group).clone()).unwrap_or_default(),
-            open: open.remove(&key).unwrap_or(0),
-        });
+    let mut found: HashMap<ProcKey, Row, ahash::RandomState> = HashMap::default();
+    for (key, group) in control.groups.processes() {
+        found.entry(key).or_default().group = group.clone();
     }
+    for (key, open) in open_flows(control) {
+        found.entry(key).or_default().open = open;
+    }
+    let rows = found
+        .into_iter()
+        .filter(|(key, _)| matches(table.peek(*key).map(|process| process.name.as_str()), a))
+        .map(|(key, row)| Row { head: process_head(key, table.peek(key), table.place(key), now_ns), ..row })
+        .collect();
     answer(
         "processes",
         "Processes with flows; those that were quiet for two minutes are in their place's figures only.",
@@ -172,9 +160,9 @@ fn process_head(key: ProcKey, process: Option<&Arc<Process>>, place: Option<&Arc
     vec![
         json!(process.name),
         json!(key.pid),
-        json!(process.user.clone().unwrap_or_else(|| process.uid.to_string())),
+        json!(process.user_or_uid()),
         json!(process.uid),
-        json!(process.group.clone().unwrap_or_else(|| process.gid.to_string())),
+        json!(process.group_or_gid()),
         json!(process.gid),
         json!(process.exe),
         json!(process.package),
@@ -316,7 +304,7 @@ pub(crate) fn ports(control: &Control) -> Answer {
             json!(listener.local.port),
             json!(process.map(|p| &p.name)),
             json!(listener.owner.is_known().then_some(listener.owner.pid)),
-            json!(process.map(|p| p.user.clone().unwrap_or_else(|| p.uid.to_string()))),
+            json!(process.map(|p| p.user_or_uid())),
             json!(process.and_then(|p| p.package.clone())),
             json!(place.and_then(|place| place.title())),
             json!(listener.netns),

@@ -172,7 +172,7 @@ fn processes(report: &FlowReport) -> String {
 
 /// The container goes with it, the service does not: it mostly says what the process says.
 fn process_text(process: &Process, place: Option<&Place>) -> String {
-    let user = process.user.clone().unwrap_or_else(|| process.uid.to_string());
+    let user = process.user_or_uid();
     let container = place.filter(|place| place.container.is_some()).and_then(Place::title);
     let container = container.map(|title| format!(" @{title}")).unwrap_or_default();
     format!("{}[{}] {user}{container}", process.name, process.key.pid)

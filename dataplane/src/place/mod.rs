@@ -12,18 +12,17 @@ use sockeye_bpf::records::CgroupRecord;
 
 use crate::engines::has_engine;
 use crate::process::{clean, components, truncate};
-use cgroup::{ContainerRef, Runtime, read_path};
+use cgroup::{ContainerRef, PathMeaning, Runtime, read_path};
 
 /// Most cgroups that are remembered.
 pub const PLACES_MAX: usize = 1 << 14;
 /// How long a cgroup is remembered after its last use, nanoseconds: the last flows of a container that has gone still
 /// get its name.
 const KEEP_NS: u64 = 600_000_000_000;
-/// Longest name of a container, pod, image or namespace, bytes.
-const NAME_MAX: usize = 256;
-/// Labels that are kept of a container, and the bytes of each key and value.
+/// Longest name of a container, pod, image or namespace, and longest key and value of a label, bytes.
+const TEXT_MAX: usize = 256;
+/// Labels that are kept of a container.
 const LABELS_MAX: usize = 64;
-const LABEL_BYTES_MAX: usize = 256;
 
 /// A Kubernetes pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -83,22 +82,20 @@ pub struct Place {
 impl Place {
     /// What the path of a cgroup tells.
     #[must_use]
-    pub fn from_path(path: &str) -> Self {
-        let meaning = read_path(path);
-        let text = |text: String| clean_name(text.as_bytes());
+    pub fn new(path: &str, meaning: &PathMeaning) -> Self {
         Self {
             path: clean(path.as_bytes()),
             container: meaning.containers.first().map(|c| Container {
-                id: text(c.id.clone()),
+                id: clean_text(&c.id),
                 runtime: c.runtime,
                 // What has no engine to ask is called by its id.
-                name: if has_engine(c.runtime) { String::new() } else { text(c.id.clone()) },
+                name: if has_engine(c.runtime) { String::new() } else { clean_text(&c.id) },
                 image: String::new(),
                 labels: Vec::new(),
             }),
-            pod: meaning.pod_uid.map(|uid| Pod { uid: text(uid), ..Pod::default() }),
-            unit: meaning.unit.map(text),
-            slice: meaning.slice.map(text),
+            pod: meaning.pod_uid.as_deref().map(|uid| Pod { uid: clean_text(uid), ..Pod::default() }),
+            unit: meaning.unit.as_deref().map(clean_text),
+            slice: meaning.slice.as_deref().map(clean_text),
         }
     }
 
@@ -126,9 +123,9 @@ impl Place {
     }
 }
 
-fn clean_name(bytes: &[u8]) -> String {
-    let mut text = clean(&bytes[..bytes.len().min(4 * NAME_MAX)]);
-    truncate(&mut text, NAME_MAX);
+fn clean_text(raw: &str) -> String {
+    let mut text = clean(&raw.as_bytes()[..raw.len().min(4 * TEXT_MAX)]);
+    truncate(&mut text, TEXT_MAX);
     text
 }
 
@@ -193,11 +190,11 @@ impl PlaceTable {
             self.refused += 1;
             return;
         }
-        let place = Place::from_path(path);
+        let meaning = read_path(path);
+        let place = Place::new(path, &meaning);
         let complete = place.container.as_ref().is_none_or(|container| !has_engine(container.runtime));
         if !complete {
-            let containers = read_path(path).containers;
-            self.wanted.push(NameWanted { cgroup_id, path: path.to_owned(), containers });
+            self.wanted.push(NameWanted { cgroup_id, path: path.to_owned(), containers: meaning.containers });
         }
         self.entries.insert(cgroup_id, Entry { place: Arc::new(place), complete, last_used_ns: now_ns });
     }
@@ -224,17 +221,14 @@ impl PlaceTable {
         let mut place = (*entry.place).clone();
         if let Some(container) = &mut place.container {
             container.runtime = names.runtime.unwrap_or(container.runtime);
-            container.name = clean_name(names.name.as_bytes());
-            container.image = clean_name(names.image.as_bytes());
-            container.labels = clean_labels(names.labels);
+            container.name = clean_text(&names.name);
+            container.image = clean_text(&names.image);
+            container.labels = clean_labels(&names.labels);
         }
         if let Some(pod) = names.pod {
             let uid = if pod.uid.is_empty() { place.pod.map(|known| known.uid).unwrap_or_default() } else { pod.uid };
-            place.pod = Some(Pod {
-                uid: clean_name(uid.as_bytes()),
-                name: clean_name(pod.name.as_bytes()),
-                namespace: clean_name(pod.namespace.as_bytes()),
-            });
+            place.pod =
+                Some(Pod { uid: clean_text(&uid), name: clean_text(&pod.name), namespace: clean_text(&pod.namespace) });
         }
         entry.place = Arc::new(place);
     }
@@ -297,13 +291,8 @@ impl PlaceTable {
     }
 }
 
-fn clean_labels(labels: Vec<(String, String)>) -> Vec<(String, String)> {
-    let text = |raw: String| {
-        let mut text = clean(&raw.as_bytes()[..raw.len().min(4 * LABEL_BYTES_MAX)]);
-        truncate(&mut text, LABEL_BYTES_MAX);
-        text
-    };
-    let mut labels: Vec<_> = labels.into_iter().map(|(key, value)| (text(key), text(value))).collect();
+fn clean_labels(labels: &[(String, String)]) -> Vec<(String, String)> {
+    let mut labels: Vec<_> = labels.iter().map(|(key, value)| (clean_text(key), clean_text(value))).collect();
     labels.sort();
     labels.truncate(LABELS_MAX);
     labels
@@ -335,7 +324,8 @@ mod tests {
 
     #[test]
     fn services_are_no_containers() {
-        let place = Place::from_path("/system.slice/nginx.service");
+        let path = "/system.slice/nginx.service";
+        let place = Place::new(path, &read_path(path));
         assert_eq!((place.label(), place.title().as_deref()), (None, Some("nginx.service")));
     }
 
@@ -353,8 +343,8 @@ mod tests {
         let place = places.peek(1).unwrap();
         let container = place.container.as_ref().unwrap();
         assert_eq!(container.name, "a\u{fffd}[2Jb\u{fffd}");
-        assert!(container.image.len() <= NAME_MAX && container.labels.len() <= LABELS_MAX);
-        assert!(container.labels.iter().all(|(k, v)| k.len().max(v.len()) <= LABEL_BYTES_MAX && !k.contains('\n')));
+        assert!(container.image.len() <= TEXT_MAX && container.labels.len() <= LABELS_MAX);
+        assert!(container.labels.iter().all(|(k, v)| k.len().max(v.len()) <= TEXT_MAX && !k.contains('\n')));
     }
 
     #[test]
