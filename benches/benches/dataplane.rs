@@ -24,7 +24,7 @@ const FLOWS: [u64; 3] = [10_000, 100_000, 1_000_000];
 
 fn record(cookie: u64) -> FlowRecord {
     let mut r = FlowRecord::new_zeroed();
-    r.kind = Kind::Open as u8;
+    r.kind = Kind::Sweep as u8;
     r.flags = flags::ROLE_INITIATOR | flags::CONFIRMED;
     r.state = 1;
     r.cookie = cookie;

@@ -97,14 +97,15 @@ impl Kernel {
         let set = bpf("cannot size the maps");
         let udp_inner = create_udp_table(options.udp_table_entries)?;
         open.maps.se_rings.set_max_entries(cpus as u32).map_err(set)?;
-        open.maps.rodata_data.as_deref_mut().expect("the object has constants").se_has_sockops =
-            options.cgroup.is_some();
+        let has_sockops = options.cgroup.is_some();
+        open.maps.rodata_data.as_deref_mut().expect("the object has constants").se_has_sockops = has_sockops;
+        open.progs.se_connect.set_autoload(!has_sockops);
         let skel = open.load().map_err(bpf("the kernel refused a program (run with -vv for the verifier's log)"))?;
 
         let rings = create_rings(&skel.maps.se_rings, cpus, options.ring_bytes)?;
         put(&skel.maps.se_udp, 0, &udp_inner)?;
 
-        let mut links = attach_tracing(&skel.progs)?;
+        let mut links = attach_tracing(&skel.progs, has_sockops)?;
         if let Some(path) = &options.cgroup {
             links.extend(attach_cgroup(&skel.progs, path)?);
         }
@@ -116,7 +117,8 @@ impl Kernel {
         );
         let udp = UdpTables::new(handle(&skel.maps.se_udp)?, [udp_inner, create_udp_table(options.udp_table_entries)?]);
         let counts = handle(&skel.maps.se_counts)?;
-        let programs = skel.object().progs().map(|p| ProgramHandle::new(&p)).collect::<io::Result<_>>();
+        let loaded = skel.object().progs().filter(|p| p.name() != "se_connect" || !has_sockops);
+        let programs = loaded.map(|p| ProgramHandle::new(&p)).collect::<io::Result<_>>();
         let programs = programs.map_err(|source| KernelError::Io { what: "cannot keep a program".into(), source })?;
         Ok((Self { sweeper, udp: Some(udp), counts, programs, _links: links }, rings))
     }
@@ -193,9 +195,13 @@ pub(crate) fn create_rings(outer: &impl MapCore, cpus: usize, bytes: u32) -> Res
         .collect()
 }
 
-fn attach_tracing(progs: &crate::skel::MainProgs<'_>) -> Result<Vec<Link>, KernelError> {
-    let attach = |program: &ProgramMut<'_>| program.attach_trace().map_err(bpf("cannot attach a BTF tracepoint"));
-    Ok(vec![attach(&progs.se_connect)?, attach(&progs.se_set_state)?, attach(&progs.se_read)?])
+fn attach_tracing(progs: &crate::skel::MainProgs<'_>, has_sockops: bool) -> Result<Vec<Link>, KernelError> {
+    let connect = (!has_sockops).then_some(&progs.se_connect);
+    [&progs.se_set_state, &progs.se_read]
+        .into_iter()
+        .chain(connect)
+        .map(|program| program.attach_trace().map_err(bpf("cannot attach a BTF tracepoint")))
+        .collect()
 }
 
 fn attach_cgroup(progs: &crate::skel::MainProgs<'_>, path: &Path) -> Result<Vec<Link>, KernelError> {

@@ -14,40 +14,36 @@ pub const ARGS_LEN: usize = 512;
 pub const CGROUP_LEN: usize = 512;
 /// Round-trip samples in an [`RttRecord`].
 pub const RTT_BATCH: usize = 24;
+/// Round-trip samples in a [`CloseRecord`].
+pub const CLOSE_RTT: usize = 8;
 /// Kinds of records; also the length of the per-kind counters.
-pub const KINDS: usize = 10;
+pub const KINDS: usize = 8;
 
 /// First byte of every record (`enum se_kind`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// A TCP connection was established.
-    Open = 0,
-    /// Another process than the recorded one reads from the socket.
-    Owner = 1,
     /// The last word on a TCP connection.
-    Close = 2,
+    Close = 0,
     /// A live TCP socket, seen by the sweep.
-    Sweep = 3,
+    Sweep = 1,
     /// A listening TCP or bound UDP socket, seen by the sweep.
-    Listener = 4,
+    Listener = 2,
     /// A batch of round-trip samples.
-    Rtt = 5,
+    Rtt = 3,
     /// One UDP packet that found the UDP table full.
-    Datagram = 6,
+    Datagram = 4,
     /// A UDP socket is gone.
-    UdpClose = 7,
+    UdpClose = 5,
     /// A process, at its first socket.
-    Identity = 8,
+    Identity = 6,
     /// A cgroup, at the first process in it that is seen.
-    Cgroup = 9,
+    Cgroup = 7,
 }
 
 impl Kind {
     /// All kinds, in the order of their numbers.
     pub const ALL: [Self; KINDS] = [
-        Self::Open,
-        Self::Owner,
         Self::Close,
         Self::Sweep,
         Self::Listener,
@@ -68,8 +64,6 @@ impl Kind {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Open => "open",
-            Self::Owner => "owner",
             Self::Close => "close",
             Self::Sweep => "sweep",
             Self::Listener => "listener",
@@ -162,6 +156,26 @@ pub struct FlowRecord {
     pub seq_remote: u32,
 }
 
+/// A connection that is over, with the round-trip samples that were not sent before (`struct se_close`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CloseRecord {
+    /// Its last figures.
+    pub flow: FlowRecord,
+    /// Microseconds; 0 = none.
+    pub samples_us: [u32; CLOSE_RTT],
+}
+
+impl CloseRecord {
+    /// The samples that are filled.
+    #[must_use]
+    #[inline]
+    pub fn samples_us(&self) -> &[u32] {
+        let filled = self.samples_us.iter().position(|sample| *sample == 0).unwrap_or(CLOSE_RTT);
+        &self.samples_us[..filled]
+    }
+}
+
 /// Round-trip samples of one socket (`struct se_rtt`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -182,7 +196,7 @@ pub struct RttRecord {
     pub pad1: u32,
     /// Network order, IPv4 as `::ffff:a.b.c.d`.
     pub remote_addr: [u8; 16],
-    /// Microseconds.
+    /// Microseconds, at least 1.
     pub samples_us: [u32; RTT_BATCH],
 }
 
@@ -355,8 +369,10 @@ pub struct CpuStats {
 /// A record of any kind, borrowed from a ring.
 #[derive(Debug, Clone, Copy)]
 pub enum Record<'a> {
-    /// Open, owner, close, sweep or listener.
+    /// Sweep or listener.
     Flow(&'a FlowRecord),
+    /// End of a TCP connection.
+    Close(&'a CloseRecord),
     /// Round-trip samples.
     Rtt(&'a RttRecord),
     /// A single UDP packet.
@@ -376,9 +392,8 @@ impl<'a> Record<'a> {
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         Some(match Kind::from_byte(*bytes.first()?)? {
-            Kind::Open | Kind::Owner | Kind::Close | Kind::Sweep | Kind::Listener => {
-                Self::Flow(FlowRecord::ref_from_bytes(bytes).ok()?)
-            }
+            Kind::Sweep | Kind::Listener => Self::Flow(FlowRecord::ref_from_bytes(bytes).ok()?),
+            Kind::Close => Self::Close(CloseRecord::ref_from_bytes(bytes).ok()?),
             Kind::Rtt => Self::Rtt(RttRecord::ref_from_bytes(bytes).ok()?),
             Kind::Datagram => Self::Datagram(DatagramRecord::ref_from_bytes(bytes).ok()?),
             Kind::UdpClose => Self::UdpClose(UdpCloseRecord::ref_from_bytes(bytes).ok()?),

@@ -7,7 +7,7 @@ use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle};
 use zerocopy::FromBytes;
 
 use crate::kernel::KernelError;
-use crate::records::{FlowRecord, UdpKey, UdpValue};
+use crate::records::{CloseRecord, FlowRecord, UdpKey, UdpValue};
 use crate::sys::{Scratch, drain_map};
 
 const RECORD_LEN: usize = size_of::<FlowRecord>();
@@ -18,7 +18,7 @@ const READ_LEN: usize = 256 * RECORD_LEN;
 pub struct Sweeper {
     sockets: Link,
     closes: MapHandle,
-    close_scratch: Scratch<u64, FlowRecord>,
+    close_scratch: Scratch<u64, CloseRecord>,
     buffer: Vec<u8>,
 }
 
@@ -63,7 +63,7 @@ impl Sweeper {
     ///
     /// # Errors
     /// If the map cannot be read.
-    pub fn closes(&mut self, mut each: impl FnMut(&FlowRecord)) -> Result<usize, KernelError> {
+    pub fn closes(&mut self, mut each: impl FnMut(&CloseRecord)) -> Result<usize, KernelError> {
         drain_map(self.closes.as_fd(), &mut self.close_scratch, |_, record| each(record))
             .map_err(|source| KernelError::Io { what: "cannot read the close overflow".into(), source })
     }

@@ -7,7 +7,8 @@ use std::mem::{offset_of, size_of};
 use libbpf_rs::btf::types::{MemberAttr, Struct};
 use libbpf_rs::btf::{Btf, HasSize};
 use sockeye_bpf::records::{
-    CgroupRecord, CpuStats, DatagramRecord, FlowRecord, IdentityRecord, RttRecord, UdpCloseRecord, UdpKey, UdpValue,
+    CgroupRecord, CloseRecord, CpuStats, DatagramRecord, FlowRecord, IdentityRecord, RttRecord, UdpCloseRecord, UdpKey,
+    UdpValue,
 };
 
 type Layout = (usize, BTreeMap<&'static str, usize>);
@@ -35,13 +36,14 @@ fn c_and_rust_agree_on_every_record() {
     let mut object = tempfile::NamedTempFile::new().expect("a file");
     object.write_all(sockeye_bpf::object_bytes()).expect("written");
     let btf = Btf::from_path(object.path()).expect("the object has BTF");
-    let pairs: [(&str, Layout); 9] = [
+    let pairs: [(&str, Layout); 10] = [
         (
             "se_flow",
             rust_layout!(FlowRecord: kind flags state error pid cookie at_ns start_ticks age_ms local_addr remote_addr
                 local_port remote_port netns bytes_sent bytes_received segs_out segs_in retrans lost out_of_order
                 srtt_us rttvar_us min_rtt_us seq_local seq_remote),
         ),
+        ("se_close", rust_layout!(CloseRecord: flow samples_us)),
         ("se_rtt", rust_layout!(RttRecord: kind count flags pad0 pid start_ticks pad1 remote_addr samples_us)),
         ("se_udp_key", rust_layout!(UdpKey: cookie local_addr remote_addr local_port remote_port netns)),
         (

@@ -36,6 +36,8 @@ const PORTS_EVERY: Duration = Duration::from_secs(60);
 const PORTS_FIRST: Duration = Duration::from_secs(3);
 /// A question of `ctl` is answered from a sweep that is at most this old.
 const FRESH: Duration = Duration::from_millis(500);
+/// A sweep takes at most one part in so many of a CPU: with many sockets there is more time between two.
+const SWEEP_SHARE: u32 = 50;
 /// How long the kernel goes on counting run time after the last `ctl stats`.
 const RUN_TIME_LEASE: Duration = Duration::from_secs(15);
 
@@ -46,7 +48,7 @@ pub struct ControlOptions {
     pub timeouts: Timeouts,
     /// Most flows in the table.
     pub flows_max: usize,
-    /// From one sweep over all sockets to the next.
+    /// From one sweep over all sockets to the next, unless it takes so long that it must be more.
     pub sweep_every: Duration,
     /// Who we are to a collector.
     pub probe: Probe,
@@ -107,6 +109,8 @@ pub struct Control {
     drainer: Drainer,
     /// UDP sockets that are gone; their last counters come with the next drain.
     udp_closed: Vec<u64>,
+    /// Closes that found their ring full; kept for its memory.
+    late: Option<Box<Delta>>,
     /// Of the current tick; kept for its memory.
     reports: Vec<FlowReport>,
     joined: Vec<u64>,
@@ -153,6 +157,7 @@ impl Control {
             clock: WallClock::now(),
             drainer,
             udp_closed: Vec::new(),
+            late: Some(Box::new(Delta::new(&[]))),
             reports: Vec::new(),
             due: Due { tick: now, drain: now, sweep: now, swept: None, event: now, ports: now + PORTS_FIRST },
         }
@@ -274,9 +279,13 @@ impl Control {
     fn drain(&mut self) {
         let now_ns = boot_ns();
         self.drainer.ask(&mut self.udp_closed);
-        let table = &mut self.table;
-        let late = self.kernel.sweeper().closes(|record| table.tcp_record(record, now_ns));
-        self.totals.overflow_closes += self.count_error(late, "drain the close overflow");
+        if let Some(mut late) = self.late.take() {
+            let closes = self.kernel.sweeper().closes(|close| late.close(close));
+            self.totals.overflow_closes += self.count_error(closes, "drain the close overflow");
+            self.merge(&late, now_ns);
+            late.clear();
+            self.late = Some(late);
+        }
         self.groups.fold(&self.processes, now_ns);
         self.processes.expire(now_ns);
     }
@@ -339,7 +348,7 @@ impl Control {
         self.totals.sweep_ns = begun.elapsed().as_nanos() as u64;
         let now = Instant::now();
         self.due.swept = Some(now);
-        self.due.sweep = now + self.options.sweep_every;
+        self.due.sweep = now + self.options.sweep_every.max(begun.elapsed() * SWEEP_SHARE);
     }
 
     fn report(&mut self) {

@@ -7,8 +7,8 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use hdrhistogram::Histogram;
 use sockeye_bpf::records::{
-    CgroupRecord, DatagramRecord, FlowRecord, IdentityRecord, KINDS, Kind, RTT_BATCH, Record, RttRecord, UdpKey,
-    UdpValue, flags,
+    CgroupRecord, CloseRecord, DatagramRecord, FlowRecord, IdentityRecord, KINDS, Kind, RTT_BATCH, Record, RttRecord,
+    UdpKey, UdpValue, flags,
 };
 use zerocopy::FromZeros;
 
@@ -163,6 +163,7 @@ impl Delta {
         counts.delivered[usize::from(bytes[0])] += 1;
         match record {
             Record::Flow(flow) => self.flow(flow),
+            Record::Close(close) => self.close(close),
             Record::Rtt(rtt) => self.rtt(rtt),
             Record::Datagram(datagram) => self.datagram(datagram),
             Record::UdpClose(close) => self.udp_closed.push(close.cookie),
@@ -190,17 +191,32 @@ impl Delta {
         }
     }
 
+    /// Takes the last figures of a connection, and the samples that came with them.
+    #[inline]
+    pub fn close(&mut self, close: &CloseRecord) {
+        let flow = &close.flow;
+        self.flow(flow);
+        if close.samples_us[0] != 0 {
+            let owner = ProcKey::new(flow.pid, flow.start_ticks, flow.flags);
+            self.samples(owner, flow.flags, flow.remote_addr, close.samples_us());
+        }
+    }
+
     #[inline]
     fn rtt(&mut self, batch: &RttRecord) {
+        let owner = ProcKey::new(batch.pid, batch.start_ticks, batch.flags);
         let samples_us = &batch.samples_us[..usize::from(batch.count).min(RTT_BATCH)];
+        self.samples(owner, batch.flags, batch.remote_addr, samples_us);
+    }
+
+    fn samples(&mut self, owner: ProcKey, role: u8, remote: [u8; 16], samples_us: &[u32]) {
         for sample in samples_us {
             self.rtt.saturating_record(u64::from(*sample).max(1));
         }
-        let initiator = batch.flags & flags::ROLE_MASK == flags::ROLE_INITIATOR;
+        let initiator = role & flags::ROLE_MASK == flags::ROLE_INITIATOR;
         let side = if initiator { Side::Initiator } else { Side::Responder };
-        let owner = ProcKey::new(batch.pid, batch.start_ticks, batch.flags);
         self.process_rtt.of((owner, side)).record(samples_us);
-        self.peer_rtt.of(Network::of(batch.remote_addr)).record(samples_us);
+        self.peer_rtt.of(Network::of(remote)).record(samples_us);
     }
 
     #[inline]
@@ -231,21 +247,26 @@ mod tests {
     use proptest::prelude::*;
     use zerocopy::IntoBytes;
 
-    fn flow(kind: Kind, cookie: u64, at_ns: u64) -> FlowRecord {
+    fn sweep(cookie: u64, at_ns: u64) -> FlowRecord {
         let mut r = FlowRecord::new_zeroed();
-        r.kind = kind as u8;
+        r.kind = Kind::Sweep as u8;
         r.cookie = cookie;
         r.at_ns = at_ns;
         r
     }
 
+    fn close(cookie: u64, at_ns: u64) -> CloseRecord {
+        let flow = FlowRecord { kind: Kind::Close as u8, ..sweep(cookie, at_ns) };
+        CloseRecord { flow, samples_us: [0; _] }
+    }
+
     #[test]
     fn newest_record_wins_whatever_the_order() {
-        let (open, close) = (flow(Kind::Open, 1, 10), flow(Kind::Close, 1, 20));
-        for order in [[open, close], [close, open]] {
+        let (live, close) = (sweep(1, 10), close(1, 20));
+        for order in [[live.as_bytes(), close.as_bytes()], [close.as_bytes(), live.as_bytes()]] {
             let mut delta = Delta::new(&[0]);
-            order.iter().for_each(|r| delta.record(0, r.as_bytes()));
-            assert_eq!(delta.tcp[&1], close);
+            order.iter().for_each(|r| delta.record(0, r));
+            assert_eq!(delta.tcp[&1], close.flow);
             assert!(delta.tcp_earlier.is_empty());
         }
     }
@@ -253,16 +274,26 @@ mod tests {
     #[test]
     fn close_survives_a_new_connection_of_the_same_socket() {
         let mut delta = Delta::new(&[0]);
-        let (close, again) = (flow(Kind::Close, 1, 20), flow(Kind::Open, 1, 30));
-        delta.record(0, close.as_bytes());
-        delta.record(0, again.as_bytes());
-        assert_eq!((delta.tcp[&1], delta.tcp_earlier.as_slice()), (again, &[close][..]));
+        let (first, second) = (close(1, 20), close(1, 30));
+        delta.record(0, first.as_bytes());
+        delta.record(0, second.as_bytes());
+        assert_eq!((delta.tcp[&1], delta.tcp_earlier.as_slice()), (second.flow, &[first.flow][..]));
+    }
+
+    #[test]
+    fn samples_come_with_the_close() {
+        let mut delta = Delta::new(&[0]);
+        let mut last = close(1, 20);
+        last.samples_us[..2].copy_from_slice(&[300, 500]);
+        delta.record(0, last.as_bytes());
+        assert_eq!((delta.rtt.len(), delta.rtt.max()), (2, 501));
+        assert_eq!(delta.process_rtt.iter().count(), 1);
     }
 
     #[test]
     fn clear_keeps_nothing() {
         let mut delta = Delta::new(&[3]);
-        delta.record(0, flow(Kind::Open, 1, 1).as_bytes());
+        delta.record(0, close(1, 1).as_bytes());
         delta.record(0, b"\xff");
         assert_eq!((delta.rings[0].1.delivered[0], delta.rings[0].1.malformed), (1, 1));
         delta.clear();

@@ -243,7 +243,7 @@ mod tests {
 
     fn record(cookie: u64) -> FlowRecord {
         let mut r = FlowRecord::new_zeroed();
-        r.kind = Kind::Open as u8;
+        r.kind = Kind::Sweep as u8;
         r.cookie = cookie;
         r
     }

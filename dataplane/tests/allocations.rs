@@ -17,7 +17,7 @@ impl Load {
     fn new() -> Self {
         let flow = |cookie| {
             let mut r = FlowRecord::new_zeroed();
-            r.kind = Kind::Open as u8;
+            r.kind = Kind::Sweep as u8;
             r.cookie = cookie;
             r.at_ns = cookie;
             r

@@ -32,7 +32,7 @@ fn ten_thousand_short_connections_at_full_speed() {
         assert!(offered >= delivered + overflow + lost, "{books:?}");
         (offered - delivered - overflow - lost < 50).then_some((offered, lost))
     });
-    assert!(offered >= 4 * connections, "an open and a close on each side: {offered}");
+    assert!(offered >= 2 * connections, "a close on each side: {offered}");
     assert_eq!((lost, agent.loss("flow_vanished"), agent.loss("flow_table_full")), (0, 0, 0));
     assert_eq!(agent.sum("exports", "dropped"), 0);
     agent.stop();

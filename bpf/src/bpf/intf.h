@@ -14,21 +14,20 @@
 #define SE_ARGS_LEN 512
 #define SE_CGROUP_LEN 512
 #define SE_RTT_BATCH 24
+#define SE_CLOSE_RTT 8
 /* Start times are compared with field 22 of /proc/PID/stat, whose unit is 1/USER_HZ = 10 ms on every architecture. */
 #define SE_NS_PER_TICK 10000000ULL
 
 enum se_kind {
-	SE_OPEN = 0,      /* se_flow: a TCP connection was established */
-	SE_OWNER = 1,     /* se_flow: another process than the recorded one reads from the socket */
-	SE_CLOSE = 2,     /* se_flow: the last word on a TCP connection */
-	SE_SWEEP = 3,     /* se_flow: a live TCP socket, seen by the sweep */
-	SE_LISTENER = 4,  /* se_flow: a listening TCP or a bound UDP socket, seen by the sweep */
-	SE_RTT = 5,       /* se_rtt: a batch of round-trip samples of one socket */
-	SE_DATAGRAM = 6,  /* se_datagram: one UDP packet that found the UDP table full */
-	SE_UDP_CLOSE = 7, /* se_udp_close: a UDP socket is gone */
-	SE_IDENTITY = 8,  /* se_identity: a process, at its first socket */
-	SE_CGROUP = 9,    /* se_cgroup: a cgroup, at the first process in it that is seen */
-	SE_KINDS = 10,
+	SE_CLOSE = 0,     /* se_close: the last word on a TCP connection */
+	SE_SWEEP = 1,     /* se_flow: a live TCP socket, seen by the sweep */
+	SE_LISTENER = 2,  /* se_flow: a listening TCP or a bound UDP socket, seen by the sweep */
+	SE_RTT = 3,       /* se_rtt: a batch of round-trip samples of one socket */
+	SE_DATAGRAM = 4,  /* se_datagram: one UDP packet that found the UDP table full */
+	SE_UDP_CLOSE = 5, /* se_udp_close: a UDP socket is gone */
+	SE_IDENTITY = 6,  /* se_identity: a process, at its first socket */
+	SE_CGROUP = 7,    /* se_cgroup: a cgroup, at the first process in it that is seen */
+	SE_KINDS = 8,
 };
 
 enum se_role { SE_ROLE_UNKNOWN = 0, SE_INITIATOR = 1, SE_RESPONDER = 2, SE_ROLE_LISTENER = 3 };
@@ -70,6 +69,12 @@ struct se_flow {
 	__u32 seq_remote;   /* ISN of the peer */
 };
 
+/* A connection that is over, with the round-trip samples that were not sent before. */
+struct se_close {
+	struct se_flow flow;
+	__u32 samples_us[SE_CLOSE_RTT]; /* 0 = none */
+};
+
 struct se_rtt {
 	__u8 kind;
 	__u8 count; /* samples that are filled */
@@ -79,7 +84,7 @@ struct se_rtt {
 	__u32 start_ticks;
 	__u32 pad1;
 	__u8 remote_addr[16];
-	__u32 samples_us[SE_RTT_BATCH];
+	__u32 samples_us[SE_RTT_BATCH]; /* at least 1 */
 };
 
 struct se_udp_key {

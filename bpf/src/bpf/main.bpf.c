@@ -20,6 +20,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* Keeps the full types of all records in the object's BTF, for the layout test and for the inner map's definition. */
 const volatile union {
 	struct se_flow flow;
+	struct se_close close;
 	struct se_rtt rtt;
 	struct se_datagram datagram;
 	struct se_udp_close udp_close;

@@ -14,14 +14,9 @@ struct se_sock {
 	__u8 owner_changes;
 	__u8 rtt_count;
 	__u8 pad0;
-	__u32 pad1;
-	__u64 opened_ns; /* 0 = before the agent */
-	__u64 rtt_batch_ns;
-	__u8 local_addr[16];
-	__u8 remote_addr[16];
-	__u16 local_port;
-	__u16 remote_port; /* 0 = the tuple is not filled yet */
 	__u32 netns; /* of UDP sockets: cgroup_skb programs cannot read it from the socket */
+	__u64 opened_ns; /* 0 = before the agent */
+	__u64 rtt_batch_ns; /* coarse clock: of the oldest sample that waits */
 	__u32 rtt_us[SE_RTT_BATCH];
 };
 
@@ -51,7 +46,7 @@ struct {
 	__uint(max_entries, 16384);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u64);
-	__type(value, struct se_flow);
+	__type(value, struct se_close);
 } se_closes SEC(".maps");
 
 /*

@@ -32,12 +32,12 @@ static __always_inline __u64 mix(__u64 x)
 static long produce_one(__u64 i, struct se_order *o)
 {
 	__u64 number = o->seed + i, cookie = mix(number) % o->flows + 1;
-	struct se_flow *f = reserve(SE_OPEN, sizeof(*f));
+	struct se_flow *f = reserve(SE_SWEEP, sizeof(*f));
 
 	if (!f)
 		return 0;
 	__builtin_memset(f, 0, sizeof(*f));
-	f->kind = SE_OPEN;
+	f->kind = SE_SWEEP;
 	f->flags = SE_INITIATOR | SE_CONFIRMED;
 	f->state = TCP_ESTABLISHED;
 	f->cookie = cookie;

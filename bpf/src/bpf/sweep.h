@@ -54,7 +54,6 @@ int se_seed(struct bpf_iter__task_file *ctx)
 	s->start_ticks = leader->start_boottime / SE_NS_PER_TICK;
 	s->flags = flags | exec_flags(leader->self_exec_id);
 	s->netns = sk->__sk_common.skc_net.net->ns.inum;
-	remember_tuple(s, sk);
 	return 0;
 }
 
@@ -73,13 +72,12 @@ int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 	s.start_ticks = stored->start_ticks;
 	s.flags = stored->flags;
 	s.opened_ns = stored->opened_ns;
-	remember_tuple(&s, sk);
 	state = sk->__sk_common.skc_state;
 	role = s.flags & SE_ROLE_MASK;
 	if (s.flags & SE_UDP) {
-		if (!s.local_port)
-			return 0;
 		fill_flow(&f, SE_LISTENER, state, &s, sk, bpf_get_socket_cookie(sk));
+		if (!f.local_port)
+			return 0;
 	} else if (state == TCP_LISTEN) {
 		fill_flow(&f, SE_LISTENER, state, &s, sk, bpf_get_socket_cookie(sk));
 	} else if (state != TCP_CLOSE && role != SE_ROLE_LISTENER) {

@@ -22,17 +22,17 @@ static __always_inline void copy16(__u8 *to, const void *from)
 	((__u64 *)to)[1] = ((const __u64 *)from)[1];
 }
 
-/* The socket's 5-tuple into its storage. inet_sport outlives skc_num, which is 0 once the port was given back. */
-static __always_inline void remember_tuple(struct se_sock *s, struct sock *sk)
+/* The socket's 5-tuple. inet_sport outlives skc_num, which is 0 once the port was given back. */
+static __always_inline void read_tuple(struct se_flow *f, struct sock *sk)
 {
-	s->local_port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
-	s->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
+	f->local_port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+	f->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
 	if (sk->__sk_common.skc_family == AF_INET6) {
-		BPF_CORE_READ_INTO((struct in6_addr_k *)s->local_addr, sk, __sk_common.skc_v6_rcv_saddr);
-		BPF_CORE_READ_INTO((struct in6_addr_k *)s->remote_addr, sk, __sk_common.skc_v6_daddr);
+		BPF_CORE_READ_INTO((struct in6_addr_k *)f->local_addr, sk, __sk_common.skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO((struct in6_addr_k *)f->remote_addr, sk, __sk_common.skc_v6_daddr);
 	} else {
-		map_v4(s->local_addr, sk->__sk_common.skc_rcv_saddr);
-		map_v4(s->remote_addr, sk->__sk_common.skc_daddr);
+		map_v4(f->local_addr, sk->__sk_common.skc_rcv_saddr);
+		map_v4(f->remote_addr, sk->__sk_common.skc_daddr);
 	}
 }
 
@@ -81,27 +81,14 @@ static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, 
 	f->cookie = cookie;
 	f->at_ns = bpf_ktime_get_boot_ns();
 	f->age_ms = s->opened_ns ? (f->at_ns - s->opened_ns) / 1000000 : 0;
-	copy16(f->local_addr, s->local_addr);
-	copy16(f->remote_addr, s->remote_addr);
-	f->local_port = s->local_port;
-	f->remote_port = s->remote_port;
+	read_tuple(f, sk);
 	f->netns = sk->__sk_common.skc_net.net->ns.inum;
 	if (tp)
 		read_counters(f, sk, tp);
 }
 
-static __always_inline void emit_flow(__u8 kind, __u8 state, const struct se_sock *s, struct sock *sk, __u64 cookie)
-{
-	struct se_flow *f = reserve(kind, sizeof(*f));
-
-	if (!f)
-		return;
-	fill_flow(f, kind, state, s, sk, cookie);
-	submit(f);
-}
-
-/* Round-trip samples that have not been sent yet. */
-static __always_inline void flush_rtt(struct se_sock *s)
+/* Round-trip samples of a connection that goes on. */
+static __always_inline void flush_rtt(struct se_sock *s, struct sock *sk)
 {
 	struct se_rtt *r = reserve(SE_RTT, sizeof(*r));
 
@@ -113,11 +100,22 @@ static __always_inline void flush_rtt(struct se_sock *s)
 		r->pid = s->pid;
 		r->start_ticks = s->start_ticks;
 		r->pad1 = 0;
-		copy16(r->remote_addr, s->remote_addr);
+		if (sk->__sk_common.skc_family == AF_INET6)
+			BPF_CORE_READ_INTO((struct in6_addr_k *)r->remote_addr, sk, __sk_common.skc_v6_daddr);
+		else
+			map_v4(r->remote_addr, sk->__sk_common.skc_daddr);
 		__builtin_memcpy(r->samples_us, s->rtt_us, sizeof(r->samples_us));
 		submit(r);
 	}
 	s->rtt_count = 0;
+}
+
+static __always_inline void fill_close(struct se_close *c, __u8 state, const struct se_sock *s, struct sock *sk,
+				       __u64 cookie)
+{
+	fill_flow(&c->flow, SE_CLOSE, state, s, sk, cookie);
+	for (int i = 0; i < SE_CLOSE_RTT; i++)
+		c->samples_us[i] = i < s->rtt_count ? s->rtt_us[i] : 0;
 }
 
 /*
@@ -126,49 +124,50 @@ static __always_inline void flush_rtt(struct se_sock *s)
  */
 static __always_inline void emit_close(__u8 state, const struct se_sock *s, struct sock *sk, __u64 cookie)
 {
-	struct se_flow *f, spill = {};
+	struct se_close *c, spill = {};
 	struct se_stats *st = stats();
 
 	if (!st)
 		return;
-	f = offer(st, SE_CLOSE, sizeof(*f));
-	if (f) {
-		fill_flow(f, SE_CLOSE, state, s, sk, cookie);
-		submit(f);
+	c = offer(st, SE_CLOSE, sizeof(*c));
+	if (c) {
+		fill_close(c, state, s, sk, cookie);
+		submit(c);
 		return;
 	}
-	fill_flow(&spill, SE_CLOSE, state, s, sk, cookie);
+	fill_close(&spill, state, s, sk, cookie);
 	if (bpf_map_update_elem(&se_closes, &cookie, &spill, BPF_NOEXIST))
 		count(&st->lost[SE_CLOSE]);
 	else
 		count(&st->close_overflow);
 }
 
-/* connect() or listen(): the caller owns the socket. tcp_v4_connect() and inet_csk_listen_start() run in the process. */
-static __always_inline void on_open(struct se_sock *s, __u8 role)
+static __always_inline void begin(struct se_sock *s, __u8 flags)
 {
-	struct se_owner owner = current_owner();
-
-	s->pid = owner.pid;
-	s->start_ticks = owner.start_ticks;
-	s->flags = role | SE_CONFIRMED | owner.exec;
+	s->flags = flags;
 	s->owner_changes = 0;
 	s->rtt_count = 0;
 	s->opened_ns = bpf_ktime_get_boot_ns();
-	s->remote_port = 0;
+}
+
+/*
+ * connect() or listen(): the caller owns the socket. tcp_v4_connect() and inet_csk_listen_start() run in the process.
+ * An open connection is not told of here: the sweep finds it, and a short one costs a single record, its close.
+ */
+static __always_inline void on_open(struct se_sock *s, __u8 role, const bool traced)
+{
+	struct se_owner owner = current_owner(traced);
+
+	s->pid = owner.pid;
+	s->start_ticks = owner.start_ticks;
+	begin(s, role | SE_CONFIRMED | owner.exec);
 }
 
 /* Softirq: `current` is whoever was interrupted. The owner is the one that connected, or came with the listener. */
-static __always_inline void on_established(struct se_sock *s, struct sock *sk, __u64 cookie, int old)
+static __always_inline void on_established(struct se_sock *s, bool connected)
 {
-	if ((s->flags & SE_ROLE_MASK) != SE_INITIATOR) {
-		s->flags = (old == TCP_SYN_SENT ? SE_INITIATOR : SE_RESPONDER) | (s->flags & SE_EXEC_MASK);
-		s->owner_changes = 0;
-		s->rtt_count = 0;
-		s->opened_ns = bpf_ktime_get_boot_ns();
-	}
-	remember_tuple(s, sk);
-	emit_flow(SE_OPEN, TCP_ESTABLISHED, s, sk, cookie);
+	if ((s->flags & SE_ROLE_MASK) != SE_INITIATOR)
+		begin(s, (connected ? SE_INITIATOR : SE_RESPONDER) | (s->flags & SE_EXEC_MASK));
 }
 
 /* The caller deletes the state then: the socket may connect again, and starts afresh. */
@@ -176,48 +175,40 @@ static __always_inline void on_close(struct se_sock *s, struct sock *sk, __u64 c
 {
 	if ((s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER)
 		return;
-	if (!s->remote_port)
-		remember_tuple(s, sk);
-	if (s->rtt_count)
-		flush_rtt(s);
+	if (s->rtt_count > SE_CLOSE_RTT)
+		flush_rtt(s, sk);
 	emit_close(old, s, sk, cookie);
 }
 
 /* Set by the loader: se_sockops is attached, and sees each change of state of the sockets that carry its flag. */
 const volatile bool se_has_sockops = false;
 
-/* Process context. se_sockops comes right after and makes good for a run that the kernel skipped (see there). */
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(se_connect, struct sock *sk, int old, int new)
+/*
+ * connect() and listen(), in the process: se_sockops comes right after and makes good for a run that the kernel skipped
+ * (see there).
+ */
+static __always_inline void on_call(struct sock *sk, int new)
 {
-	struct se_sock *s;
+	struct se_sock *s = track(sk);
 
-	if ((new != TCP_SYN_SENT && new != TCP_LISTEN) || sk->sk_protocol != IPPROTO_TCP)
-		return 0;
-	s = track(sk);
 	if (s)
-		on_open(s, new == TCP_LISTEN ? SE_ROLE_LISTENER : SE_INITIATOR);
-	return 0;
+		on_open(s, new == TCP_LISTEN ? SE_ROLE_LISTENER : SE_INITIATOR, true);
 }
 
 /* What se_sockops does not see: connections that are older than the agent, and hosts without cgroup v2. */
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
+static __always_inline void on_change(struct sock *sk, int old, int new)
 {
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct se_stats *st;
-	struct tcp_sock *tp;
 	struct se_sock *s;
 
-	if ((new != TCP_ESTABLISHED && new != TCP_CLOSE) || sk->sk_protocol != IPPROTO_TCP)
-		return 0;
-	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp || (se_has_sockops && tp->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_STATE_CB_FLAG))
-		return 0;
+		return;
 	if (new == TCP_ESTABLISHED) {
 		s = track(sk);
 		if (s)
-			on_established(s, sk, bpf_get_socket_cookie(sk), old);
-		return 0;
+			on_established(s, old == TCP_SYN_SENT);
+		return;
 	}
 	s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	if (s) {
@@ -228,6 +219,28 @@ int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
 		if (st)
 			count(&st->untracked_close);
 	}
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
+{
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	if (new == TCP_SYN_SENT || new == TCP_LISTEN) {
+		if (se_has_sockops)
+			on_call(sk, new);
+	} else if (new == TCP_ESTABLISHED || new == TCP_CLOSE) {
+		on_change(sk, old, new);
+	}
+	return 0;
+}
+
+/* Without se_sockops only: apart, so that a close that comes in between is not skipped by the kernel. */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(se_connect, struct sock *sk, int old, int new)
+{
+	if ((new == TCP_SYN_SENT || new == TCP_LISTEN) && sk->sk_protocol == IPPROTO_TCP)
+		on_call(sk, new);
 	return 0;
 }
 
@@ -250,7 +263,7 @@ int BPF_PROG(se_read, struct sock *sk)
 	same = s->pid == (__u32)(bpf_get_current_pid_tgid() >> 32) && (s->flags & SE_EXEC_MASK) == exec;
 	if ((same && s->flags & SE_CONFIRMED) || s->owner_changes >= SE_OWNER_CHANGES_MAX)
 		return 0;
-	owner = current_owner();
+	owner = current_owner(true);
 	if (!owner.pid)
 		return 0;
 	s->flags = (s->flags & ~SE_EXEC_MASK) | SE_CONFIRMED | exec;
@@ -259,7 +272,6 @@ int BPF_PROG(se_read, struct sock *sk)
 	s->pid = owner.pid;
 	s->start_ticks = owner.start_ticks;
 	s->owner_changes++;
-	emit_flow(SE_OWNER, sk->__sk_common.skc_state, s, sk, bpf_get_socket_cookie(sk));
 	return 0;
 }
 
@@ -272,13 +284,14 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct bpf_sock *ha
 {
 	struct se_sock *s = bpf_sk_storage_get(&se_socks, handle, NULL, 0);
 	__u32 sample_us = ops->args[0], at;
+	struct tcp_sock *tp;
 	__u64 now;
 
 	if (!s)
 		return;
 	if (!sample_us)
-		sample_us = ops->srtt_us >> 3;
-	now = bpf_ktime_get_boot_ns();
+		sample_us = ops->srtt_us >> 3 ?: 1;
+	now = bpf_ktime_get_coarse_ns();
 	at = s->rtt_count;
 	if (at == 0)
 		s->rtt_batch_ns = now;
@@ -286,37 +299,40 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct bpf_sock *ha
 		s->rtt_us[at] = sample_us;
 		s->rtt_count = at + 1;
 	}
-	if (s->rtt_count >= SE_RTT_BATCH || now - s->rtt_batch_ns > SE_RTT_BATCH_NS)
-		flush_rtt(s);
+	if (s->rtt_count >= SE_RTT_BATCH || now - s->rtt_batch_ns > SE_RTT_BATCH_NS) {
+		tp = bpf_skc_to_tcp_sock(handle);
+		if (tp)
+			flush_rtt(s, (struct sock *)tp);
+	}
 }
 
-/* Right before tcp_set_state() changes the state. The same events as se_set_state's, and the same answers. */
-static __always_inline void on_state(struct bpf_sock_ops *ops, struct bpf_sock *handle)
+/* Right before tcp_set_state() changes the state. */
+static __always_inline void on_end(struct bpf_sock_ops *ops, struct bpf_sock *handle, int old)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(handle);
-	int old = ops->args[0], new = ops->args[1];
-	struct se_sock *s;
+	struct se_sock *s = track(handle);
 
-	if (!tp || old == TCP_CLOSE || (new != TCP_ESTABLISHED && new != TCP_CLOSE))
+	if (!tp || !s)
 		return;
-	s = track(handle);
-	if (!s)
-		return;
-	if (new == TCP_ESTABLISHED) {
-		on_established(s, (struct sock *)tp, bpf_get_socket_cookie(ops), old);
-		return;
-	}
 	on_close(s, (struct sock *)tp, bpf_get_socket_cookie(ops), old);
 	bpf_sk_storage_delete(&se_socks, handle);
 }
 
-/* connect() or listen() that se_connect has not seen. */
+/* connect() or listen() that se_set_state has not seen. */
 static __always_inline void on_missed_open(struct bpf_sock *handle, __u8 role)
 {
 	struct se_sock *s = track(handle);
 
 	if (s && (s->flags & SE_ROLE_MASK) != role)
-		on_open(s, role);
+		on_open(s, role, false);
+}
+
+static __always_inline void on_accepted(struct bpf_sock *handle)
+{
+	struct se_sock *s = track(handle);
+
+	if (s)
+		on_established(s, false);
 }
 
 /*
@@ -338,7 +354,8 @@ int se_sockops(struct bpf_sock_ops *ops)
 		on_rtt(ops, handle);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		on_state(ops, handle);
+		if (ops->args[1] == TCP_CLOSE && ops->args[0] != TCP_CLOSE)
+			on_end(ops, handle, ops->args[0]);
 		break;
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
 		on_missed_open(handle, SE_ROLE_LISTENER);
@@ -347,8 +364,10 @@ int se_sockops(struct bpf_sock_ops *ops)
 		on_missed_open(handle, SE_INITIATOR);
 		bpf_sock_ops_cb_flags_set(ops, flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 		break;
-	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		on_accepted(handle);
+		/* fall through */
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		bpf_sock_ops_cb_flags_set(ops, flags | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG);
 		break;
 	}

@@ -47,7 +47,7 @@ int se_sock_create(struct bpf_sock *sk)
 	s = track(sk);
 	if (!s)
 		return 1;
-	owner = current_owner();
+	owner = current_owner(false);
 	s->pid = owner.pid;
 	s->start_ticks = owner.start_ticks;
 	s->flags = SE_UDP | SE_CONFIRMED | owner.exec;
@@ -204,10 +204,11 @@ static __always_inline void account(struct se_packet *p, const struct se_sock *s
 /* TCP must leave as early as possible: it pays for these hooks with every packet and gets nothing from them. */
 static __always_inline bool is_tcp(struct __sk_buff *skb)
 {
-	__u8 protocol;
-	int at = skb->protocol == bpf_htons(ETH_P_IP) ? 9 : 6;
+	const __u8 *ip = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 
-	return !bpf_skb_load_bytes(skb, at, &protocol, 1) && protocol == IPPROTO_TCP;
+	if (ip + 10 > end)
+		return false; /* not in one piece: parsed with care below */
+	return ip[ip[0] >> 4 == 4 ? 9 : 6] == IPPROTO_TCP;
 }
 
 static __always_inline void on_packet(struct __sk_buff *skb, bool sent)

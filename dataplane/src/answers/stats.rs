@@ -132,8 +132,6 @@ fn losses(control: &Control, cpus: &[CpuStats]) -> Table {
         table.push([json!(reason), json!(counts.iter().sum::<u64>()), json!(counts), json!(effect)]);
     };
     for (kind, effect) in [
-        (Kind::Open, "healed by the next sweep"),
-        (Kind::Owner, "healed by the next sweep"),
         (Kind::Close, "last figures of a flow are those of the sweep before; shown as vanished"),
         (Kind::Rtt, "up to 24 samples are missing from the distribution"),
         (Kind::Datagram, "UDP packets are missing from their flow"),

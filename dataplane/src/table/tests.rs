@@ -60,7 +60,7 @@ impl Connection {
     fn life(&self) -> Vec<FlowRecord> {
         let mut all = Vec::new();
         for (step, share) in [0u64, 40, 100].into_iter().enumerate() {
-            let kind = [Kind::Open, Kind::Sweep, Kind::Close][step];
+            let kind = [Kind::Sweep, Kind::Sweep, Kind::Close][step];
             for side in Side::BOTH {
                 let at_ns = 10 * S + step as u64 * S + u64::from(self.number) * 10 + side as u64;
                 all.push(self.record(side, kind, at_ns, share));
@@ -176,7 +176,7 @@ fn a_sweep_that_raced_with_the_close_changes_nothing() {
 fn a_flow_taken_for_vanished_comes_back_with_its_next_record() {
     let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
     let mut t = table();
-    t.tcp_record(&c.record(Side::Initiator, Kind::Open, 10 * S, 50), 10 * S);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 50), 10 * S);
     for second in [20, 30, 40] {
         t.sweep_begins(second * S);
         t.sweep_ends();
@@ -193,7 +193,7 @@ fn a_socket_that_connects_again_is_two_flows() {
     let first = Connection { number: 4, sent: 10, received: 20, seeded: false };
     let close = first.record(Side::Initiator, Kind::Close, 10 * S, 100);
     let second = Connection { number: 5, sent: 30, received: 40, seeded: false };
-    let mut open = second.record(Side::Initiator, Kind::Open, 11 * S, 50);
+    let mut open = second.record(Side::Initiator, Kind::Sweep, 11 * S, 50);
     open.cookie = close.cookie;
     for order in [[close, open], [open, close]] {
         let mut t = table();
@@ -224,7 +224,7 @@ fn an_older_flow_exports_only_what_comes_after() {
 fn a_socket_that_the_sweep_misses_three_times_has_vanished() {
     let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
     let mut t = table();
-    t.tcp_record(&c.record(Side::Initiator, Kind::Open, 10 * S, 50), 10 * S);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 50), 10 * S);
     assert_eq!(reports(&mut t, 13 * S).len(), 1);
     for second in [20, 30, 40] {
         t.sweep_begins(second * S);
@@ -239,12 +239,12 @@ fn a_socket_that_the_sweep_misses_three_times_has_vanished() {
 #[test]
 fn an_accepted_connection_waits_for_its_reader() {
     let c = Connection { number: 8, sent: 10, received: 10, seeded: false };
-    let mut open = c.record(Side::Responder, Kind::Open, 10 * S, 50);
+    let mut open = c.record(Side::Responder, Kind::Sweep, 10 * S, 50);
     open.flags &= !flags::CONFIRMED;
     let mut t = table();
     t.tcp_record(&open, 10 * S);
     assert!(reports(&mut t, 13 * S).is_empty(), "the listener may be a mere parent");
-    let mut owner = c.record(Side::Responder, Kind::Owner, 14 * S, 60);
+    let mut owner = c.record(Side::Responder, Kind::Sweep, 14 * S, 60);
     owner.pid = 102;
     t.tcp_record(&owner, 14 * S);
     let told = reports(&mut t, 16 * S);
@@ -255,7 +255,7 @@ fn an_accepted_connection_waits_for_its_reader() {
 fn identity_is_sent_once_per_collector() {
     let c = Connection { number: 9, sent: 10, received: 10, seeded: false };
     let mut t = table();
-    t.tcp_record(&c.record(Side::Initiator, Kind::Open, 10 * S, 10), 10 * S);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 10), 10 * S);
     let mut carried = Vec::new();
     for (second, joins) in [(13, false), (70, true), (130, false)] {
         if joins {
@@ -318,7 +318,7 @@ fn a_full_table_counts_what_it_refuses() {
     let mut t = FlowTable::new(2, Timeouts::default());
     for number in 0..5 {
         let c = Connection { number, sent: 1, received: 1, seeded: false };
-        t.tcp_record(&c.record(Side::Initiator, Kind::Open, 10 * S, 10), 10 * S);
+        t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 10), 10 * S);
     }
     assert_eq!((t.len(), t.counts().rejected), (2, 3));
 }
@@ -326,7 +326,7 @@ fn a_full_table_counts_what_it_refuses() {
 #[test]
 fn segment_counters_go_on_where_the_kernels_wrap() {
     let c = Connection { number: 1, sent: 1, received: 1, seeded: false };
-    let mut first = c.record(Side::Initiator, Kind::Open, 10 * S, 10);
+    let mut first = c.record(Side::Initiator, Kind::Sweep, 10 * S, 10);
     first.segs_out = u32::MAX - 1;
     let mut later = c.record(Side::Initiator, Kind::Sweep, 11 * S, 20);
     later.segs_out = 3;
