@@ -6,9 +6,10 @@ ROOT := $(shell id -u)
 
 BUILD_PACKAGES := clang-14 gcc make pkg-config libelf-dev zlib1g-dev libzmq3-dev
 TEST_PACKAGES := bpftool iproute2 util-linux procps python3 python3-zmq curl nginx-light redis-server redis-tools bind9-dnsutils docker.io containernetworking-plugins busybox-static
+PERF_PACKAGES := iproute2 util-linux bpftrace libbpf-tools bpfcc-tools softflowd conntrack
 KERNEL_PACKAGES := busybox-static kmod cpio bc xz-utils
 
-.PHONY: run build test test-unit test-e2e test-kernels lint bench perf clean build-packages test-packages kernel-packages
+.PHONY: run build test test-unit test-e2e test-kernels lint bench perf clean build-packages test-packages perf-packages kernel-packages
 
 run: build ## build, and run the agent on this host until Ctrl-C
 	@if [ "$(ROOT)" = 0 ]; then exec $(BIN)/sockeye $(ARGS); else exec sudo $(BIN)/sockeye $(ARGS); fi
@@ -38,8 +39,8 @@ lint: build-packages
 bench: build-packages ## every stage of the data path alone (minutes)
 	$(CARGO) bench -p sockeye-benches
 
-perf: build test-packages ## the measurements of SPECIFICATION.md, on this host, as root (about ten minutes)
-	tests/perf.sh $(BIN)
+perf: build perf-packages ## the measurements of SPECIFICATION.md, on this host, as root (about 20 minutes): perf-report.html
+	$(BIN)/perf report
 
 clean:
 	$(CARGO) clean
@@ -59,6 +60,9 @@ build-packages:
 
 test-packages:
 	$(call install,$(TEST_PACKAGES))
+
+perf-packages:
+	$(call install,$(PERF_PACKAGES))
 
 kernel-packages:
 	$(call install,$(KERNEL_PACKAGES))

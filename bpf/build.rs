@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use libbpf_cargo::SkeletonBuilder;
 
-/// The agent's programs, and the load harness's producer.
-const OBJECTS: [&str; 2] = ["main", "saturate"];
+/// The agent's programs, and the load harness's producer and empty hooks.
+const OBJECTS: [&str; 3] = ["main", "saturate", "empty"];
 
 fn main() {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

@@ -5,8 +5,10 @@
 //! * [`sweep`] reads all tracked sockets and drains the UDP table.
 //! * [`preflight`] says what the host lacks before anything is loaded.
 //! * [`programs`] says what the programs cost.
+//! * [`empty`] attaches hooks that do nothing, for the load harness.
 //! * [`saturate`] fills the rings without sockets, for the load harness.
 
+pub mod empty;
 pub mod kernel;
 pub mod preflight;
 pub mod programs;
@@ -27,6 +29,12 @@ mod skel {
 mod saturate_skel {
     #![allow(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
     include!(concat!(env!("OUT_DIR"), "/saturate.skel.rs"));
+}
+
+/// The same of the load harness's empty hooks.
+mod empty_skel {
+    #![allow(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
+    include!(concat!(env!("OUT_DIR"), "/empty.skel.rs"));
 }
 
 /// The compiled object, for tests of its layout and for inspection.

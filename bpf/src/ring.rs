@@ -1,6 +1,7 @@
 //! Draining one CPU's ring buffer.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::{Map, MapData, MapError, RingBuf};
 
@@ -32,6 +33,14 @@ impl Ring {
     #[must_use]
     pub fn cpu(&self) -> usize {
         self.cpu
+    }
+
+    /// A descriptor that is readable while there are records, for who wants to be woken.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub fn event_fd(&self) -> io::Result<OwnedFd> {
+        self.ring.as_fd().try_clone_to_owned()
     }
 
     /// Capacity in bytes.

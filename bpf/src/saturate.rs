@@ -28,6 +28,8 @@ pub struct Order {
     pub flows: u64,
     /// Number of the first record: what was produced before, so that times increase and the load can be repeated.
     pub seed: u64,
+    /// Wake the worker if it waits for the ring; the agent's programs never do.
+    pub wake: bool,
 }
 
 impl Producer {
@@ -53,8 +55,10 @@ impl Producer {
     /// # Errors
     /// If the kernel refuses to run the program.
     pub fn produce(&self, order: Order) -> Result<(), KernelError> {
-        let mut arguments = [0u8; 24];
-        for (bytes, value) in arguments.chunks_exact_mut(8).zip([order.records, order.flows, order.seed]) {
+        let mut arguments = [0u8; 32];
+        for (bytes, value) in
+            arguments.chunks_exact_mut(8).zip([order.records, order.flows, order.seed, u64::from(order.wake)])
+        {
             bytes.copy_from_slice(&value.to_ne_bytes());
         }
         sys::run_program(self.program.as_fd(), &mut arguments)

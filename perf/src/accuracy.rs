@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +14,8 @@ use serde_json::{Map, Value, json};
 use sockeye_ctl::Client;
 use sockeye_ctl::protocol::{FlowsArguments, Request};
 
-use crate::report::{Report, Table};
+use crate::agent::Agents;
+use crate::table::{Report, Table, progress};
 
 /// Flows of one round: few enough that the first of them is still shown when the last one is over.
 const ROUND: u64 = 100;
@@ -34,7 +34,7 @@ pub(crate) struct Options {
     seed: u64,
     /// 100 flows.
     #[arg(long)]
-    quick: bool,
+    pub(crate) quick: bool,
 }
 
 /// splitmix64: small, seeded, the same everywhere.
@@ -101,19 +101,24 @@ impl Findings {
     }
 }
 
-pub(crate) fn run(options: &Options, socket: &Path) -> Result<Report> {
-    let client = Client::new(socket);
-    client.ask(&Request::Stats)?;
+pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
+    let agent = match agents.running()? {
+        Some(running) => running,
+        None => agents.start(&[])?,
+    };
     let flows = if options.quick { ROUND } else { options.flows };
     let mut random = Random(options.seed);
     let mut findings = Findings::default();
     let (tcp_server, udp_server) = (tcp_server()?, udp_server()?);
+    let bar = progress("accuracy, flows", flows);
     let mut left = flows;
     while left > 0 {
         let count = left.min(ROUND);
-        round(count, &mut random, [tcp_server, udp_server], &client, &mut findings)?;
+        round(count, &mut random, [tcp_server, udp_server], agent.client(), &mut findings)?;
         left -= count;
+        bar.inc(count);
     }
+    bar.finish_and_clear();
     let mut table = Table::new(&["figure", "compared", "deviations"]);
     let mut kinds: Vec<_> = findings.compared.iter().collect();
     kinds.sort();
@@ -126,7 +131,7 @@ pub(crate) fn run(options: &Options, socket: &Path) -> Result<Report> {
     if none {
         notes.push("none".into());
     }
-    let report = Report { title: "accuracy", table, notes };
+    let report = Report { title: "accuracy", table, more: Vec::new(), notes };
     if none { Ok(report) } else { bail!("the agent's figures differ from ours:\n{}", report.text().trim_end()) }
 }
 

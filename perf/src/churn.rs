@@ -1,8 +1,8 @@
-//! `perf churn`: each connection is opened, carries one byte each way, and is closed.
+//! `perf churn`: each connection is opened, carries one byte each way, and is closed. Counts what the agent loses, what
+//! it costs, and how long an end takes to reach a collector.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -10,34 +10,41 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use serde_json::json;
-use sockeye_ctl::Client;
-use sockeye_ctl::protocol::{Answer, Request};
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
-use crate::report::{Report, Table};
+use crate::agent::{Agent, Agents};
+use crate::collect::Collector;
+use crate::stats::quantile;
+use crate::table::{Report, Table, progress, round2};
 
 /// Time for the last records to arrive.
 const SETTLE: Duration = Duration::from_secs(3);
+/// One connection in so many is looked for at the collector.
+const SAMPLED: u64 = 16;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Connections in all.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    connections: u64,
+    pub(crate) connections: u64,
     /// Threads that connect, each to a server address and thread of its own.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
     threads: u64,
+    /// Client addresses of each thread, 127.1.THREAD.1 and so on, taken in turn.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=250))]
+    clients: u64,
+    /// Connections a second that are aimed at; repeatable. 0: as fast as they go.
+    #[arg(long, default_values_t = [0], value_name = "PER_SECOND")]
+    pub(crate) rate: Vec<u64>,
+    /// 10,000 connections: shows that it works, and no figure to quote.
+    #[arg(long)]
+    pub(crate) quick: bool,
 }
 
-pub(crate) fn run(options: &Options, socket: &Path) -> Result<Report> {
-    let client = Client::new(socket);
-    let before = Books::read(&client)?;
-    let began = Instant::now();
-    let connections = connect_all(options)?;
-    let seconds = began.elapsed().as_secs_f64();
-    thread::sleep(SETTLE);
-    let after = Books::read(&client)?;
+pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let mut table = Table::new(&[
+        "aimed at/s",
         "connections",
         "per second",
         "offered",
@@ -45,71 +52,89 @@ pub(crate) fn run(options: &Options, socket: &Path) -> Result<Report> {
         "overflowed",
         "lost",
         "agent CPU, us per connection",
+        "export p50 ms",
+        "export p99 ms",
     ]);
-    let cpu_us = (after.cpu_s - before.cpu_s) * 1e6 / connections as f64;
-    table.push(vec![
-        json!(connections),
-        json!((connections as f64 / seconds) as u64),
+    let bar = progress("churn", options.rate.len() as u64);
+    for &rate in &options.rate {
+        table.push(one(options, rate, agents)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let notes = vec![
+        "Records, by the agent's own books; its CPU time by /proc, all threads, user and system, with its export.".into(),
+        "Export: from the client's close to the flow at a ZMQ collector, of one connection in 16; half a second of it is the \
+         agent's wait for the other end's close. Only with an agent that this program starts."
+            .into(),
+    ];
+    Ok(Report { title: "churn", table, more: Vec::new(), notes })
+}
+
+fn one(options: &Options, rate: u64, agents: &Agents) -> Result<Vec<Value>> {
+    let collector = Collector::bind()?;
+    let agent = match agents.running()? {
+        Some(running) => running,
+        None => agents.start(&["--zmq", &collector.endpoint(), "--zmq-format", "json"])?,
+    };
+    measure(options, rate, &agent, collector)
+}
+
+fn measure(options: &Options, rate: u64, agent: &Agent, collector: Collector) -> Result<Vec<Value>> {
+    let connections = if options.quick { options.connections.min(10_000) } else { options.connections };
+    let (before, cpu_before) = (agent.books()?, agent.usage()?.cpu_s);
+    let began = Instant::now();
+    let (done, closed) = connect_all(options, connections, rate)?;
+    let seconds = began.elapsed().as_secs_f64();
+    thread::sleep(SETTLE);
+    let (after, cpu_after) = (agent.books()?, agent.usage()?.cpu_s);
+    let arrived = collector.finish()?;
+    let mut latency_ms: Vec<f64> = closed
+        .iter()
+        .filter_map(|(client, at)| Some(arrived.get(client)?.saturating_duration_since(*at).as_secs_f64() * 1e3))
+        .collect();
+    let mut latency =
+        |share| if latency_ms.is_empty() { Value::Null } else { round2(quantile(&mut latency_ms, share)) };
+    Ok(vec![
+        if rate == 0 { json!("all it can") } else { json!(rate) },
+        json!(done),
+        json!((done as f64 / seconds) as u64),
         json!(after.offered - before.offered),
         json!(after.delivered - before.delivered),
         json!(after.overflow - before.overflow),
         json!(after.lost - before.lost),
-        json!((cpu_us * 100.0).round() / 100.0),
-    ]);
-    let notes = vec!["Records, by the agent's own books; its CPU time by /proc, all threads, user and system.".into()];
-    Ok(Report { title: "churn", table, notes })
+        round2((cpu_after - cpu_before) * 1e6 / done as f64),
+        latency(0.5),
+        latency(0.99),
+    ])
 }
 
-/// The agent's own figures.
-struct Books {
-    offered: u64,
-    delivered: u64,
-    overflow: u64,
-    lost: u64,
-    cpu_s: f64,
-}
+/// When a client closed its connection, by its address.
+type Closed = Vec<(SocketAddr, Instant)>;
 
-impl Books {
-    fn read(client: &Client) -> Result<Self> {
-        let answer = client.ask(&Request::Stats)?;
-        let pid = answer.table("agent").and_then(|t| t.rows.first()?.get("pid")?.as_i64()).context("no pid")?;
-        let stat = procfs::process::Process::new(i32::try_from(pid)?)?.stat()?;
-        Ok(Self {
-            offered: sum(&answer, "offered"),
-            delivered: sum(&answer, "delivered"),
-            overflow: sum(&answer, "overflow"),
-            lost: sum(&answer, "lost"),
-            cpu_s: (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64,
-        })
-    }
-}
-
-fn sum(answer: &Answer, column: &str) -> u64 {
-    let rows = answer.table("rings").map(|table| table.rows.as_slice()).unwrap_or_default();
-    rows.iter().filter_map(|row| row.get(column)?.as_u64()).sum()
-}
-
-fn connect_all(options: &Options) -> Result<u64> {
+fn connect_all(options: &Options, connections: u64, rate: u64) -> Result<(u64, Closed)> {
     let done = Arc::new(AtomicU64::new(0));
-    let share = options.connections.div_ceil(options.threads);
-    let mut clients = Vec::new();
+    let share = connections.div_ceil(options.threads);
+    let pace = (rate > 0).then(|| Duration::from_secs_f64(options.threads as f64 / rate as f64));
+    let mut threads = Vec::new();
     for number in 0..options.threads {
         let stop = Arc::new(AtomicBool::new(false));
         let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 2, number as u8 + 1), 0)).context("cannot listen")?;
-        let address = listener.local_addr()?;
-        let (ended, done) = (Arc::clone(&stop), Arc::clone(&done));
+        let SocketAddr::V4(server) = listener.local_addr()? else { anyhow::bail!("no IPv4 address") };
+        let (ended, done, clients) = (Arc::clone(&stop), Arc::clone(&done), options.clients);
         thread::spawn(move || serve(&listener, &ended));
-        clients.push(thread::spawn(move || {
-            let result = connect(address, share, &done);
+        threads.push(thread::spawn(move || {
+            let client = Client { number: number as u8, clients, server };
+            let result = client.connect_many(share, pace, &done);
             stop.store(true, Ordering::Relaxed);
-            let _ = TcpStream::connect(address); // wakes the server
+            let _ = TcpStream::connect(server); // wakes the server
             result
         }));
     }
-    for client in clients {
-        client.join().map_err(|_| anyhow::anyhow!("a client thread died"))??;
+    let mut closed = Vec::new();
+    for thread in threads {
+        closed.extend(thread.join().map_err(|_| anyhow::anyhow!("a client thread died"))??);
     }
-    Ok(done.load(Ordering::Relaxed))
+    Ok((done.load(Ordering::Relaxed), closed))
 }
 
 fn serve(listener: &TcpListener, stop: &AtomicBool) {
@@ -122,13 +147,39 @@ fn serve(listener: &TcpListener, stop: &AtomicBool) {
     }
 }
 
-fn connect(address: SocketAddr, connections: u64, done: &AtomicU64) -> Result<()> {
-    let mut byte = [7];
-    for _ in 0..connections {
-        let mut stream = TcpStream::connect(address).context("cannot connect")?;
-        stream.write_all(&byte)?;
-        stream.read_exact(&mut byte)?;
-        done.fetch_add(1, Ordering::Relaxed);
+struct Client {
+    number: u8,
+    clients: u64,
+    server: SocketAddrV4,
+}
+
+impl Client {
+    fn connect_many(&self, connections: u64, pace: Option<Duration>, done: &AtomicU64) -> Result<Closed> {
+        let mut byte = [7];
+        let mut closed = Vec::new();
+        let began = Instant::now();
+        for i in 0..connections {
+            if let Some(pace) = pace {
+                let due = began + pace * u32::try_from(i)?;
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+            let mut stream = self.connect(i)?;
+            stream.write_all(&byte)?;
+            stream.read_exact(&mut byte)?;
+            let local = if i % SAMPLED == 0 { stream.local_addr().ok() } else { None };
+            drop(stream);
+            closed.extend(local.map(|local| (local, Instant::now())));
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(closed)
     }
-    Ok(())
+
+    /// From one client address after the other: each has all ports.
+    fn connect(&self, i: u64) -> Result<TcpStream> {
+        let client = Ipv4Addr::new(127, 1, self.number, (i % self.clients) as u8 + 1);
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).context("cannot make a socket")?;
+        socket.bind(&SocketAddrV4::new(client, 0).into()).with_context(|| format!("cannot use {client}"))?;
+        socket.connect(&self.server.into()).context("cannot connect")?;
+        Ok(socket.into())
+    }
 }

@@ -1,59 +1,119 @@
-//! `perf`: loads the host or the agent's own stages, and reads the books.
+//! `perf`: loads the host or the agent's own stages, and reads the books. One file per question.
 
 mod accuracy;
+mod agent;
 mod churn;
+mod collect;
+mod hold;
+mod load;
 mod overhead;
+mod peers;
+mod plots;
 mod report;
 mod saturate;
+mod soak;
+mod stats;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::agent::Agents;
+use crate::table::Report;
 
 /// Load harness of sockeye. Traffic stays on loopback; every run is bounded.
 #[derive(Debug, Parser)]
 #[command(name = "perf", version, max_term_width = 100)]
-struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 
-    /// The agent's control socket.
+    /// Without a command: all measurements in two minutes, which shows that they work. No figure to quote.
+    #[arg(long)]
+    quick: bool,
+
+    /// The agent's control socket: one that answers there is measured by churn, accuracy and soak, and the others
+    /// refuse to run beside it.
     #[arg(long, global = true, value_name = "PATH", default_value = sockeye_ctl::DEFAULT_SOCKET)]
     socket: PathBuf,
 
-    /// Print JSON instead of a table.
+    /// The agent to start where none runs [default: sockeye beside this program].
+    #[arg(long, global = true, value_name = "PROGRAM")]
+    agent: Option<PathBuf>,
+
+    /// Print JSON instead of tables.
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Short TCP connections as fast as they go: rate, losses, the agent's CPU time per connection.
+    /// Short TCP connections from many addresses: rate, losses, the agent's CPU time per connection, time to export.
     Churn(churn::Options),
-    /// Flows of random size and kind, with known truth: every figure that the running agent shows otherwise.
+    /// Flows of random size and kind, with known truth: every figure that the agent shows otherwise.
     Accuracy(accuracy::Options),
-    /// What the agent costs the programs that it watches: the same traffic with the agent off and on, in pairs. Starts
-    /// and ends agents of its own.
+    /// What the agent costs the programs that it watches: the same traffic with the agent off and on, in pairs.
     Overhead(overhead::Options),
-    /// Records per second through ring, worker, shard and merge, from a producer in the kernel: ceilings and loss-free
-    /// rates by live flows and placement of the worker. Needs no agent.
+    /// Records per second through ring, worker, shard and merge, from a producer in the kernel: ceilings, loss-free
+    /// rates and losses by live flows, placement, wake-up and ring size. Needs no agent.
     Saturate(saturate::Options),
+    /// Many open connections: memory per flow in the agent and in the kernel, time of a sweep.
+    Hold(hold::Options),
+    /// Steady traffic for an hour, or as long as told: memory, descriptors and losses over time.
+    Soak(soak::Options),
+    /// The same connections watched by tcplife, tcptop, bpftrace, ss, conntrack, softflowd and others, and by sockeye.
+    Peers(peers::Options),
+    /// All of them, as one page of HTML with plots.
+    Report(report::Options),
+    #[command(hide = true)]
+    HoldSome(hold::SomeOptions),
+}
+
+/// Runs one measurement.
+fn measure(command: &Command, agents: &Agents) -> Result<Option<Report>> {
+    Ok(Some(match command {
+        Command::Churn(options) => churn::run(options, agents)?,
+        Command::Accuracy(options) => accuracy::run(options, agents)?,
+        Command::Overhead(options) => overhead::run(options, agents)?,
+        Command::Saturate(options) => saturate::run(options)?,
+        Command::Hold(options) => hold::run(options, agents)?,
+        Command::Soak(options) => soak::run(options, agents)?,
+        Command::Peers(options) => peers::run(options, agents)?,
+        Command::Report(options) => {
+            report::run(options, agents)?;
+            return Ok(None);
+        }
+        Command::HoldSome(options) => {
+            hold::hold_some(options)?;
+            return Ok(None);
+        }
+    }))
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let program = match &cli.agent {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().context("where am I?")?.with_file_name("sockeye"),
+    };
+    let agents = Agents { socket: cli.socket.clone(), program };
+    let quick = Command::Report(report::Options::quick());
+    if let Some(report) = measure(cli.command.as_ref().unwrap_or(&quick), &agents)? {
+        print!("{}", if cli.json { format!("{}\n", report.json()) } else { report.text() });
+    }
+    Ok(())
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match &cli.command {
-        Command::Churn(options) => churn::run(options, &cli.socket),
-        Command::Accuracy(options) => accuracy::run(options, &cli.socket),
-        Command::Overhead(options) => overhead::run(options),
-        Command::Saturate(options) => saturate::run(options),
-    };
-    match done {
-        Ok(report) => {
-            print!("{}", if cli.json { format!("{}\n", report.json()) } else { report.text() });
-            ExitCode::SUCCESS
-        }
+    if cli.command.is_none() && !cli.quick {
+        let _ = Cli::command().print_help();
+        return ExitCode::FAILURE;
+    }
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("perf: {err:#}.");
             ExitCode::FAILURE

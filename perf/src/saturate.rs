@@ -3,6 +3,7 @@
 //! A kernel program is the producer, so no socket costs anything. Everything after the ring is the agent's own code:
 //! `Worker` with `Delta`, and for `--stage merge` the control thread's `FlowTable`.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -10,18 +11,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use serde_json::json;
+use core_affinity::CoreId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::{Value, json};
 use sockeye::table::{FlowTable, Timeouts};
-use sockeye::worker::{Worker, WorkerPort};
+use sockeye::worker::{HAND_OVER, Worker, WorkerPort};
 use sockeye_bpf::preflight;
 use sockeye_bpf::ring::{Drain, Ring};
 use sockeye_bpf::saturate::{Order, Producer};
-use sockeye_ctl::human;
 
-use crate::report::{Report, Table};
+use crate::table::{Report, Table, progress, round2};
 
 /// Records per run of the producer: half a millisecond without a look at the clock.
 const BATCH: u64 = 4096;
+/// Of a paced producer that shares its CPU.
+const NAP: Duration = Duration::from_micros(50);
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -31,9 +35,9 @@ pub(crate) struct Options {
     /// Seconds of each measurement.
     #[arg(long, default_value_t = 2.0, value_parser = parse_seconds)]
     seconds: f64,
-    /// KiB of the ring, a power of two.
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
-    ring_kib: u32,
+    /// KiB of the ring, a power of two; the first is that of the main table. Repeatable.
+    #[arg(long, default_values_t = [1024, 256, 4096, 16384], value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
+    ring_kib: Vec<u32>,
     /// How far records go: drain (bytes are looked at), shard (the worker's table), merge (control's table, too).
     #[arg(long, value_enum, default_values_t = [Stage::Drain, Stage::Shard, Stage::Merge])]
     stage: Vec<Stage>,
@@ -42,7 +46,7 @@ pub(crate) struct Options {
     seed: u64,
     /// A quarter of a second each, 1,000 flows: for checking the books, not for figures.
     #[arg(long)]
-    quick: bool,
+    pub(crate) quick: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -50,6 +54,27 @@ enum Stage {
     Drain,
     Shard,
     Merge,
+}
+
+/// How a worker learns that there is something in its ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    /// It sleeps as the agent does, and looks. The kernel wakes nobody.
+    Nap,
+    /// The kernel wakes it when it had found nothing before.
+    Event,
+    /// It looks all the time.
+    Busy,
+}
+
+impl Wake {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nap => "naps (the agent's)",
+            Self::Event => "woken by the kernel",
+            Self::Busy => "never sleeps",
+        }
+    }
 }
 
 /// Where the worker runs.
@@ -83,71 +108,127 @@ impl Sample {
 }
 
 pub(crate) fn run(options: &Options) -> Result<Report> {
-    let (flows, seconds) = if options.quick { (&[1_000][..], 0.25) } else { (&options.flows[..], options.seconds) };
     for need in preflight::probe().into_iter().filter(|need| need.name == preflight::CAPABILITIES) {
         if let Some(remedy) = need.remedy {
             bail!("{}: {remedy}", need.finding);
         }
     }
     sockeye_bpf::kernel::silence_libbpf();
-    let cpus = core_affinity::get_core_ids().context("cannot list the CPUs")?;
-    if cpus.len() < 2 {
+    if core_affinity::get_core_ids().context("cannot list the CPUs")?.len() < 2 {
         bail!("two CPUs are needed, one to produce and one to drain");
     }
-    let mut table = Table::new(&[
-        "stage",
-        "worker on",
-        "flows",
-        "flat out: offered/s",
-        "delivered/s",
-        "lost",
-        "loss-free up to",
-        "ns per record",
-    ]);
+    let (flows, seconds) = if options.quick { (&[1_000][..], 0.25) } else { (&options.flows[..], options.seconds) };
+    let lab = Lab {
+        stage: Stage::Shard,
+        placement: Placement::Other,
+        wake: Wake::Nap,
+        rings: 1,
+        flows: if options.quick { 1_000 } else { 100_000 },
+        ring_bytes: options.ring_kib[0] * 1024,
+        seed: options.seed,
+    };
+    let mut labs = Vec::new();
     for &stage in &options.stage {
         for placement in [Placement::Other, Placement::Same] {
-            for &live in flows {
-                let lab =
-                    Lab { stage, placement, flows: live, ring_bytes: options.ring_kib * 1024, seed: options.seed };
-                let flat_out = lab.measure(None, seconds)?;
-                let delivered = flat_out.delivered_per_s();
-                let loss_free = lab.loss_free_rate(delivered, seconds)?;
-                table.push(vec![
-                    json!(format!("{stage:?}").to_lowercase()),
-                    json!(if placement == Placement::Same { "the same CPU" } else { "another CPU" }),
-                    json!(live),
-                    json!(flat_out.offered_per_s() as u64),
-                    json!(delivered as u64),
-                    json!(flat_out.lost),
-                    if flat_out.lost == 0 {
-                        json!("void: the producer did not outrun it")
-                    } else {
-                        json!(loss_free as u64)
-                    },
-                    json!((1e9 / delivered * 10.0).round() / 10.0),
-                ]);
-            }
+            labs.extend(flows.iter().map(|&flows| Lab { stage, placement, flows, ..lab }));
         }
     }
-    let sum = format!(
-        "Each row: offered = delivered + lost, checked. Ring of {} KiB, {seconds} s each, seed {}. One producer and one \
-         worker. With the worker on the same CPU the two take turns.",
-        human::count(options.ring_kib.into()),
+    let mut variants = vec![Lab { wake: Wake::Event, ..lab }, Lab { wake: Wake::Busy, ..lab }];
+    variants.extend(options.ring_kib[1..].iter().map(|kib| Lab { ring_bytes: kib * 1024, ..lab }));
+    variants.extend([1, 2].map(|rings| Lab { rings, placement: Placement::Same, ..lab }));
+    let bar = progress("saturate", (labs.len() + variants.len()) as u64 + LOSS_RATES.len() as u64);
+    let rows = |labs: &[Lab]| -> Result<Table> {
+        let mut table = Table::new(&COLUMNS);
+        for lab in labs {
+            table.push(lab.row(seconds)?);
+            bar.inc(1);
+        }
+        Ok(table)
+    };
+    let table = rows(&labs)?;
+    let more = vec![
+        ("one thing changed: wake-up, ring size, number of rings (100,000 flows, shard)", rows(&variants)?),
+        ("loss against the offered rate (100,000 flows, shard, worker on another CPU)", losses(&lab, seconds, &bar)?),
+    ];
+    bar.finish_and_clear();
+    let notes = vec![format!(
+        "Each row: offered = delivered + lost, checked. {seconds} s each, seed {}. One worker for each ring, one producer in \
+         the kernel for each ring. With the worker on the same CPU the two take turns. Records are those of live sockets; \
+         \"loss-free\" is the highest rate, paced in steps of 20 us, of which nothing is lost in {} s.",
         options.seed,
-    );
-    Ok(Report { title: "saturate", table, notes: vec![sum] })
+        seconds / 2.0,
+    )];
+    Ok(Report { title: "saturate", table, more, notes })
+}
+
+const COLUMNS: [&str; 11] = [
+    "stage",
+    "worker on",
+    "flows",
+    "ring KiB",
+    "worker is",
+    "rings",
+    "flat out: offered/s",
+    "delivered/s",
+    "lost",
+    "loss-free up to",
+    "ns per record",
+];
+
+/// Shares of the ceiling at which losses are counted.
+const LOSS_RATES: [f64; 10] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5];
+
+fn losses(lab: &Lab, seconds: f64, bar: &indicatif::ProgressBar) -> Result<Table> {
+    let ceiling = lab.measure(None, seconds)?.delivered_per_s();
+    let mut table = Table::new(&["aimed at/s", "offered/s", "lost %"]);
+    for share in LOSS_RATES {
+        let sample = lab.measure(Some(share * ceiling), seconds / 2.0)?;
+        table.push(vec![
+            json!((share * ceiling) as u64),
+            json!(sample.offered_per_s() as u64),
+            round2(100.0 * sample.lost as f64 / sample.offered.max(1) as f64),
+        ]);
+        bar.inc(1);
+    }
+    Ok(table)
 }
 
 /// One setting.
+#[derive(Clone, Copy)]
 struct Lab {
     stage: Stage,
     placement: Placement,
+    wake: Wake,
+    /// As many producers, on CPUs of their own, and as many workers.
+    rings: usize,
     flows: u64,
     ring_bytes: u32,
     seed: u64,
 }
 
 impl Lab {
+    fn row(&self, seconds: f64) -> Result<Vec<Value>> {
+        let flat_out = self.measure(None, seconds)?;
+        let delivered = flat_out.delivered_per_s();
+        let loss_free = match flat_out.lost {
+            0 => json!("void: the producer did not outrun it"),
+            _ => json!(self.loss_free_rate(delivered, seconds)? as u64),
+        };
+        Ok(vec![
+            json!(format!("{:?}", self.stage).to_lowercase()),
+            json!(if self.placement == Placement::Same { "the same CPU" } else { "another CPU" }),
+            json!(self.flows),
+            json!(self.ring_bytes / 1024),
+            json!(self.wake.name()),
+            json!(self.rings),
+            json!(flat_out.offered_per_s() as u64),
+            json!(delivered as u64),
+            json!(flat_out.lost),
+            loss_free,
+            round2(1e9 / delivered),
+        ])
+    }
+
     /// The highest rate without loss, by halving the interval six times below what is delivered under overload.
     fn loss_free_rate(&self, ceiling: f64, seconds: f64) -> Result<f64> {
         let (mut good, mut bad) = (0.0, ceiling * 1.25);
@@ -162,70 +243,125 @@ impl Lab {
     fn measure(&self, rate: Option<f64>, seconds: f64) -> Result<Sample> {
         let (producer, rings) = Producer::load(self.ring_bytes)?;
         let cpus = core_affinity::get_core_ids().context("cannot list the CPUs")?;
-        let (producing, other) = (cpus[0], cpus[1]);
-        let ring = rings.into_iter().find(|ring| ring.cpu() == producing.id).context("no ring for this CPU")?;
-        let draining = if self.placement == Placement::Same { producing } else { other };
         let stop = Arc::new(AtomicBool::new(false));
-        let consumer = self.consume(ring, draining, &stop)?;
-        let (made, took) = on_cpu(producing, || produce(&producer, self.flows, self.seed, rate, seconds))?;
+        let mut consumers = Vec::new();
+        for ring in rings.into_iter().filter(|ring| cpus[..self.rings].iter().any(|cpu| cpu.id == ring.cpu())) {
+            let own = cpus.iter().position(|cpu| cpu.id == ring.cpu()).unwrap_or(0);
+            let at = if self.placement == Placement::Same { own } else { (own + 1) % cpus.len() };
+            consumers.push(self.consume(ring, cpus[at], &stop)?);
+        }
+        anyhow::ensure!(consumers.len() == self.rings, "no ring for a CPU");
+        let made: Vec<(u64, f64)> = thread::scope(|scope| {
+            let produce = |cpu: &CoreId| {
+                let (producer, cpu) = (&producer, *cpu);
+                scope.spawn(move || {
+                    core_affinity::set_for_current(cpu);
+                    self.produce(producer, rate, seconds)
+                })
+            };
+            let threads: Vec<_> = cpus[..self.rings].iter().map(produce).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("the producer died"))?)
+                .collect::<Result<_>>()
+        })?;
         stop.store(true, Ordering::Relaxed);
-        let delivered = consumer.join().map_err(|_| anyhow::anyhow!("the worker died"))?;
+        let mut delivered = 0;
+        for consumer in consumers {
+            delivered += consumer.join().map_err(|_| anyhow::anyhow!("the worker died"))?;
+        }
         let books = producer.cpu_stats()?;
         let (offered, lost) = books.iter().fold((0, 0), |(offered, lost), cpu| {
             (offered + cpu.offered.iter().sum::<u64>(), lost + cpu.lost.iter().sum::<u64>())
         });
-        if offered != made || offered != delivered + lost {
-            bail!("the books do not balance: {made} made, {offered} offered, {delivered} delivered, {lost} lost");
+        let all: u64 = made.iter().map(|(made, _)| made).sum();
+        if offered != all || offered != delivered + lost {
+            bail!("the books do not balance: {all} made, {offered} offered, {delivered} delivered, {lost} lost");
         }
-        Ok(Sample { offered, delivered, lost, seconds: took })
+        Ok(Sample { offered, delivered, lost, seconds: made.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max) })
     }
 
     /// The consumer's threads. The result is how many records arrived.
-    fn consume(&self, ring: Ring, cpu: core_affinity::CoreId, stop: &Arc<AtomicBool>) -> Result<JoinHandle<u64>> {
+    fn consume(&self, ring: Ring, cpu: CoreId, stop: &Arc<AtomicBool>) -> Result<JoinHandle<u64>> {
         let stop = Arc::clone(stop);
         let started = Arc::new(AtomicBool::new(false));
         let ready = Arc::clone(&started);
-        let (stage, flows) = (self.stage, self.flows);
+        let lab = *self;
         let thread = thread::Builder::new().name("perf-consumer".into()).spawn(move || {
             core_affinity::set_for_current(cpu);
             ready.store(true, Ordering::Relaxed);
-            if stage == Stage::Drain { drain_only(ring, &stop) } else { through_worker(ring, stage, flows, &stop) }
+            if lab.stage == Stage::Drain { drain_only(ring, &stop) } else { lab.through_worker(ring, &stop) }
         })?;
         while !started.load(Ordering::Relaxed) {
             thread::yield_now();
         }
         Ok(thread)
     }
-}
 
-/// Runs something pinned, on a thread of its own.
-fn on_cpu<T: Send>(cpu: core_affinity::CoreId, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    thread::scope(|scope| {
-        let pinned = scope.spawn(move || {
-            core_affinity::set_for_current(cpu);
-            work()
-        });
-        pinned.join().map_err(|_| anyhow::anyhow!("the producer died"))?
-    })
-}
+    /// Returns how many records were made, and in how many seconds.
+    fn produce(&self, producer: &Producer, rate: Option<f64>, seconds: f64) -> Result<(u64, f64)> {
+        let began = Instant::now();
+        let mut made = 0;
+        // Small steps when paced, so that the ring never sees more at once than the pace implies.
+        let batch = rate.map_or(BATCH, |rate| ((rate / 50_000.0) as u64).clamp(1, BATCH));
+        loop {
+            let elapsed = began.elapsed().as_secs_f64();
+            if elapsed >= seconds {
+                return Ok((made, elapsed));
+            }
+            if rate.is_some_and(|rate| made as f64 > rate * elapsed) {
+                // A worker on the same CPU gets it, as in a host's idle time.
+                if self.placement == Placement::Same {
+                    thread::sleep(NAP)
+                } else {
+                    std::hint::spin_loop()
+                }
+                continue;
+            }
+            let wake = self.wake == Wake::Event;
+            producer.produce(Order { records: batch, flows: self.flows, seed: self.seed + made, wake })?;
+            made += batch;
+        }
+    }
 
-fn produce(producer: &Producer, flows: u64, seed: u64, rate: Option<f64>, seconds: f64) -> Result<(u64, f64)> {
-    let began = Instant::now();
-    let mut made = 0;
-    // Small steps when paced, so that the ring never sees more at once than the pace implies.
-    let batch = rate.map_or(BATCH, |rate| ((rate / 5_000.0) as u64).clamp(1, BATCH));
-    loop {
-        let elapsed = began.elapsed().as_secs_f64();
-        if elapsed >= seconds {
-            return Ok((made, elapsed));
+    /// The agent's worker, and a control thread that empties its deltas or merges them.
+    fn through_worker(&self, ring: Ring, stop: &AtomicBool) -> u64 {
+        let (cpu, fd) = (ring.cpu(), ring.event_fd().ok());
+        let (mut worker, port) = Worker::new(0, vec![(ring, cpu)]);
+        let worker_ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let control = scope.spawn(|| {
+                // The consumer's pinning was inherited; control is free in the agent, here it leaves the producer alone.
+                if let Some(last) = core_affinity::get_core_ids().unwrap_or_default().pop() {
+                    core_affinity::set_for_current(last);
+                }
+                take_deltas(port, self.stage, self.flows, &worker_ended)
+            });
+            if self.wake != Wake::Nap {
+                self.without_naps(&mut worker, fd.as_ref(), stop);
+            }
+            worker.run(stop);
+            worker_ended.store(true, Ordering::Relaxed);
+            control.join().unwrap_or(0)
+        })
+    }
+
+    /// The worker's loop with another way to wait, until `stop`.
+    fn without_naps(&self, worker: &mut Worker<Ring>, fd: Option<&OwnedFd>, stop: &AtomicBool) {
+        let mut last_hand_over = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            let visit = worker.visit();
+            if last_hand_over.elapsed() >= HAND_OVER {
+                worker.hand_over();
+                last_hand_over = Instant::now();
+            }
+            if visit.records == 0
+                && self.wake == Wake::Event
+                && let Some(fd) = fd
+            {
+                let _ = poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&Timespec { tv_sec: 0, tv_nsec: 10_000_000 }));
+            }
         }
-        if rate.is_some_and(|rate| made as f64 > rate * elapsed) {
-            // Lets a worker on the same CPU run, as a host's idle time would.
-            thread::sleep(Duration::from_micros(50));
-            continue;
-        }
-        producer.produce(Order { records: batch, flows, seed: seed + made })?;
-        made += batch;
     }
 }
 
@@ -243,25 +379,6 @@ fn drain_only(mut ring: Ring, stop: &AtomicBool) -> u64 {
             thread::sleep(Duration::from_millis(1));
         }
     }
-}
-
-/// The agent's worker, and a control thread that empties its deltas or merges them.
-fn through_worker(ring: Ring, stage: Stage, flows: u64, stop: &AtomicBool) -> u64 {
-    let cpu = ring.cpu();
-    let (worker, port) = Worker::new(0, vec![(ring, cpu)]);
-    let worker_ended = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let control = scope.spawn(|| {
-            // The consumer's pinning was inherited; control is free in the agent, here it leaves the producer alone.
-            if let Some(last) = core_affinity::get_core_ids().unwrap_or_default().pop() {
-                core_affinity::set_for_current(last);
-            }
-            take_deltas(port, stage, flows, &worker_ended)
-        });
-        worker.run(stop);
-        worker_ended.store(true, Ordering::Relaxed);
-        control.join().unwrap_or(0)
-    })
 }
 
 fn take_deltas(mut port: WorkerPort, stage: Stage, flows: u64, worker_ended: &AtomicBool) -> u64 {

@@ -34,10 +34,23 @@ fn every_figure_is_the_truth() {
 }
 
 #[test]
-fn without_an_agent_it_says_so() {
+fn every_end_reaches_the_collector() {
+    let report = perf(&["churn", "--quick", "--socket", "/no/such/socket"]);
+    let row = &report["rows"][0];
+    assert_eq!(row["connections"], 10_000, "{row}");
+    let [offered, delivered, overflowed, lost] =
+        ["offered", "delivered", "overflowed", "lost"].map(|column| row[column].as_u64().expect("a count"));
+    assert!(offered >= 20_000 && offered == delivered + overflowed + lost, "{row}");
+    assert!(row["export p50 ms"].as_f64() > Some(0.0), "{row}");
+}
+
+#[test]
+fn beside_a_running_agent_it_refuses() {
+    let mut agent = Agent::start(&[]);
     let output =
-        Command::new(program("perf")).args(["accuracy", "--socket", "/no/such/socket"]).output().expect("perf");
+        Command::new(program("perf")).arg("overhead").arg("--socket").arg(agent.socket()).output().expect("perf");
+    agent.stop();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("no agent is running at /no/such/socket"), "{said}");
+    assert!(!output.status.success() && said.contains("an agent is running already"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
 }

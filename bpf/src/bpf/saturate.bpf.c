@@ -18,6 +18,7 @@ struct se_order {
 	__u64 records;
 	__u64 flows; /* cookies are spread evenly over this many */
 	__u64 seed;
+	__u64 wake; /* wake the worker when it waits */
 };
 
 /* splitmix64 (Steele, Lea, Flood 2014): consecutive seeds give independent values. */
@@ -49,14 +50,22 @@ static long produce_one(__u64 i, struct se_order *o)
 	f->remote_port = 443;
 	f->seq_local = f->seq_remote = cookie;
 	f->bytes_sent = number;
-	submit(f);
+	if (o->wake)
+		bpf_ringbuf_submit(f, 0);
+	else
+		submit(f);
 	return 0;
 }
 
 SEC("raw_tp/sys_enter")
 int se_produce(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct se_order order = { .records = ctx->args[0], .flows = ctx->args[1], .seed = ctx->args[2] };
+	struct se_order order = {
+		.records = ctx->args[0],
+		.flows = ctx->args[1],
+		.seed = ctx->args[2],
+		.wake = ctx->args[3],
+	};
 
 	if (order.flows)
 		bpf_loop(order.records, produce_one, &order, 0);

@@ -22,11 +22,11 @@ pub struct Flow {
     pub(super) exported: Counters,
     pub(super) reports: u32,
     /// Tick in which it is looked at next; older entries of the wheel are stale.
-    pub(super) due_tick: u64,
+    pub(super) due_tick: u32,
     /// The last report is made: forgotten when it is due again.
     pub(super) last_look: bool,
-    /// When the table first heard of it.
-    pub(super) entered_ns: u64,
+    /// Tick in which the table first heard of it.
+    pub(super) entered_tick: u32,
     /// Ticks that the report has waited for names.
     pub(super) waited_ticks: u8,
     /// Export epoch in which the processes were last sent.
@@ -54,7 +54,7 @@ impl Flow {
             reports: 0,
             due_tick: 0,
             last_look: false,
-            entered_ns: 0,
+            entered_tick: 0,
             waited_ticks: 0,
             identity_epoch: 0,
             frozen: None,

@@ -3,6 +3,7 @@
 //! Pure logic: no clock, no I/O. The same set of records gives the same table in any order, because TCP counters are
 //! absolute and the newest record of a socket wins, and UDP counters are added.
 
+mod cookies;
 mod flow;
 mod pairing;
 mod plan;
@@ -19,6 +20,7 @@ pub use flow::Flow;
 pub use plan::{TICK_NS, Timeouts};
 
 use crate::flow::{End, Endpoint, FlowKey, ProcKey, Proto, Side};
+use cookies::Cookies;
 use plan::Wheel;
 
 type Map<K, V> = HashMap<K, V, ahash::RandomState>;
@@ -57,13 +59,13 @@ pub struct TableCounts {
 pub struct FlowTable {
     flows: Slab<Flow>,
     /// TCP socket cookie -> flow.
-    tcp: Map<u64, u32>,
+    tcp: Cookies,
     udp: Map<UdpKey, u32>,
     /// TCP socket cookie -> the flow before the one in `tcp`, whose close may still be on its way.
     tcp_before: Map<u64, u32>,
     /// UDP socket cookie -> its flows.
     udp_sockets: Map<u64, Vec<u32>>,
-    /// Names of flows with one local end -> flow.
+    /// Names of flows that have one local end so far -> flow.
     pairs: Map<u64, u32>,
     names: ahash::RandomState,
     listeners: Map<(Proto, u32, Endpoint), Listener>,
@@ -84,7 +86,7 @@ impl FlowTable {
     pub fn new(flows_max: usize, timeouts: Timeouts) -> Self {
         Self {
             flows: Slab::new(),
-            tcp: Map::default(),
+            tcp: Cookies::default(),
             tcp_before: Map::default(),
             udp: Map::default(),
             udp_sockets: Map::default(),
@@ -169,6 +171,8 @@ impl FlowTable {
             flow.exported = flow.totals();
         }
         let over = flow.all_closed();
+        let names = std::mem::take(&mut flow.pair_hashes);
+        self.unname(id, names);
         self.counts.paired += 1;
         if over {
             self.schedule_close(id, now_ns);
@@ -184,7 +188,7 @@ impl FlowTable {
         let key = FlowKey { proto, initiator: opened.local, responder: opened.remote };
         let key = if opened.side == Side::Initiator { key } else { key.reversed() };
         let id = u32::try_from(self.flows.insert(Flow::new(key, end, opened.side, opened.at_ns))).ok()?;
-        self.flows[id as usize].entered_ns = now_ns;
+        self.flows[id as usize].entered_tick = plan::tick_of(now_ns);
         self.counts.created += 1;
         self.wheel.schedule(&mut self.flows, id, now_ns + self.timeouts.settle_ns);
         if end.has(End::CLOSED) {
@@ -205,24 +209,29 @@ impl FlowTable {
         }
     }
 
-    fn remove(&mut self, id: u32) -> Flow {
-        let flow = self.flows.remove(id as usize);
-        for hash in flow.pair_hashes.into_iter().filter(|hash| *hash != 0) {
+    /// Takes a flow out of the pair index: it is complete, or gone.
+    fn unname(&mut self, id: u32, hashes: [u64; 2]) {
+        for hash in hashes.into_iter().filter(|hash| *hash != 0) {
             if self.pairs.get(&hash) == Some(&id) {
                 self.pairs.remove(&hash);
             }
         }
-        match flow.key.proto {
-            Proto::Tcp => {
-                for cookie in flow.ends().map(|end| end.cookie) {
-                    for index in [&mut self.tcp, &mut self.tcp_before] {
-                        if index.get(&cookie) == Some(&id) {
-                            index.remove(&cookie);
-                        }
-                    }
+    }
+
+    fn remove(&mut self, id: u32) -> Flow {
+        let flow = &self.flows[id as usize];
+        if flow.key.proto == Proto::Tcp {
+            for cookie in flow.ends().map(|end| end.cookie) {
+                self.tcp.remove(&self.flows, cookie, id);
+                if self.tcp_before.get(&cookie) == Some(&id) {
+                    self.tcp_before.remove(&cookie);
                 }
             }
-            Proto::Udp => self.forget_udp(id, &flow),
+        }
+        let flow = self.flows.remove(id as usize);
+        self.unname(id, flow.pair_hashes);
+        if flow.key.proto == Proto::Udp {
+            self.forget_udp(id, &flow);
         }
         flow
     }

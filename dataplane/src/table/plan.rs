@@ -22,7 +22,7 @@ const NAMES_WAIT_TICKS: u8 = 4;
 /// A socket must have been missed by three sweeps, and for this long.
 const VANISHED_NS: u64 = 10 * SECOND_NS;
 /// How long an accepted connection may wait for its first reader before the listener's process is named.
-const OWNER_WAIT_NS: u64 = 10 * SECOND_NS;
+const OWNER_WAIT_TICKS: u32 = (10 * SECOND_NS / TICK_NS) as u32;
 
 /// When things happen, nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,15 +61,20 @@ impl Timeouts {
     }
 }
 
+/// Ticks since boot: enough for 34 years.
+pub(super) fn tick_of(at_ns: u64) -> u32 {
+    u32::try_from(at_ns.div_ceil(TICK_NS)).unwrap_or(u32::MAX)
+}
+
 /// Flows by the tick in which they are due. Entries are never removed: a flow knows its own due tick.
 #[derive(Default)]
 pub(super) struct Wheel {
-    slots: BTreeMap<u64, Vec<u32>>,
+    slots: BTreeMap<u32, Vec<u32>>,
 }
 
 impl Wheel {
     pub(super) fn schedule(&mut self, flows: &mut Slab<Flow>, id: u32, at_ns: u64) {
-        let tick = at_ns.div_ceil(TICK_NS);
+        let tick = tick_of(at_ns);
         let flow = &mut flows[id as usize];
         if flow.due_tick != tick {
             flow.due_tick = tick;
@@ -78,7 +83,7 @@ impl Wheel {
     }
 
     /// Removes one slot that is due.
-    fn take_due(&mut self, now_tick: u64) -> Option<(u64, Vec<u32>)> {
+    fn take_due(&mut self, now_tick: u32) -> Option<(u32, Vec<u32>)> {
         let entry = self.slots.first_entry().filter(|slot| *slot.key() <= now_tick)?;
         Some(entry.remove_entry())
     }
@@ -93,7 +98,7 @@ impl FlowTable {
         processes: &mut ProcessTable,
         mut report: impl FnMut(FlowReport),
     ) {
-        let now_tick = now_ns / TICK_NS;
+        let now_tick = u32::try_from(now_ns / TICK_NS).unwrap_or(u32::MAX);
         while let Some((tick, ids)) = self.wheel.take_due(now_tick) {
             for id in ids {
                 if self.flows.get(id as usize).is_some_and(|flow| flow.due_tick == tick) {
@@ -141,7 +146,7 @@ impl FlowTable {
             }
             return;
         }
-        if !over && flow.reports == 0 && flow.awaits_owner() && now_ns < flow.entered_ns + OWNER_WAIT_NS {
+        if !over && flow.reports == 0 && flow.awaits_owner() && tick_of(now_ns) < flow.entered_tick + OWNER_WAIT_TICKS {
             self.wheel.schedule(&mut self.flows, id, now_ns + SECOND_NS);
             return;
         }

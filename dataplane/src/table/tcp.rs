@@ -41,7 +41,7 @@ impl FlowTable {
     /// Which connection of the socket is meant: a socket may connect again, and records come in any order.
     fn connection_of(&self, o: &TcpObservation) -> Connection {
         let cookie = o.end.cookie;
-        let Some(&id) = self.tcp.get(&cookie) else { return Connection::New };
+        let Some(id) = self.tcp.get(&self.flows, cookie) else { return Connection::New };
         let flow = &self.flows[id as usize];
         let Some(end) = flow.end(flow.side_of(cookie)) else { return Connection::New };
         if flow.is_of(o) {
@@ -85,7 +85,7 @@ impl FlowTable {
     /// Notes which flow the socket is in now.
     fn remember_tcp(&mut self, o: &TcpObservation, id: u32) {
         let cookie = o.end.cookie;
-        if let Some(&current) = self.tcp.get(&cookie) {
+        if let Some(current) = self.tcp.get(&self.flows, cookie) {
             let flow = &self.flows[current as usize];
             let newest = flow.end(flow.side_of(cookie)).is_none_or(|end| end.at_ns < o.end.at_ns);
             if !newest {
@@ -93,7 +93,7 @@ impl FlowTable {
             }
             self.tcp_before.insert(cookie, current);
         }
-        self.tcp.insert(cookie, id);
+        self.tcp.insert(&self.flows, cookie, id);
     }
 
     fn update_tcp(&mut self, id: u32, o: &TcpObservation, now_ns: u64) {
@@ -145,7 +145,7 @@ impl FlowTable {
             kept.reports += gone.reports;
             kept.opened_ns = kept.opened_ns.min(gone.opened_ns);
             kept.frozen = kept.frozen.or(gone.frozen);
-            self.tcp.insert(o.end.cookie, other);
+            self.tcp.insert(&self.flows, o.end.cookie, other);
             return;
         }
         self.index(id, candidates.map(|c| c.map_or(0, |(hash, _)| hash)));

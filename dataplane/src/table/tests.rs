@@ -115,6 +115,12 @@ fn datagrams(sent: u32, received: u32, first_sent: bool, at_ns: u64) -> UdpValue
 }
 
 #[test]
+fn a_flow_is_small() {
+    assert!(size_of::<Flow>() <= 272, "{}: SPECIFICATION.md promises 400 bytes with all indexes", size_of::<Flow>());
+    assert!(size_of::<End>() <= 88, "{}", size_of::<End>());
+}
+
+#[test]
 fn both_ends_become_one_flow_with_both_processes() {
     let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
     let mut t = table();

@@ -1,0 +1,184 @@
+//! An agent under measurement: one that runs already, or one of our own; and what /proc says of a process.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use sockeye_ctl::Client;
+use sockeye_ctl::protocol::{Answer, Request};
+
+/// What the agent does once, at its start, is over then.
+const WARM_UP: Duration = Duration::from_millis(1500);
+/// How long an agent may take to answer.
+const START: Duration = Duration::from_secs(10);
+
+/// Where agents are.
+#[derive(Debug, Clone)]
+pub(crate) struct Agents {
+    /// Control socket of one that may run already.
+    pub(crate) socket: PathBuf,
+    /// The program to start.
+    pub(crate) program: PathBuf,
+}
+
+impl Agents {
+    /// Fails if an agent runs: it would be measured together with ours.
+    pub(crate) fn none_may_run(&self) -> Result<()> {
+        if Client::new(&self.socket).ask(&Request::Ports).is_ok() {
+            bail!(
+                "an agent is running already (it answers at {}), and would be measured, too: stop it first",
+                self.socket.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// The agent that runs, if one does.
+    pub(crate) fn running(&self) -> Result<Option<Agent>> {
+        let client = Client::new(&self.socket);
+        if client.ask(&Request::Ports).is_err() {
+            return Ok(None);
+        }
+        let mut agent = Agent { pid: 0, client, own: None };
+        agent.pid = i32::try_from(agent.pid_by_stats()?)?;
+        Ok(Some(agent))
+    }
+
+    /// An agent of our own, its flows printed to nowhere. It ends with the value that is returned.
+    pub(crate) fn start(&self, args: &[&str]) -> Result<Agent> {
+        let dir = tempfile::tempdir()?;
+        let socket = dir.path().join("ctl.sock");
+        let mut process = Command::new(&self.program)
+            .arg("--control-socket")
+            .arg(&socket)
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(File::create(dir.path().join("stderr"))?)
+            .spawn()
+            .with_context(|| format!("cannot start the agent {}", self.program.display()))?;
+        let client = Client::new(&socket);
+        let began = Instant::now();
+        while client.ask(&Request::Ports).is_err() {
+            if let Some(status) = process.try_wait()? {
+                let said = fs::read_to_string(dir.path().join("stderr")).unwrap_or_default();
+                bail!("the agent ended at once ({status}): {}", said.lines().last().unwrap_or_default());
+            }
+            if began.elapsed() > START {
+                let _ = process.kill();
+                bail!("the agent does not answer");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        thread::sleep(WARM_UP);
+        Ok(Agent { pid: i32::try_from(process.id())?, client, own: Some((process, dir)) })
+    }
+}
+
+/// An agent that answers.
+pub(crate) struct Agent {
+    /// Its process.
+    pub(crate) pid: i32,
+    client: Client,
+    own: Option<(Child, tempfile::TempDir)>,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some((process, _)) = &mut self.own {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+impl Agent {
+    /// The answer to `ctl stats`.
+    pub(crate) fn stats(&self) -> Result<Answer> {
+        Ok(self.client.ask(&Request::Stats)?)
+    }
+
+    /// The client of its control socket.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn pid_by_stats(&self) -> Result<i64> {
+        let stats = self.stats()?;
+        stats.table("agent").and_then(|t| t.rows.first()?.get("pid")?.as_i64()).context("no pid in its answer")
+    }
+
+    /// Its own books.
+    pub(crate) fn books(&self) -> Result<Books> {
+        let answer = self.stats()?;
+        Ok(Books {
+            offered: sum(&answer, "offered"),
+            delivered: sum(&answer, "delivered"),
+            overflow: sum(&answer, "overflow"),
+            lost: sum(&answer, "lost"),
+        })
+    }
+
+    /// What /proc says of it.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        Usage::of(self.pid)
+    }
+}
+
+/// The agent's own figures of its rings.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Books {
+    pub(crate) offered: u64,
+    pub(crate) delivered: u64,
+    pub(crate) overflow: u64,
+    pub(crate) lost: u64,
+}
+
+fn sum(answer: &Answer, column: &str) -> u64 {
+    let rows = answer.table("rings").map(|table| table.rows.as_slice()).unwrap_or_default();
+    rows.iter().filter_map(|row| row.get(column)?.as_u64()).sum()
+}
+
+/// A figure of the agent's own row.
+pub(crate) fn figure(answer: &Answer, name: &str) -> Option<f64> {
+    answer.table("agent")?.rows.first()?.get(name)?.as_f64()
+}
+
+/// A figure of its losses.
+pub(crate) fn losses(answer: &Answer) -> u64 {
+    const HARMLESS: [&str; 5] = ["worker_stalled", "container_", "args_", "program_busy", "close_untracked"];
+    let rows = answer.table("losses").map(|table| table.rows.as_slice()).unwrap_or_default();
+    rows.iter()
+        .filter(|row| {
+            let reason = row.get("reason").and_then(Value::as_str).unwrap_or_default();
+            !HARMLESS.iter().any(|harmless| reason.starts_with(harmless))
+        })
+        .filter_map(|row| row.get("count")?.as_u64())
+        .sum()
+}
+
+/// CPU time, memory and descriptors of a process, by /proc.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    /// User and system time of all threads, and of children that have ended.
+    pub(crate) cpu_s: f64,
+    pub(crate) rss_bytes: u64,
+    pub(crate) fds: usize,
+}
+
+impl Usage {
+    /// Of a process that lives.
+    pub(crate) fn of(pid: i32) -> Result<Self> {
+        let process = procfs::process::Process::new(pid)?;
+        let stat = process.stat()?;
+        let ticks = stat.utime + stat.stime + (stat.cutime + stat.cstime).max(0) as u64;
+        Ok(Self {
+            cpu_s: ticks as f64 / procfs::ticks_per_second() as f64,
+            rss_bytes: stat.rss * procfs::page_size(),
+            fds: process.fd_count()?,
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! `perf hold`: many connections that stay open. What the agent and the kernel remember of each, and what a sweep over
+//! all of them takes.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use procfs::Current as _;
+use rustix::process::{Resource, getrlimit};
+use serde_json::{Value, json};
+
+use crate::agent::{Agent, Agents, figure};
+use crate::table::{Report, Table, progress, round2};
+
+/// Descriptors that a holder needs beside its sockets.
+const FDS_OTHER: u64 = 64;
+/// Connections of one holder at most: it has one listener, so one port for each connection.
+const HOLDER_MAX: u64 = 20_000;
+/// Time for the agent to have swept, reported and settled.
+const SETTLE: Duration = Duration::from_secs(8);
+const SETTLE_QUICK: Duration = Duration::from_secs(3);
+const SWEEPS: usize = 5;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Connections that are open at once; both ends are on this host. Repeatable.
+    #[arg(long, default_values_t = [10_000, 25_000, 50_000], value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    connections: Vec<u64>,
+    /// 2,000 connections.
+    #[arg(long)]
+    pub(crate) quick: bool,
+}
+
+pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
+    agents.none_may_run()?;
+    let numbers = if options.quick { &[2_000][..] } else { &options.connections };
+    let mut table = Table::new(&[
+        "connections",
+        "sockets",
+        "agent MB",
+        "idle MB",
+        "bytes per flow",
+        "kernel bytes per socket",
+        "sweep ms",
+        "sweep ns per socket",
+        "agent CPU %",
+    ]);
+    let bar = progress("hold", numbers.len() as u64);
+    for &connections in numbers {
+        table.push(one(connections, if options.quick { SETTLE_QUICK } else { SETTLE }, agents)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let notes = vec![
+        "Bytes per flow: growth of the agent's resident memory, over connections; each has two sockets on this host.".into(),
+        "Kernel bytes: growth of the slab caches (/proc/meminfo) while the same connections are made with and without the \
+         agent, the difference over sockets. The rings come on top of it."
+            .into(),
+        "Sweep: least of five, wall time of the thread that does it.".into(),
+    ];
+    Ok(Report { title: "hold", table, more: Vec::new(), notes })
+}
+
+fn one(connections: u64, settle: Duration, agents: &Agents) -> Result<Vec<Value>> {
+    let slab_without = slab_growth(connections)?.0;
+    let agent = agents.start(&[])?;
+    let idle = agent.usage()?.rss_bytes;
+    let (slab_with, holders) = slab_growth(connections)?;
+    thread::sleep(settle);
+    let (cpu, began) = (agent.usage()?.cpu_s, Instant::now());
+    thread::sleep(settle);
+    let cpu_percent = (agent.usage()?.cpu_s - cpu) / began.elapsed().as_secs_f64() * 100.0;
+    let (sockets, sweep_ns) = sweep(&agent)?;
+    let full = agent.usage()?.rss_bytes;
+    drop(holders);
+    let per_flow = (full as f64 - idle as f64) / connections as f64;
+    Ok(vec![
+        json!(connections),
+        json!(sockets),
+        round2(full as f64 / 1e6),
+        round2(idle as f64 / 1e6),
+        json!(per_flow.round()),
+        json!(((slab_with - slab_without) / (2 * connections) as f64).round()),
+        round2(sweep_ns / 1e6),
+        json!((sweep_ns / sockets as f64).round()),
+        round2(cpu_percent),
+    ])
+}
+
+/// Sockets that a sweep finds, and nanoseconds that it takes.
+fn sweep(agent: &Agent) -> Result<(u64, f64)> {
+    let (mut sockets, mut least) = (0.0, f64::MAX);
+    for _ in 0..SWEEPS {
+        let stats = agent.stats()?;
+        sockets = figure(&stats, "sweep_sockets").context("no sweep_sockets")?;
+        least = least.min(figure(&stats, "sweep_time").context("no sweep_time")?);
+        thread::sleep(Duration::from_millis(600)); // then a question brings a new sweep
+    }
+    Ok((sockets as u64, least))
+}
+
+/// Bytes that the kernel's slab caches grow by, and what holds the connections.
+fn slab_growth(connections: u64) -> Result<(f64, Vec<Holder>)> {
+    let slab = || -> Result<f64> { Ok(procfs::Meminfo::current()?.slab as f64) };
+    let before = slab()?;
+    let holders = hold(connections)?;
+    thread::sleep(Duration::from_secs(1));
+    Ok((slab()? - before, holders))
+}
+
+/// A process that keeps connections to itself. They end with this.
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// As many processes as the limit of descriptors demands.
+fn hold(connections: u64) -> Result<Vec<Holder>> {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
+    let each = (limit.saturating_sub(FDS_OTHER) / 2).min(HOLDER_MAX);
+    anyhow::ensure!(each > 0, "the limit of open files is {limit}: raise it with ulimit -n");
+    let mut holders = Vec::new();
+    let mut left = connections;
+    while left > 0 {
+        let share = left.min(each);
+        let child = Command::new(std::env::current_exe()?)
+            .args(["hold-some", &share.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start a holder")?;
+        holders.push(Holder(child));
+        left -= share;
+    }
+    for Holder(child) in &mut holders {
+        let said = child.stdout.take().map(|out| BufReader::new(out).lines().next());
+        let Some(Some(Ok(_))) = said else { bail!("a holder of connections has failed") };
+    }
+    Ok(holders)
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SomeOptions {
+    connections: u64,
+}
+
+/// The holder's side: connects, says so, and waits for the end of its input.
+pub(crate) fn hold_some(options: &SomeOptions) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen")?;
+    let address: SocketAddr = listener.local_addr()?;
+    let mut open = Vec::new();
+    for _ in 0..options.connections {
+        let mut client = TcpStream::connect(address).context("cannot connect")?;
+        let (mut server, _) = listener.accept()?;
+        // A byte each way: the owner of either end is known then.
+        client.write_all(&[7])?;
+        server.read_exact(&mut [0])?;
+        server.write_all(&[7])?;
+        client.read_exact(&mut [0])?;
+        open.push((client, server));
+    }
+    println!("{}", open.len());
+    let _ = std::io::stdin().read(&mut [0]);
+    Ok(())
+}

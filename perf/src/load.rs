@@ -1,0 +1,188 @@
+//! The traffic that overhead, soak and peers make: clients and servers on threads of this process, on loopback.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Workload {
+    TcpRr,
+    TcpCrr,
+    TcpBulk,
+    UdpRr,
+    UdpStream,
+}
+
+impl Workload {
+    /// Short connections last: the agent goes on reporting them for seconds, which is not to be counted elsewhere.
+    pub(crate) const ALL: [Self; 5] = [Self::TcpRr, Self::TcpBulk, Self::UdpRr, Self::UdpStream, Self::TcpCrr];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::TcpRr => "TCP_RR, 1 byte each way",
+            Self::TcpCrr => "TCP_CRR, connect, 1 byte each way, close",
+            Self::TcpBulk => "TCP bulk, 64 KiB writes",
+            Self::UdpRr => "UDP_RR, 1 byte each way",
+            Self::UdpStream => "UDP stream, 64 bytes",
+        }
+    }
+}
+
+/// One run: operations a second, and CPU time of both sides per operation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    pub(crate) operations: u64,
+    pub(crate) rate: f64,
+    pub(crate) cpu_ns_per_op: f64,
+}
+
+/// Servers of all kinds of traffic, each on a thread, and their addresses.
+pub(crate) struct Server {
+    pub(crate) tcp: SocketAddr,
+    sink: SocketAddr,
+    udp: SocketAddr,
+    /// Datagrams that arrived at the sink.
+    udp_sink: (SocketAddr, Arc<AtomicU64>),
+}
+
+fn local() -> (Ipv4Addr, u16) {
+    (Ipv4Addr::LOCALHOST, 0)
+}
+
+impl Server {
+    pub(crate) fn start() -> Result<Self> {
+        let (echo, sink) = (TcpListener::bind(local())?, TcpListener::bind(local())?);
+        let (udp, udp_sink) = (UdpSocket::bind(local())?, UdpSocket::bind(local())?);
+        let arrived = Arc::new(AtomicU64::new(0));
+        let server = Self {
+            tcp: echo.local_addr()?,
+            sink: sink.local_addr()?,
+            udp: udp.local_addr()?,
+            udp_sink: (udp_sink.local_addr()?, Arc::clone(&arrived)),
+        };
+        spawn(move || {
+            for mut stream in echo.incoming().flatten() {
+                let _ = stream.set_nodelay(true);
+                let mut byte = [0];
+                while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
+            }
+        })?;
+        spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            for mut stream in sink.incoming().flatten() {
+                while stream.read(&mut buffer).is_ok_and(|n| n > 0) {}
+            }
+        })?;
+        spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((n, peer)) = udp.recv_from(&mut buffer) {
+                let _ = udp.send_to(&buffer[..n], peer);
+            }
+        })?;
+        spawn(move || {
+            let mut buffer = [0; 64];
+            while udp_sink.recv(&mut buffer).is_ok() {
+                arrived.fetch_add(1, Ordering::Relaxed);
+            }
+        })?;
+        Ok(server)
+    }
+
+    /// Talks for some seconds.
+    pub(crate) fn run(&self, workload: Workload, seconds: f64) -> Result<Run> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (before, began) = (own_cpu_ns()?, Instant::now());
+        let talking = self.talk(workload, &stop)?;
+        thread::sleep(Duration::from_secs_f64(seconds));
+        stop.store(true, Ordering::Relaxed);
+        let operations = talking.join().map_err(|_| anyhow::anyhow!("a client died"))??;
+        let elapsed = began.elapsed().as_secs_f64();
+        let cpu_ns = (own_cpu_ns()? - before) as f64;
+        Ok(Run { operations, rate: operations as f64 / elapsed, cpu_ns_per_op: cpu_ns / operations.max(1) as f64 })
+    }
+
+    fn talk(&self, workload: Workload, stop: &Arc<AtomicBool>) -> Result<JoinHandle<Result<u64>>> {
+        let stop = Arc::clone(stop);
+        let (tcp, sink, udp, (udp_sink, arrived)) = (self.tcp, self.sink, self.udp, self.udp_sink.clone());
+        Ok(thread::Builder::new().name("perf-client".into()).spawn(move || {
+            pin(0);
+            let mut operations = 0;
+            let mut byte = [7];
+            let going = || !stop.load(Ordering::Relaxed);
+            match workload {
+                Workload::TcpRr => {
+                    let mut stream = TcpStream::connect(tcp)?;
+                    stream.set_nodelay(true)?;
+                    while going() {
+                        stream.write_all(&byte)?;
+                        stream.read_exact(&mut byte)?;
+                        operations += 1;
+                    }
+                }
+                Workload::TcpCrr => {
+                    while going() {
+                        let mut stream = TcpStream::connect(tcp)?;
+                        stream.write_all(&byte)?;
+                        stream.read_exact(&mut byte)?;
+                        operations += 1;
+                    }
+                }
+                Workload::TcpBulk => {
+                    let mut stream = TcpStream::connect(sink)?;
+                    let block = vec![7; 1 << 16];
+                    while going() {
+                        stream.write_all(&block)?;
+                        operations += 1;
+                    }
+                }
+                Workload::UdpRr => {
+                    let socket = UdpSocket::bind(local())?;
+                    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+                    socket.connect(udp)?;
+                    while going() {
+                        socket.send(&byte)?;
+                        socket.recv(&mut byte)?;
+                        operations += 1;
+                    }
+                }
+                Workload::UdpStream => {
+                    let socket = UdpSocket::bind(local())?;
+                    socket.connect(udp_sink)?;
+                    let before = arrived.load(Ordering::Relaxed);
+                    while going() {
+                        socket.send(&[7; 64])?;
+                    }
+                    // What was sent and dropped is no operation.
+                    operations = arrived.load(Ordering::Relaxed) - before;
+                }
+            }
+            Ok(operations)
+        })?)
+    }
+}
+
+fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
+    thread::Builder::new().name("perf-server".into()).spawn(|| {
+        pin(1);
+        work();
+    })?;
+    Ok(())
+}
+
+/// Keeps the calling thread on the n-th CPU, if there is one.
+fn pin(number: usize) {
+    if let Some(core) = core_affinity::get_core_ids().unwrap_or_default().get(number) {
+        core_affinity::set_for_current(*core);
+    }
+}
+
+/// CPU time of this process, all threads, in nanoseconds, from the scheduler: exact where clock ticks are not.
+fn own_cpu_ns() -> Result<u64> {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_nsec).context("no CPU time")
+}
