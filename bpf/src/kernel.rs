@@ -113,6 +113,7 @@ impl Kernel {
 
         let sweeper = Sweeper::new(
             skel.progs.se_sweep.attach_iter(skel.maps.se_socks.as_fd()).map_err(bpf("cannot attach the sweep"))?,
+            ring_of(&skel.maps.se_swept, 0, skel.maps.se_swept.max_entries())?,
             handle(&skel.maps.se_closes)?,
         );
         let udp = UdpTables::new(handle(&skel.maps.se_udp)?, [udp_inner, create_udp_table(options.udp_table_entries)?]);
@@ -131,6 +132,12 @@ impl Kernel {
     /// The reader of sockets.
     pub fn sweeper(&mut self) -> &mut Sweeper {
         &mut self.sweeper
+    }
+
+    /// Bytes of the buffer that the sweep goes through.
+    #[must_use]
+    pub fn sweep_bytes(&self) -> usize {
+        self.sweeper.buffer_bytes()
     }
 
     /// The loaded programs.
@@ -186,13 +193,17 @@ pub(crate) fn create_rings(outer: &impl MapCore, cpus: usize, bytes: u32) -> Res
             let map = MapHandle::create(MapType::RingBuf, Some("se_ring"), 0, 0, bytes, &create_opts())
                 .map_err(bpf("cannot create a ring buffer"))?;
             put(outer, cpu as u32, &map)?;
-            let fd: OwnedFd = map
-                .as_fd()
-                .try_clone_to_owned()
-                .map_err(|source| KernelError::Io { what: "cannot keep a ring buffer".into(), source })?;
-            Ring::new(cpu, bytes as usize, fd).map_err(|source| KernelError::Ring { cpu, source })
+            ring_of(&map, cpu, bytes)
         })
         .collect()
+}
+
+fn ring_of(map: &impl AsFd, cpu: usize, bytes: u32) -> Result<Ring, KernelError> {
+    let fd: OwnedFd = map
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|source| KernelError::Io { what: "cannot keep a ring buffer".into(), source })?;
+    Ring::new(cpu, bytes as usize, fd).map_err(|source| KernelError::Ring { cpu, source })
 }
 
 fn attach_tracing(progs: &crate::skel::MainProgs<'_>, has_sockops: bool) -> Result<Vec<Link>, KernelError> {

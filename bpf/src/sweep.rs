@@ -1,30 +1,32 @@
 //! Reading what the kernel keeps: all tracked sockets, the closes that found their ring full, the UDP table.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd};
 
 use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle};
-use zerocopy::FromBytes;
 
 use crate::kernel::KernelError;
-use crate::records::{CloseRecord, FlowRecord, UdpKey, UdpValue};
+use crate::records::{CloseRecord, FlowRecord, Record, UdpKey, UdpValue};
+use crate::ring::{Drain, Ring};
 use crate::sys::{Scratch, drain_map};
-
-const RECORD_LEN: usize = size_of::<FlowRecord>();
-/// The kernel fills at most eight pages per read of an iterator (`bpf_seq_read`).
-const READ_LEN: usize = 256 * RECORD_LEN;
 
 /// Reader of the kernel's tables. One per agent, owned by the control thread.
 pub struct Sweeper {
     sockets: Link,
+    swept: Ring,
     closes: MapHandle,
     close_scratch: Scratch<u64, CloseRecord>,
-    buffer: Vec<u8>,
 }
 
 impl Sweeper {
-    pub(crate) fn new(sockets: Link, closes: MapHandle) -> Self {
-        Self { sockets, closes, close_scratch: Scratch::new(), buffer: vec![0; READ_LEN] }
+    pub(crate) fn new(sockets: Link, swept: Ring, closes: MapHandle) -> Self {
+        Self { sockets, swept, closes, close_scratch: Scratch::new() }
+    }
+
+    /// Bytes of the kernel's buffer between the walk and its reader.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        self.swept.size_bytes()
     }
 
     /// Walks over all tracked sockets of all namespaces. Returns how many records there were.
@@ -32,30 +34,24 @@ impl Sweeper {
     /// # Errors
     /// If the iterator cannot be started or read.
     pub fn sockets(&mut self, mut each: impl FnMut(&FlowRecord)) -> Result<usize, KernelError> {
-        let fail = |source| KernelError::Io { what: "cannot read the sweep iterator".into(), source };
         let mut iter = Iter::new(&self.sockets)
             .map_err(|source| KernelError::Bpf { what: "cannot start the sweep iterator", source })?;
-        let (mut filled, mut total) = (0, 0);
+        let mut total = 0;
         loop {
-            let got = match iter.read(&mut self.buffer[filled..]) {
-                Ok(got) => got,
-                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(err) => return Err(fail(err)),
+            // The program writes to the ring, and the walk ends or pauses when that is full.
+            let ended = match iter.read(&mut [0; 8]) {
+                Ok(_) => true,
+                Err(err) if matches!(err.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => false,
+                Err(source) => return Err(KernelError::Io { what: "cannot read the sweep iterator".into(), source }),
             };
-            if got == 0 {
+            total += self.swept.drain(usize::MAX, |bytes| {
+                if let Some(Record::Flow(record)) = Record::parse(bytes) {
+                    each(record);
+                }
+            });
+            if ended {
                 return Ok(total);
             }
-            filled += got;
-            let whole = filled / RECORD_LEN * RECORD_LEN;
-            for bytes in self.buffer[..whole].chunks_exact(RECORD_LEN) {
-                // Read by value: the buffer is not aligned for a record.
-                if let Ok(record) = FlowRecord::read_from_bytes(bytes) {
-                    each(&record);
-                    total += 1;
-                }
-            }
-            self.buffer.copy_within(whole..filled, 0);
-            filled -= whole;
         }
     }
 

@@ -74,7 +74,7 @@ fn one(options: &Options, rate: u64, agents: &Agents) -> Result<Vec<Value>> {
     let collector = Collector::bind()?;
     let agent = match agents.running()? {
         Some(running) => running,
-        None => agents.start(&["--zmq", &collector.endpoint(), "--zmq-format", "json"])?,
+        None => agents.start(&["--zmq", &collector.endpoint()])?,
     };
     measure(options, rate, &agent, collector)
 }

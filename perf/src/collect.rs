@@ -8,7 +8,6 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
 
 /// When the first record of a flow came, by the address of its initiator.
 pub(crate) type Arrived = HashMap<SocketAddr, Instant>;
@@ -57,9 +56,7 @@ impl Collector {
         let messages = self.thread.join().map_err(|_| anyhow::anyhow!("the collector died"))?;
         let mut arrived = Arrived::new();
         for (at, payload) in &messages {
-            let message: Value = serde_json::from_slice(payload).context("a message that is no JSON")?;
-            let flows = message.as_array().map_or_else(|| std::slice::from_ref(&message), Vec::as_slice);
-            for initiator in flows.iter().filter_map(initiator) {
+            for initiator in initiators(payload).context("a message that is no TLV")? {
                 arrived.entry(initiator).or_insert(*at);
             }
         }
@@ -67,7 +64,51 @@ impl Collector {
     }
 }
 
-fn initiator(flow: &Value) -> Option<SocketAddr> {
-    let addr: IpAddr = flow.get("IPV4_SRC_ADDR")?.as_str()?.parse().ok()?;
-    Some(SocketAddr::new(addr, u16::try_from(flow.get("L4_SRC_PORT")?.as_u64()?).ok()?))
+/// Initiators of the flows in a message of nDPI's TLV: two bytes, then items of a type byte, a key and a value; a byte 1
+/// ends each record. `None` if it is something else.
+fn initiators(payload: &[u8]) -> Option<Vec<SocketAddr>> {
+    const PORT: u64 = 7;
+    const ADDRESS: u64 = 8;
+    let (mut found, mut rest) = (Vec::new(), payload.get(2..)?);
+    let (mut port, mut address) = (None, None);
+    while let Some((&kind, after)) = rest.split_first() {
+        rest = after;
+        if kind == 1 {
+            found.extend(address.take().zip(port.take()).map(|(ip, port)| SocketAddr::new(ip, port)));
+            continue;
+        }
+        let (key, after) = number(rest, kind >> 4)?;
+        let value_len = match kind & 15 {
+            11 => usize::try_from(number(after, 3)?.0).ok()? + 2,
+            10 => 4,
+            width => 1 << (width.checked_sub(2)?.min(3)),
+        };
+        let (value, after) = after.split_at_checked(value_len)?;
+        match key {
+            PORT => port = u16::try_from(number(value, kind & 15)?.0).ok(),
+            ADDRESS => address = std::str::from_utf8(value.get(2..)?).ok()?.parse::<IpAddr>().ok(),
+            _ => {}
+        }
+        rest = after;
+    }
+    Some(found)
+}
+
+/// A big-endian number of 1, 2, 4 or 8 bytes (types 2 to 5), and what follows.
+fn number(bytes: &[u8], kind: u8) -> Option<(u64, &[u8])> {
+    let (digits, rest) = bytes.split_at_checked(1 << kind.checked_sub(2)?.min(3))?;
+    Some((digits.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_port_and_address_of_each_record() {
+        let record = [0x2b, 8, 0, 9, b'1', b'2', b'7', b'.', b'1', b'.', b'0', b'.', b'1', 0x23, 7, 0x9c, 0x40, 1];
+        let message = [&[1, 1][..], &record, &[0x22, 4, 6], &record].concat();
+        assert_eq!(initiators(&message), Some(vec!["127.1.0.1:40000".parse().expect("an address"); 2]));
+        assert_eq!(initiators(&message[..9]), None);
+    }
 }
