@@ -354,10 +354,15 @@ impl Control {
     fn report(&mut self) {
         let now_ns = boot_ns();
         let mut reports = std::mem::take(&mut self.reports);
-        self.table.tick(now_ns, &self.clock, &mut self.processes, |report| reports.push(report));
-        for report in reports.drain(..) {
-            self.groups.account(&report, &self.processes, now_ns);
-            hand_out(&self.exporters, &mut self.totals.reported, report);
+        loop {
+            let more = self.table.tick(now_ns, &self.clock, &mut self.processes, |report| reports.push(report));
+            for report in reports.drain(..) {
+                self.groups.account(&report, &self.processes, now_ns);
+                hand_out(&self.exporters, &mut self.totals.reported, report);
+            }
+            if !more {
+                break;
+            }
         }
         self.reports = reports;
         self.ask_for_processes();

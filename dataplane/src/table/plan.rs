@@ -17,6 +17,8 @@ use crate::process::{Process, ProcessTable};
 /// Resolution of the plan.
 pub const TICK_NS: u64 = 250_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
+/// Most reports of one call of [`FlowTable::tick`]: each takes a quarter of a kilobyte until it is handed out.
+const REPORTS_AT_ONCE: usize = 4096;
 /// Ticks that a report waits for the names of its processes.
 const NAMES_WAIT_TICKS: u8 = 4;
 /// A socket must have been missed by three sweeps, and for this long.
@@ -82,6 +84,11 @@ impl Wheel {
         }
     }
 
+    /// The part of a slot that is still to be done.
+    fn give_back(&mut self, tick: u32, ids: Vec<u32>) {
+        self.slots.entry(tick).or_default().extend(ids);
+    }
+
     /// Removes one slot that is due.
     fn take_due(&mut self, now_tick: u32) -> Option<(u32, Vec<u32>)> {
         let entry = self.slots.first_entry().filter(|slot| *slot.key() <= now_tick)?;
@@ -90,22 +97,33 @@ impl Wheel {
 }
 
 impl FlowTable {
-    /// Reports what is due and forgets what is over. Call it once per tick.
+    /// Reports what is due and forgets what is over. Call it once per tick, and again while it returns that more is due:
+    /// it stops after [`REPORTS_AT_ONCE`].
     pub fn tick(
         &mut self,
         now_ns: u64,
         clock: &WallClock,
         processes: &mut ProcessTable,
         mut report: impl FnMut(FlowReport),
-    ) {
+    ) -> bool {
+        let mut reports = 0;
         let now_tick = u32::try_from(now_ns / TICK_NS).unwrap_or(u32::MAX);
         while let Some((tick, ids)) = self.wheel.take_due(now_tick) {
-            for id in ids {
+            let mut ids = ids.into_iter();
+            while let Some(id) = ids.next() {
                 if self.flows.get(id as usize).is_some_and(|flow| flow.due_tick == tick) {
-                    self.due(id, now_ns, clock, processes, &mut report);
+                    self.due(id, now_ns, clock, processes, &mut |flow| {
+                        reports += 1;
+                        report(flow);
+                    });
+                }
+                if reports >= REPORTS_AT_ONCE {
+                    self.wheel.give_back(tick, ids.collect());
+                    return true;
                 }
             }
         }
+        false
     }
 
     /// Reports every flow with something to tell, before the agent ends.

@@ -83,15 +83,19 @@ fn table() -> FlowTable {
     FlowTable::new(1000, Timeouts::default())
 }
 
-fn reports(table: &mut FlowTable, now_ns: u64) -> Vec<FlowReport> {
+fn processes(now_ns: u64) -> ProcessTable {
     let mut processes = ProcessTable::default();
     for pid in [100, 101, 102] {
         let key = ProcKey { pid, start_ticks: 1, exec: 0 };
         let process = Process { key, name: format!("p{pid}"), ..Process::default() };
         processes.found(Found { key, process: Some(process), complete: true, cgroup: None }, now_ns);
     }
-    let mut out = Vec::new();
-    table.tick(now_ns, &WallClock::with_boot_at(0), &mut processes, |report| out.push(report));
+    processes
+}
+
+fn reports(table: &mut FlowTable, now_ns: u64) -> Vec<FlowReport> {
+    let (mut out, mut processes) = (Vec::new(), processes(now_ns));
+    while table.tick(now_ns, &WallClock::with_boot_at(0), &mut processes, |report| out.push(report)) {}
     out
 }
 
@@ -112,6 +116,21 @@ fn datagrams(sent: u32, received: u32, first_sent: bool, at_ns: u64) -> UdpValue
     (v.bytes_sent, v.bytes_received) = (u64::from(sent) * 100, u64::from(received) * 100);
     (v.first_ns, v.last_ns, v.first_sent) = (at_ns, at_ns, u8::from(first_sent));
     v
+}
+
+#[test]
+fn many_reports_come_in_portions_and_in_order() {
+    let mut t = FlowTable::new(10_000, Timeouts::default());
+    for number in 0..10_000 {
+        let c = Connection { number, sent: 1, received: 1, seeded: false };
+        t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 50), 10 * S);
+    }
+    let (mut ports, mut portions, mut processes) = (Vec::new(), 1, processes(20 * S));
+    while t.tick(20 * S, &WallClock::with_boot_at(0), &mut processes, |r| ports.push(r.key.initiator.port)) {
+        portions += 1;
+    }
+    assert_eq!((ports.len(), portions), (10_000, 3));
+    assert!(ports.is_sorted());
 }
 
 #[test]
