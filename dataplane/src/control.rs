@@ -36,8 +36,9 @@ const PORTS_EVERY: Duration = Duration::from_secs(60);
 const PORTS_FIRST: Duration = Duration::from_secs(3);
 /// A question of `ctl` is answered from a sweep that is at most this old.
 const FRESH: Duration = Duration::from_millis(500);
-/// A sweep takes at most one part in so many of a CPU: with many sockets there is more time between two.
-const SWEEP_SHARE: u32 = 50;
+/// A sweep takes at most one part in so many of a CPU: with many sockets there is more time between two, up to a limit.
+const SWEEP_SHARE: u32 = 100;
+const SWEEP_EVERY_MAX: Duration = Duration::from_secs(10);
 /// How long the kernel goes on counting run time after the last `ctl stats`.
 const RUN_TIME_LEASE: Duration = Duration::from_secs(15);
 
@@ -348,7 +349,8 @@ impl Control {
         self.totals.sweep_ns = begun.elapsed().as_nanos() as u64;
         let now = Instant::now();
         self.due.swept = Some(now);
-        self.due.sweep = now + self.options.sweep_every.max(begun.elapsed() * SWEEP_SHARE);
+        let affordable = (begun.elapsed() * SWEEP_SHARE).min(SWEEP_EVERY_MAX);
+        self.due.sweep = now + self.options.sweep_every.max(affordable);
     }
 
     fn report(&mut self) {

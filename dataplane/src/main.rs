@@ -78,7 +78,7 @@ struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=600))]
     active_timeout: u64,
 
-    /// From one walk over all sockets to the next; more if there are so many that it takes over 2 % of a CPU.
+    /// From one walk over all sockets to the next; up to 10 if there are so many that it takes over 1 % of a CPU.
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
     sweep_interval: u64,
 
