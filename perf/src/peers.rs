@@ -195,7 +195,11 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         "Short connections on loopback, flat out; slow-down against a run without any tool right before each turn."
             .into(),
     ];
-    for (tool, found) in tools.iter().zip(&findings) {
+    for (tool, found) in tools.iter().zip(&mut findings) {
+        // Polling may miss them all, and that is its result; a probe that sees nothing at all does not work here.
+        if found.failure.is_none() && found.seen == 0 && matches!(tool.count, Count::Lines { .. } | Count::NetFlow) {
+            found.failure = Some(format!("it ran, and saw none of {} connections on this host", found.connections));
+        }
         match &found.failure {
             None => table.push(row(tool, found)),
             Some(why) => notes.push(format!("not measured: {}: {why}", tool.name)),
