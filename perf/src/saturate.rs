@@ -24,7 +24,7 @@ use crate::table::{Report, Table, progress, round2};
 
 /// Records per run of the producer: half a millisecond without a look at the clock.
 const BATCH: u64 = 4096;
-/// Of a paced producer that shares its CPU.
+/// Of a paced producer that shares its CPU, and of the ring's bare reader.
 const NAP: Duration = Duration::from_micros(50);
 
 #[derive(Debug, Args)]
@@ -365,7 +365,7 @@ impl Lab {
     }
 }
 
-/// The ring alone, with the worker's own rhythm.
+/// The ring alone: what no worker can exceed.
 fn drain_only(mut ring: Ring, stop: &AtomicBool) -> u64 {
     let (mut total, mut seen) = (0, 0u64);
     loop {
@@ -376,7 +376,7 @@ fn drain_only(mut ring: Ring, stop: &AtomicBool) -> u64 {
             if ended {
                 return std::hint::black_box((total, seen)).0;
             }
-            thread::sleep(Duration::from_millis(1));
+            thread::sleep(NAP);
         }
     }
 }
