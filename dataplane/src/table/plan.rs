@@ -98,7 +98,7 @@ impl Wheel {
 
 impl FlowTable {
     /// Reports what is due and forgets what is over. Call it once per tick, and again while it returns that more is due:
-    /// it stops after [`REPORTS_AT_ONCE`].
+    /// it stops after some thousand, so that they never take much memory.
     pub fn tick(
         &mut self,
         now_ns: u64,
