@@ -65,7 +65,10 @@ impl Agents {
         while client.ask(&Request::Ports).is_err() {
             if let Some(status) = process.try_wait()? {
                 let said = fs::read_to_string(dir.path().join("stderr")).unwrap_or_default();
-                bail!("the agent ended at once ({status}): {}", said.lines().last().unwrap_or_default().trim_end_matches('.'));
+                bail!(
+                    "the agent ended at once ({status}): {}",
+                    said.lines().last().unwrap_or_default().trim_end_matches('.')
+                );
             }
             if began.elapsed() > START {
                 let _ = process.kill();
