@@ -118,7 +118,7 @@ impl Kernel {
         );
         let udp = UdpTables::new(handle(&skel.maps.se_udp)?, [udp_inner, create_udp_table(options.udp_table_entries)?]);
         let counts = handle(&skel.maps.se_counts)?;
-        let loaded = skel.object().progs().filter(|p| p.name() != "se_connect" || !has_sockops);
+        let loaded = skel.object().progs().filter(|p| p.autoload());
         let programs = loaded.map(|p| ProgramHandle::new(&p)).collect::<io::Result<_>>();
         let programs = programs.map_err(|source| KernelError::Io { what: "cannot keep a program".into(), source })?;
         Ok((Self { sweeper, udp: Some(udp), counts, programs, _links: links }, rings))

@@ -141,9 +141,19 @@ impl<R: Drain> Worker<R> {
         !self.current.is_empty() && hand_over(&mut self.current, &mut self.deltas, &mut self.recycle, &self.stats)
     }
 
-    /// Works until `stop`, then drains what is left.
-    pub fn run(mut self, stop: &AtomicBool) {
+    /// Works until `stop`, with naps in between, then drains what is left.
+    pub fn run(self, stop: &AtomicBool) {
         let mut nap = NAP;
+        self.run_with(stop, |visit| {
+            nap = visit.next_nap(nap);
+            if !nap.is_zero() {
+                thread::sleep(nap);
+            }
+        });
+    }
+
+    /// The same with another way to `wait` for the next visit.
+    pub fn run_with(mut self, stop: &AtomicBool, mut wait: impl FnMut(Visit)) {
         let mut last_hand_over = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             let visit = self.visit();
@@ -151,10 +161,7 @@ impl<R: Drain> Worker<R> {
                 self.hand_over();
                 last_hand_over = Instant::now();
             }
-            nap = visit.next_nap(nap);
-            if !nap.is_zero() {
-                thread::sleep(nap);
-            }
+            wait(visit);
         }
         loop {
             let visit = self.visit();

@@ -34,7 +34,7 @@ pub(crate) struct Options {
     seed: u64,
     /// 100 flows.
     #[arg(long)]
-    pub(crate) quick: bool,
+    quick: bool,
 }
 
 /// splitmix64: small, seeded, the same everywhere.
@@ -102,10 +102,7 @@ impl Findings {
 }
 
 pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
-    let agent = match agents.running()? {
-        Some(running) => running,
-        None => agents.start(&[])?,
-    };
+    let agent = agents.running_or_start(&[])?;
     let flows = if options.quick { ROUND } else { options.flows };
     let mut random = Random(options.seed);
     let mut findings = Findings::default();

@@ -37,15 +37,12 @@ impl Agents {
         Ok(())
     }
 
-    /// The agent that runs, if one does.
-    pub(crate) fn running(&self) -> Result<Option<Agent>> {
+    /// The agent that runs, or else one of our own with these arguments.
+    pub(crate) fn running_or_start(&self, args: &[&str]) -> Result<Agent> {
         let client = Client::new(&self.socket);
-        if client.ask(&Request::Ports).is_err() {
-            return Ok(None);
-        }
-        let mut agent = Agent { pid: 0, client, own: None };
-        agent.pid = i32::try_from(agent.pid_by_stats()?)?;
-        Ok(Some(agent))
+        let Ok(stats) = client.ask(&Request::Stats) else { return self.start(args) };
+        let pid = figure(&stats, "pid").context("no pid in the agent's answer")? as i32;
+        Ok(Agent { pid, client, own: None })
     }
 
     /// An agent of our own, its flows printed to nowhere. It ends with the value that is returned.
@@ -72,6 +69,7 @@ impl Agents {
             }
             if began.elapsed() > START {
                 let _ = process.kill();
+                let _ = process.wait();
                 bail!("the agent does not answer");
             }
             thread::sleep(Duration::from_millis(20));
@@ -107,11 +105,6 @@ impl Agent {
     /// The client of its control socket.
     pub(crate) fn client(&self) -> &Client {
         &self.client
-    }
-
-    fn pid_by_stats(&self) -> Result<i64> {
-        let stats = self.stats()?;
-        stats.table("agent").and_then(|t| t.rows.first()?.get("pid")?.as_i64()).context("no pid in its answer")
     }
 
     /// Its own books.
@@ -150,7 +143,7 @@ pub(crate) fn figure(answer: &Answer, name: &str) -> Option<f64> {
     answer.table("agent")?.rows.first()?.get(name)?.as_f64()
 }
 
-/// A figure of its losses.
+/// How often something was lost, all reasons together.
 pub(crate) fn losses(answer: &Answer) -> u64 {
     const HARMLESS: [&str; 5] = ["worker_stalled", "container_", "args_", "program_busy", "close_untracked"];
     let rows = answer.table("losses").map(|table| table.rows.as_slice()).unwrap_or_default();

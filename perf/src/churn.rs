@@ -27,7 +27,7 @@ const SAMPLED: u64 = 16;
 pub(crate) struct Options {
     /// Connections in all.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    pub(crate) connections: u64,
+    connections: u64,
     /// Threads that connect, each to a server address and thread of its own.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
     threads: u64,
@@ -36,10 +36,10 @@ pub(crate) struct Options {
     clients: u64,
     /// Connections a second that are aimed at; repeatable. 0: as fast as they go.
     #[arg(long, default_values_t = [0], value_name = "PER_SECOND")]
-    pub(crate) rate: Vec<u64>,
+    rate: Vec<u64>,
     /// 10,000 connections: shows that it works, and no figure to quote.
     #[arg(long)]
-    pub(crate) quick: bool,
+    quick: bool,
 }
 
 pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
@@ -72,10 +72,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
 
 fn one(options: &Options, rate: u64, agents: &Agents) -> Result<Vec<Value>> {
     let collector = Collector::bind()?;
-    let agent = match agents.running()? {
-        Some(running) => running,
-        None => agents.start(&["--zmq", &collector.endpoint()])?,
-    };
+    let agent = agents.running_or_start(&["--zmq", &collector.endpoint()])?;
     measure(options, rate, &agent, collector)
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Options {
     connections: Vec<u64>,
     /// 2,000 connections.
     #[arg(long)]
-    pub(crate) quick: bool,
+    quick: bool,
 }
 
 pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {

@@ -1,5 +1,6 @@
-//! `perf overhead`: what the agent costs the programs that it watches. The same traffic with the agent off and on, in
-//! interleaved pairs, until the interval of the median ratio is narrow enough or the machine proves too noisy.
+//! `perf overhead`: what the agent costs the programs that it watches. The same traffic with nothing, with empty programs
+//! at the same hooks, and with the agent, in interleaved turns, until the interval of the median is narrow enough or the
+//! machine proves too noisy.
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -17,7 +18,7 @@ const PAIRS_MIN: usize = 8;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Most pairs of runs.
+    /// Most turns.
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(8..=1000))]
     pairs: u64,
     /// Seconds of each run.
@@ -25,7 +26,7 @@ pub(crate) struct Options {
     seconds: f64,
     /// Two short pairs: shows that it works, and no figure to quote.
     #[arg(long)]
-    pub(crate) quick: bool,
+    quick: bool,
 }
 
 impl Workload {
@@ -175,7 +176,7 @@ fn per_hook(agent: &Agent, server: &Server, seconds: f64) -> Result<Vec<String>>
         let before = figures()?;
         let run = server.run(workload, seconds)?;
         let after = figures()?;
-        let operations = run.rate * seconds;
+        let operations = run.operations as f64;
         let parts: Vec<String> = before
             .iter()
             .zip(&after)

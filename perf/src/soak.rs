@@ -25,18 +25,15 @@ const BURST: Duration = Duration::from_millis(200);
 pub(crate) struct Options {
     /// How long.
     #[arg(long, default_value_t = 60.0, value_name = "MINUTES")]
-    pub(crate) minutes: f64,
+    minutes: f64,
     /// Ten seconds.
     #[arg(long)]
-    pub(crate) quick: bool,
+    quick: bool,
 }
 
 pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let length = Duration::from_secs_f64(if options.quick { 10.0 } else { options.minutes * 60.0 });
-    let agent = match agents.running()? {
-        Some(running) => running,
-        None => agents.start(&[])?,
-    };
+    let agent = agents.running_or_start(&[])?;
     let mut table = Table::new(&["s", "agent MB", "fds", "flows", "flows seen", "lost", "agent CPU %", "operations"]);
     let load = Load::start()?;
     let bar = progress("soak", SAMPLES.into());

@@ -155,7 +155,7 @@ struct se_self {
 	struct se_sent now;
 };
 
-/* By plain loads, which only tracing programs may do: a fifth of the time of the other way. */
+/* By plain loads, which only tracing programs may do: no call of a helper for each pointer. */
 static __always_inline void read_self_traced(struct se_self *self)
 {
 	struct task_struct *task = bpf_get_current_task_btf(), *leader = task->group_leader;
