@@ -28,7 +28,7 @@ impl EmptyHooks {
         let dir = File::open(cgroup)
             .map_err(|source| KernelError::Io { what: format!("cannot open {}", cgroup.display()), source })?;
         let p = &skel.progs;
-        let traced = [&p.se_set_state, &p.se_read].into_iter().map(|program| program.attach_trace());
+        let traced = [&p.se_set_state, &p.se_destroy, &p.se_read].into_iter().map(|program| program.attach_trace());
         let in_cgroup = [&p.se_sock_create, &p.se_sock_release, &p.se_egress, &p.se_ingress, &p.se_sockops]
             .into_iter()
             .map(|program| program.attach_cgroup(dir.as_raw_fd()));

@@ -208,7 +208,7 @@ fn ring_of(map: &impl AsFd, cpu: usize, bytes: u32) -> Result<Ring, KernelError>
 
 fn attach_tracing(progs: &crate::skel::MainProgs<'_>, has_sockops: bool) -> Result<Vec<Link>, KernelError> {
     let connect = (!has_sockops).then_some(&progs.se_connect);
-    [&progs.se_set_state, &progs.se_read]
+    [&progs.se_set_state, &progs.se_destroy, &progs.se_read]
         .into_iter()
         .chain(connect)
         .map(|program| program.attach_trace().map_err(bpf("cannot attach a BTF tracepoint")))

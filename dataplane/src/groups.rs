@@ -162,10 +162,10 @@ impl Network {
     #[must_use]
     #[inline]
     pub fn of(addr: [u8; 16]) -> Self {
-        let mut bytes = addr;
-        let mapped_v4 = bytes[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-        bytes[if mapped_v4 { 15 } else { 8 }..].fill(0);
-        Self(Addr(bytes))
+        let bits = u128::from_be_bytes(addr);
+        let mapped_v4 = bits >> 32 == 0xffff;
+        let host_bits = if mapped_v4 { 0xff } else { u128::from(u64::MAX) };
+        Self(Addr((bits & !host_bits).to_be_bytes()))
     }
 }
 

@@ -13,10 +13,10 @@ use crate::shard::Delta;
 const VISIT_RECORDS_MAX: usize = 4096;
 /// How often a delta is handed over.
 pub const HAND_OVER: Duration = Duration::from_millis(250);
-/// Longest sleeps between two visits, without and with records. The first is bounded by the ring: in 10 ms a ring of 1 MiB
-/// takes 600 k records/s.
-const NAP_IDLE: Duration = Duration::from_millis(8);
-const NAP: Duration = Duration::from_millis(1);
+/// Longest sleep between two visits. It is bounded by the ring: in 10 ms one of 1 MiB takes 500 k records/s.
+const NAP_MAX: Duration = Duration::from_millis(8);
+/// Sleep while control has all boxes.
+const NAP_STALLED: Duration = Duration::from_millis(1);
 /// Shorter ones are not slept: the timer adds as much.
 const NAP_MIN: Duration = Duration::from_micros(50);
 /// Boxes that travel between a worker and control: one being filled, the others on their way.
@@ -76,19 +76,18 @@ pub struct Visit {
 }
 
 impl Visit {
-    /// How long to sleep now: so that the next visit finds a ring between a twentieth and a quarter full, a millisecond
-    /// at most. Looking more often than needed costs the producer: it shares cache lines with who looks.
+    /// How long to sleep now: so that the next visit finds a ring between a twentieth and a quarter full. Each visit
+    /// costs a wake-up, and looking more often than needed costs the producer: it shares cache lines with who looks.
     #[must_use]
     pub fn next_nap(self, nap: Duration) -> Duration {
         let next = match self.fill_percent {
-            _ if self.stalled => return NAP,
-            _ if self.records == 0 => return (nap * 2).clamp(NAP_MIN, NAP_IDLE),
+            _ if self.stalled => return NAP_STALLED,
             0..5 => (nap * 2).max(NAP_MIN),
             5..25 => nap,
             25..50 => nap / 2,
             _ => nap / 4,
         };
-        if next < NAP_MIN { Duration::ZERO } else { next.min(NAP) }
+        if next < NAP_MIN { Duration::ZERO } else { next.min(NAP_MAX) }
     }
 }
 
@@ -143,7 +142,7 @@ impl<R: Drain> Worker<R> {
 
     /// Works until `stop`, with naps in between, then drains what is left.
     pub fn run(self, stop: &AtomicBool) {
-        let mut nap = NAP;
+        let mut nap = NAP_MAX;
         self.run_with(stop, |visit| {
             nap = visit.next_nap(nap);
             if !nap.is_zero() {
@@ -170,7 +169,7 @@ impl<R: Drain> Worker<R> {
                 return;
             }
             if visit.stalled || !told {
-                thread::sleep(NAP);
+                thread::sleep(NAP_STALLED);
             }
         }
     }
@@ -288,16 +287,13 @@ mod tests {
 
     #[test]
     fn naps_follow_the_fill_of_the_ring() {
-        let nap = |records, fill_percent, us| {
-            Visit { records, fill_percent, stalled: false }.next_nap(Duration::from_micros(us))
-        };
-        assert_eq!(nap(0, 0, 1_000), Duration::from_millis(2));
-        assert_eq!(nap(0, 0, 8_000), NAP_IDLE);
-        assert_eq!(nap(10, 1, 8_000), NAP, "records have come: back to a millisecond");
-        assert_eq!((nap(10, 10, 250), nap(10, 30, 1_000)), (Duration::from_micros(250), NAP / 2));
-        assert_eq!((nap(10, 90, 100), nap(10, 90, 0)), (Duration::ZERO, Duration::ZERO));
-        assert_eq!(nap(10, 1, 0), NAP_MIN, "and out of it again");
-        assert_eq!(Visit { stalled: true, ..Visit::default() }.next_nap(NAP_IDLE), NAP);
+        let nap =
+            |fill_percent, us| Visit { records: 10, fill_percent, stalled: false }.next_nap(Duration::from_micros(us));
+        assert_eq!((nap(0, 1_000), nap(0, 8_000)), (Duration::from_millis(2), NAP_MAX));
+        assert_eq!((nap(10, 250), nap(30, 1_000)), (Duration::from_micros(250), Duration::from_micros(500)));
+        assert_eq!((nap(90, 100), nap(90, 0)), (Duration::ZERO, Duration::ZERO));
+        assert_eq!(nap(1, 0), NAP_MIN, "and out of it again");
+        assert_eq!(Visit { stalled: true, ..Visit::default() }.next_nap(NAP_MAX), NAP_STALLED);
     }
 
     #[test]

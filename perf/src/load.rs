@@ -175,7 +175,7 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
 }
 
 /// Keeps the calling thread on the n-th CPU, if there is one.
-fn pin(number: usize) {
+pub(crate) fn pin(number: usize) {
     if let Some(core) = core_affinity::get_core_ids().unwrap_or_default().get(number) {
         core_affinity::set_for_current(*core);
     }

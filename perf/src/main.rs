@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod agent;
+mod awake;
 mod churn;
 mod collect;
 mod hold;
@@ -70,6 +71,8 @@ enum Command {
     Report(report::Options),
     #[command(hide = true)]
     HoldSome(hold::SomeOptions),
+    #[command(hide = true)]
+    KeepAwake(awake::Options),
 }
 
 /// Runs one measurement.
@@ -88,6 +91,10 @@ fn measure(command: &Command, agents: &Agents) -> Result<Option<Report>> {
         }
         Command::HoldSome(options) => {
             hold::hold_some(options)?;
+            return Ok(None);
+        }
+        Command::KeepAwake(options) => {
+            awake::spin(options);
             return Ok(None);
         }
     }))

@@ -9,10 +9,13 @@ use sockeye_bpf::empty::EmptyHooks;
 use sockeye_bpf::preflight;
 
 use crate::agent::{Agent, Agents};
+use crate::awake::Awake;
 use crate::load::{Server, Workload};
 use crate::stats::interval;
 use crate::table::{Report, Table, progress, round2};
 
+/// Client and server.
+const PINNED_CPUS: usize = 2;
 /// Fewest pairs from which an interval of 90 % can be read: the second and the last but one of eight are 93 %.
 const PAIRS_MIN: usize = 8;
 
@@ -24,6 +27,9 @@ pub(crate) struct Options {
     /// Seconds of each run.
     #[arg(long, default_value_t = 0.5)]
     seconds: f64,
+    /// Let CPUs sleep when there is nothing to do. Then the time that a virtual CPU takes to wake decides the figures.
+    #[arg(long)]
+    sleepy: bool,
     /// Two short pairs: shows that it works, and no figure to quote.
     #[arg(long)]
     quick: bool,
@@ -80,6 +86,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let seconds = if options.quick { 0.1 } else { options.seconds };
     let pairs_max = if options.quick { 2 } else { options.pairs as usize };
     let bar = progress("overhead, pairs of runs", pairs_max as u64);
+    let _awake = if options.sleepy { None } else { Some(Awake::keep(PINNED_CPUS)?) };
     let server = Server::start()?;
     let cgroup = preflight::find_cgroup2().context("cgroup v2 is not mounted")?;
     let mut pairs: [Vec<Pair>; Workload::ALL.len()] = Default::default();

@@ -4,6 +4,7 @@
 usage: traffic.py PROGRAM ARGUMENTS...
 """
 import ctypes
+import fcntl
 import http.server as http_server
 import json
 import os
@@ -130,6 +131,11 @@ def passed(host, port):
         c.close()
 
 
+def unacknowledged(s):
+    """Bytes that the peer has not acknowledged (SIOCOUTQ)."""
+    return struct.unpack("i", fcntl.ioctl(s, 0x5411, bytes(4)))[0]
+
+
 def client(host, port, send, want, end="close"):
     """One connection: asks for WANT bytes, sends SEND bytes on top of the request, ends by close, reset or never."""
     s = socket.create_connection((host, int(port)))
@@ -207,6 +213,31 @@ def connect(host, port):
     except OSError as err:
         error = err.errno
     say(local=local, error=error)
+
+
+def reconnect(host, port):
+    """One socket, connected three times: refused, then taken away from its peer (connect(2), AF_UNSPEC), then closed."""
+    s = socket.socket(family(host), socket.SOCK_STREAM)
+    try:
+        s.connect((host, 1))
+    except ConnectionRefusedError:
+        pass
+    locals_, sent = [], []
+    for size in (3000, 50):
+        s.connect((host, int(port)))
+        s.sendall(struct.pack("!Q", 7))
+        send_n(s, size)
+        received = 0
+        while received < 7:
+            received += len(s.recv(7))
+        while unacknowledged(s):
+            time.sleep(0.001)
+        locals_.append(s.getsockname()[1])
+        sent.append(8 + size)
+        if len(sent) == 1:
+            ctypes.CDLL(None).connect(s.fileno(), bytes(16), 16)
+    s.close()
+    say(locals=locals_, sent=sent, received=[7, 7])
 
 
 def storm(host, port, connections, source="127.0.0.1"):

@@ -49,6 +49,22 @@ fn every_way_to_end_a_tcp_flow() {
 }
 
 #[test]
+fn one_socket_that_connects_again_and_again() {
+    let (mut agent, collector) = exporting_agent();
+    let (_server, server_port, _) = serve("serve", "127.0.0.1");
+    let said = talk(&["reconnect", "127.0.0.1", &server_port.to_string()]);
+    settle();
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    for (i, reason) in ["reset", "closed"].into_iter().enumerate() {
+        let flow = collected.flow(said["locals"][i].as_u64().expect("a port"), server_port.into());
+        assert_eq!((&flow["in_bytes"], &flow["out_bytes"]), (&said["sent"][i], &said["received"][i]), "{flow:#}");
+        assert_eq!((&flow["src_pid"], &flow["end_reason"]), (&said["pid"], &Value::from(reason)), "{flow:#}");
+    }
+}
+
+#[test]
 fn a_flow_that_is_older_than_the_agent() {
     let (server, server_port, _) = serve("serve", "127.0.0.1");
     let mut old = Traffic::start(None, &["talk_on", "127.0.0.1", &server_port.to_string(), "5000", "777"]);

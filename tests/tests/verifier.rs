@@ -5,10 +5,11 @@ use std::process::Command;
 use sockeye_tests::program;
 
 /// Verified instructions on the development kernel (6.18), with half as much again for other kernels.
-const BOUNDS: [(&str, u32); 9] = [
+const BOUNDS: [(&str, u32); 10] = [
     ("se_set_state", 4600),
+    ("se_destroy", 1400),
     ("se_read", 6000),
-    ("se_sockops", 7500),
+    ("se_sockops", 6300),
     ("se_sock_create", 3000),
     ("se_sock_release", 150),
     ("se_egress", 1000),

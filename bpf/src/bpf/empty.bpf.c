@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * The same hooks as the agent's, with nothing in them, for the load harness: what every agent pays that attaches to
- * them. Sockops sets the same flags, so that it is called as often.
+ * them. Sockops sets the same flag, so that it is called as often.
  */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -17,6 +17,12 @@ int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
 
 SEC("tp_btf/tcp_rcv_space_adjust")
 int BPF_PROG(se_read, struct sock *sk)
+{
+	return 0;
+}
+
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(se_destroy, struct sock *sk)
 {
 	return 0;
 }
@@ -48,16 +54,7 @@ int se_ingress(struct __sk_buff *skb)
 SEC("sockops")
 int se_sockops(struct bpf_sock_ops *ops)
 {
-	int flags = ops->bpf_sock_ops_cb_flags;
-
-	switch (ops->op) {
-	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		bpf_sock_ops_cb_flags_set(ops, flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-		break;
-	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		bpf_sock_ops_cb_flags_set(ops, flags | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG);
-		break;
-	}
+	if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
 	return 1;
 }

@@ -90,7 +90,6 @@ struct tcp_sock {
 	__u32 total_retrans;
 	__u32 lost;
 	__u32 rcv_ooopack;
-	__u8 bpf_sock_ops_cb_flags;
 };
 
 struct qstr {

@@ -13,7 +13,7 @@ struct se_sock {
 	__u8 flags;
 	__u8 owner_changes;
 	__u8 rtt_count;
-	__u8 pad0;
+	__u8 over; /* the last connection of this socket has ended, and its close is told */
 	__u32 netns; /* of UDP sockets: cgroup_skb programs cannot read it from the socket */
 	__u64 opened_ns; /* 0 = before the agent */
 	__u64 rtt_batch_ns; /* coarse clock: of the oldest sample that waits */

@@ -147,6 +147,7 @@ static __always_inline void begin(struct se_sock *s, __u8 flags)
 	s->flags = flags;
 	s->owner_changes = 0;
 	s->rtt_count = 0;
+	s->over = 0;
 	s->opened_ns = bpf_ktime_get_boot_ns();
 }
 
@@ -166,21 +167,25 @@ static __always_inline void on_open(struct se_sock *s, __u8 role, const bool tra
 /* Softirq: `current` is whoever was interrupted. The owner is the one that connected, or came with the listener. */
 static __always_inline void on_established(struct se_sock *s, bool connected)
 {
-	if ((s->flags & SE_ROLE_MASK) != SE_INITIATOR)
+	if (s->over || (s->flags & SE_ROLE_MASK) != SE_INITIATOR)
 		begin(s, (connected ? SE_INITIATOR : SE_RESPONDER) | (s->flags & SE_EXEC_MASK));
 }
 
-/* The caller deletes the state then: the socket may connect again, and starts afresh. */
-static __always_inline void on_close(struct se_sock *s, struct sock *sk, __u64 cookie, int old)
+/*
+ * The state stays until the kernel frees it with the socket: to delete it here would cost two callbacks of RCU. A socket
+ * that connects again starts afresh (begin).
+ */
+static __always_inline void on_close(struct se_sock *s, struct sock *sk, int old)
 {
-	if ((s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER)
+	if (s->over || (s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER)
 		return;
 	if (s->rtt_count > SE_CLOSE_RTT)
 		flush_rtt(s, sk);
-	emit_close(old, s, sk, cookie);
+	emit_close(old, s, sk, bpf_get_socket_cookie(sk));
+	s->over = 1;
 }
 
-/* Set by the loader: se_sockops is attached, and sees each change of state of the sockets that carry its flag. */
+/* Set by the loader: se_sockops is attached, and tells of each connection that is established. */
 const volatile bool se_has_sockops = false;
 
 /*
@@ -195,25 +200,13 @@ static __always_inline void on_call(struct sock *sk, int new)
 		on_open(s, new == TCP_LISTEN ? SE_ROLE_LISTENER : SE_INITIATOR, true);
 }
 
-/* What se_sockops does not see: connections that are older than the agent, and hosts without cgroup v2. */
-static __always_inline void on_change(struct sock *sk, int old, int new)
+static __always_inline void on_end(struct sock *sk, int old)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	struct se_stats *st;
-	struct se_sock *s;
 
-	if (!tp || (se_has_sockops && tp->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_STATE_CB_FLAG))
-		return;
-	if (new == TCP_ESTABLISHED) {
-		s = track(sk);
-		if (s)
-			on_established(s, old == TCP_SYN_SENT);
-		return;
-	}
-	s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	if (s) {
-		on_close(s, sk, bpf_get_socket_cookie(sk), old);
-		bpf_sk_storage_delete(&se_socks, sk);
+		on_close(s, sk, old);
 	} else if (old != TCP_LISTEN && old != TCP_CLOSE) {
 		st = stats();
 		if (st)
@@ -224,13 +217,19 @@ static __always_inline void on_change(struct sock *sk, int old, int new)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
 {
+	struct se_sock *s;
+
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	if (new == TCP_SYN_SENT || new == TCP_LISTEN) {
-		if (se_has_sockops)
+	if (new == TCP_CLOSE) {
+		on_end(sk, old);
+	} else if (se_has_sockops) {
+		if (new == TCP_SYN_SENT || new == TCP_LISTEN)
 			on_call(sk, new);
-	} else if (new == TCP_ESTABLISHED || new == TCP_CLOSE) {
-		on_change(sk, old, new);
+	} else if (new == TCP_ESTABLISHED) {
+		s = track(sk);
+		if (s)
+			on_established(s, old == TCP_SYN_SENT);
 	}
 	return 0;
 }
@@ -241,6 +240,23 @@ int BPF_PROG(se_connect, struct sock *sk, int old, int new)
 {
 	if ((new == TCP_SYN_SENT || new == TCP_LISTEN) && sk->sk_protocol == IPPROTO_TCP)
 		on_call(sk, new);
+	return 0;
+}
+
+/*
+ * The kernel does not run a tracing program that is already running on the same CPU (bpf_trace_run, since 6.1): a
+ * softirq or, with preemptible tracepoints, another process that comes in between loses its event. It counts them
+ * (recursion_misses), but a close that is lost would be lost for good. This tracepoint comes right after nearly every
+ * close, always with softirqs off, so that nothing comes in between: it tells the closes that se_set_state has missed. The
+ * state that such a socket left is not known any more: with no error it had sent its FIN.
+ */
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(se_destroy, struct sock *sk)
+{
+	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+
+	if (s)
+		on_close(s, sk, sk->sk_err ? TCP_ESTABLISHED : TCP_LAST_ACK);
 	return 0;
 }
 
@@ -306,24 +322,12 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct bpf_sock *ha
 	}
 }
 
-/* Right before tcp_set_state() changes the state. */
-static __always_inline void on_end(struct bpf_sock_ops *ops, struct bpf_sock *handle, int old)
-{
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(handle);
-	struct se_sock *s = track(handle);
-
-	if (!tp || !s)
-		return;
-	on_close(s, (struct sock *)tp, bpf_get_socket_cookie(ops), old);
-	bpf_sk_storage_delete(&se_socks, handle);
-}
-
 /* connect() or listen() that se_set_state has not seen. */
 static __always_inline void on_missed_open(struct bpf_sock *handle, __u8 role)
 {
 	struct se_sock *s = track(handle);
 
-	if (s && (s->flags & SE_ROLE_MASK) != role)
+	if (s && (s->over || (s->flags & SE_ROLE_MASK) != role))
 		on_open(s, role, false);
 }
 
@@ -335,17 +339,11 @@ static __always_inline void on_accepted(struct bpf_sock *handle)
 		on_established(s, false);
 }
 
-/*
- * The kernel does not run a tracing program that is already running on the same CPU (bpf_trace_run, since 6.1): a
- * softirq or, with preemptible tracepoints, another process that comes in between loses its event. It counts them
- * (recursion_misses), but a close that is lost is lost for good. Programs of cgroups have no such guard. So connections
- * are followed from here, and the tracepoints keep what needs them.
- */
+/* What se_set_state sees, too, but not for certain (see se_destroy), and what only this hook sees. */
 SEC("sockops")
 int se_sockops(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *handle = ops->sk;
-	int flags = ops->bpf_sock_ops_cb_flags;
 
 	if (!handle)
 		return 1;
@@ -353,22 +351,17 @@ int se_sockops(struct bpf_sock_ops *ops)
 	case BPF_SOCK_OPS_RTT_CB:
 		on_rtt(ops, handle);
 		break;
-	case BPF_SOCK_OPS_STATE_CB:
-		if (ops->args[1] == TCP_CLOSE && ops->args[0] != TCP_CLOSE)
-			on_end(ops, handle, ops->args[0]);
-		break;
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
 		on_missed_open(handle, SE_ROLE_LISTENER);
 		break;
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 		on_missed_open(handle, SE_INITIATOR);
-		bpf_sock_ops_cb_flags_set(ops, flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		on_accepted(handle);
 		/* fall through */
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		bpf_sock_ops_cb_flags_set(ops, flags | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG);
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
 		break;
 	}
 	return 1;

@@ -1,0 +1,61 @@
+//! CPUs that do not sleep. A virtual CPU that halts is slow to wake, and whether it halts hangs on microseconds: without
+//! this a slow-down of bulk traffic is anything between -40 and 40 %, with an agent or with none.
+
+use std::io::Read as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::load::pin;
+
+/// A process on each of the first CPUs that spins when nothing else wants to run (SCHED_IDLE). They end with this.
+pub(crate) struct Awake(Vec<Child>);
+
+impl Awake {
+    pub(crate) fn keep(cpus: usize) -> Result<Self> {
+        let mut awake = Self(Vec::new());
+        for cpu in 0..cpus {
+            let child = Command::new("chrt")
+                .args(["--idle", "0"])
+                .arg(std::env::current_exe()?)
+                .args(["keep-awake", &cpu.to_string()])
+                .stdin(Stdio::piped())
+                .spawn()
+                .context("cannot start chrt (util-linux)")?;
+            awake.0.push(child);
+        }
+        Ok(awake)
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            drop(child.stdin.take());
+            let _ = child.wait();
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    cpu: usize,
+}
+
+/// The other side: spins until its input ends, which it does when the harness is gone, too.
+pub(crate) fn spin(options: &Options) {
+    let over = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&over);
+    thread::spawn(move || {
+        let _ = std::io::stdin().read(&mut [0]);
+        ended.store(true, Ordering::Relaxed);
+    });
+    pin(options.cpu);
+    while !over.load(Ordering::Relaxed) {
+        std::hint::spin_loop();
+    }
+}
