@@ -1,4 +1,5 @@
-//! Two clocks: records carry `CLOCK_BOOTTIME`, people want wall time. Read here, passed as parameters everywhere else.
+//! Clocks: records carry `CLOCK_BOOTTIME`, people want wall time, and work is counted in CPU time. Read here, passed as
+//! parameters everywhere else.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -19,6 +20,12 @@ pub fn boot_ns() -> u64 {
 #[must_use]
 pub fn unix_ns() -> u64 {
     read_ns(ClockId::Realtime)
+}
+
+/// Nanoseconds of CPU that the calling thread has used.
+#[must_use]
+pub fn thread_cpu_ns() -> u64 {
+    read_ns(ClockId::ThreadCPUTime)
 }
 
 /// Turns the time of a record into wall time.

@@ -13,7 +13,7 @@ use sockeye_ctl::Request;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::answers;
-use crate::clock::{WallClock, boot_ns};
+use crate::clock::{WallClock, boot_ns, thread_cpu_ns};
 use crate::drain::{Drained, Drainer};
 use crate::engines::{Engine, NamingStats};
 use crate::export::messages::{EventFigures, Probe, event, listening_ports};
@@ -66,7 +66,7 @@ pub struct Totals {
     pub sweeps: u64,
     /// Sockets in the last sweep.
     pub sweep_sockets: u64,
-    /// Nanoseconds of the last sweep.
+    /// CPU time of the last sweep, nanoseconds.
     pub sweep_ns: u64,
     /// UDP table entries drained.
     pub udp_drained: u64,
@@ -232,7 +232,7 @@ impl Control {
         for identity in &delta.identities {
             self.processes.learn(Process::from_record(identity), now_ns);
         }
-        for record in delta.tcp_earlier.iter().chain(delta.tcp.values()) {
+        for record in delta.tcp_earlier.iter().chain(delta.tcp.records()) {
             self.table.tcp_record(record, now_ns);
         }
         for (key, value) in &delta.udp {
@@ -328,8 +328,7 @@ impl Control {
     }
 
     fn sweep_for(&mut self, wanted: impl Fn(&FlowRecord) -> bool) {
-        let begun = Instant::now();
-        let now_ns = boot_ns();
+        let (cpu_ns, now_ns) = (thread_cpu_ns(), boot_ns());
         self.table.sweep_begins(now_ns);
         let table = &mut self.table;
         let swept = self.kernel.sweeper().sockets(|record| {
@@ -346,10 +345,10 @@ impl Control {
         }
         self.totals.sweep_sockets = self.count_error(swept, "sweep the sockets");
         self.totals.sweeps += 1;
-        self.totals.sweep_ns = begun.elapsed().as_nanos() as u64;
+        self.totals.sweep_ns = thread_cpu_ns() - cpu_ns;
         let now = Instant::now();
         self.due.swept = Some(now);
-        let affordable = (begun.elapsed() * SWEEP_SHARE).min(SWEEP_EVERY_MAX);
+        let affordable = (Duration::from_nanos(self.totals.sweep_ns) * SWEEP_SHARE).min(SWEEP_EVERY_MAX);
         self.due.sweep = now + self.options.sweep_every.max(affordable);
     }
 

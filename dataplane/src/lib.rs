@@ -17,6 +17,7 @@ pub mod enrich;
 pub mod export;
 pub mod flow;
 pub mod groups;
+pub mod newest;
 pub mod package;
 pub mod place;
 pub mod process;

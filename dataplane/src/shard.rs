@@ -4,16 +4,16 @@
 use std::hash::Hash;
 
 use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 use hdrhistogram::Histogram;
 use sockeye_bpf::records::{
-    CgroupRecord, CloseRecord, DatagramRecord, FlowRecord, IdentityRecord, KINDS, Kind, RTT_BATCH, Record, RttRecord,
-    UdpKey, UdpValue, flags,
+    CgroupRecord, CloseRecord, DatagramRecord, FlowRecord, IdentityRecord, KINDS, RTT_BATCH, Record, RttRecord, UdpKey,
+    UdpValue, flags,
 };
 use zerocopy::FromZeros;
 
 use crate::flow::{ProcKey, Side};
 use crate::groups::{Network, RttStats};
+use crate::newest::Newest;
 
 /// Round-trip times in microseconds, 1 us to 60 s, two significant digits (1 %): about 20 KB.
 pub type RttHistogram = Histogram<u64>;
@@ -82,8 +82,8 @@ impl<K: Hash + Eq> RttGroups<K> {
 
 /// What a worker hands to the control thread: a box that travels back empty.
 pub struct Delta {
-    /// The newest record of each TCP socket, by cookie.
-    pub tcp: HashMap<u64, FlowRecord, ahash::RandomState>,
+    /// The newest record of each TCP socket.
+    pub tcp: Newest,
     /// Last records of connections whose socket connected again within the same delta.
     pub tcp_earlier: Vec<FlowRecord>,
     /// UDP packets that did not fit into the kernel's table.
@@ -109,7 +109,7 @@ impl Delta {
     #[must_use]
     pub fn new(cpus: &[usize]) -> Self {
         Self {
-            tcp: HashMap::default(),
+            tcp: Newest::default(),
             tcp_earlier: Vec::new(),
             udp: HashMap::default(),
             udp_closed: Vec::new(),
@@ -141,7 +141,7 @@ impl Delta {
     /// Whether no more records may be added.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.tcp.len() + self.tcp_earlier.len() + self.udp.len() + self.udp_closed.len() >= FLOWS_MAX
+        self.tcp.records().len() + self.tcp_earlier.len() + self.udp.len() + self.udp_closed.len() >= FLOWS_MAX
             || self.identities.len().max(self.cgroups.len()) >= IDENTITIES_MAX
             || self.process_rtt.len().max(self.peer_rtt.len()) >= GROUPS_MAX
     }
@@ -172,23 +172,9 @@ impl Delta {
         }
     }
 
-    /// Keeps the newest record of a socket. Counters are absolute, so nothing is lost by forgetting the older one,
-    /// unless it closed a connection and the same socket has opened another since.
     #[inline]
     fn flow(&mut self, new: &FlowRecord) {
-        match self.tcp.entry(new.cookie) {
-            Entry::Vacant(slot) => {
-                slot.insert(*new);
-            }
-            Entry::Occupied(mut slot) => {
-                let old = *slot.get();
-                let (first, last) = if old.at_ns <= new.at_ns { (&old, new) } else { (new, &old) };
-                if first.kind == Kind::Close as u8 {
-                    self.tcp_earlier.push(*first);
-                }
-                *slot.get_mut() = *last;
-            }
-        }
+        self.tcp_earlier.extend(self.tcp.put(new));
     }
 
     /// Takes the last figures of a connection, and the samples that came with them.
@@ -245,6 +231,7 @@ impl Delta {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use sockeye_bpf::records::Kind;
     use zerocopy::IntoBytes;
 
     fn sweep(cookie: u64, at_ns: u64) -> FlowRecord {
@@ -266,7 +253,7 @@ mod tests {
         for order in [[live.as_bytes(), close.as_bytes()], [close.as_bytes(), live.as_bytes()]] {
             let mut delta = Delta::new(&[0]);
             order.iter().for_each(|r| delta.record(0, r));
-            assert_eq!(delta.tcp[&1], close.flow);
+            assert_eq!(delta.tcp.records(), [close.flow]);
             assert!(delta.tcp_earlier.is_empty());
         }
     }
@@ -277,7 +264,7 @@ mod tests {
         let (first, second) = (close(1, 20), close(1, 30));
         delta.record(0, first.as_bytes());
         delta.record(0, second.as_bytes());
-        assert_eq!((delta.tcp[&1], delta.tcp_earlier.as_slice()), (second.flow, &[first.flow][..]));
+        assert_eq!((delta.tcp.records(), delta.tcp_earlier.as_slice()), (&[second.flow][..], &[first.flow][..]));
     }
 
     #[test]
@@ -297,7 +284,7 @@ mod tests {
         delta.record(0, b"\xff");
         assert_eq!((delta.rings[0].1.delivered[0], delta.rings[0].1.malformed), (1, 1));
         delta.clear();
-        assert!(delta.is_empty() && delta.tcp.is_empty());
+        assert!(delta.is_empty() && delta.tcp.records().is_empty());
     }
 
     proptest! {

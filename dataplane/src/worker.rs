@@ -10,15 +10,19 @@ use sockeye_bpf::ring::{Drain, Ring};
 use crate::shard::Delta;
 
 /// Records taken from one ring before the next gets its turn.
-const VISIT_RECORDS_MAX: usize = 4096;
+pub const VISIT_RECORDS_MAX: usize = 4096;
 /// How often a delta is handed over.
 pub const HAND_OVER: Duration = Duration::from_millis(250);
 /// Longest sleep between two visits. It is bounded by the ring: in 10 ms one of 1 MiB takes 500 k records/s.
 const NAP_MAX: Duration = Duration::from_millis(8);
+/// Shorter waits are not slept: waking up can take a millisecond longer than asked for, in which the ring would fill up.
+const SLEEP_MIN: Duration = Duration::from_micros(250);
+/// How full the next visit shall find the fullest ring.
+const FILL_AIM: f64 = 0.125;
+/// From here on there is no wait.
+const FILL_HIGH: f64 = 0.25;
 /// Sleep while control has all boxes.
 const NAP_STALLED: Duration = Duration::from_millis(1);
-/// Shorter ones are not slept: the timer adds as much.
-const NAP_MIN: Duration = Duration::from_micros(50);
 /// Boxes that travel between a worker and control: one being filled, the others on their way.
 const BOXES: usize = 4;
 
@@ -65,29 +69,63 @@ pub struct Worker<R> {
 }
 
 /// What a visit found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Visit {
     /// Records in all rings.
     pub records: usize,
-    /// How full the fullest ring was.
-    pub fill_percent: u64,
+    /// How full the fullest ring was, 0 to 1.
+    pub fill: f64,
     /// The delta is full and control has all others: records stay in the rings.
     pub stalled: bool,
 }
 
 impl Visit {
-    /// How long to sleep now: so that the next visit finds a ring between a twentieth and a quarter full. Each visit
-    /// costs a wake-up, and looking more often than needed costs the producer: it shares cache lines with who looks.
-    #[must_use]
-    pub fn next_nap(self, nap: Duration) -> Duration {
-        let next = match self.fill_percent {
-            _ if self.stalled => return NAP_STALLED,
-            0..5 => (nap * 2).max(NAP_MIN),
-            5..25 => nap,
-            25..50 => nap / 2,
-            _ => nap / 4,
-        };
-        if next < NAP_MIN { Duration::ZERO } else { next.min(NAP_MAX) }
+    /// Counts what was taken from one ring.
+    pub fn add(&mut self, records: usize, bytes: u64, capacity_bytes: usize) {
+        // One that was left before it was empty may have been full.
+        let fill = if records < VISIT_RECORDS_MAX { bytes as f64 / capacity_bytes as f64 } else { 1.0 };
+        self.records += records;
+        self.fill = self.fill.max(fill);
+    }
+
+    /// How long to wait now, if the visit before began so long ago. Each visit costs a wake-up, and looking more often
+    /// than needed costs the producer: it shares cache lines with who looks.
+    fn next_nap(self, since: Duration) -> Duration {
+        if self.stalled {
+            return NAP_STALLED;
+        }
+        if self.fill >= FILL_HIGH {
+            return Duration::ZERO;
+        }
+        since.mul_f64((FILL_AIM / self.fill).min(2.0)).min(NAP_MAX)
+    }
+}
+
+/// Waits between visits.
+#[derive(Debug)]
+pub struct Pace {
+    last: Instant,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { last: Instant::now() }
+    }
+}
+
+impl Pace {
+    /// Waits as long as this visit suggests.
+    pub fn wait(&mut self, visit: Visit) {
+        let now = Instant::now();
+        let nap = visit.next_nap(now - self.last);
+        self.last = now;
+        if nap >= SLEEP_MIN {
+            thread::sleep(nap);
+        } else {
+            while now.elapsed() < nap {
+                std::hint::spin_loop();
+            }
+        }
     }
 }
 
@@ -123,13 +161,13 @@ impl<R: Drain> Worker<R> {
             }
             let delta = &mut self.current;
             let mut bytes = 0;
-            visit.records += ring.drain(VISIT_RECORDS_MAX, |entry| {
+            let taken = ring.drain(VISIT_RECORDS_MAX, |entry| {
                 bytes += entry.len() as u64 + ENTRY_HEADER_BYTES;
                 delta.record(index, entry);
             });
             let counts = &mut delta.rings[index].1;
             counts.fill_bytes_max = counts.fill_bytes_max.max(bytes);
-            visit.fill_percent = visit.fill_percent.max(bytes * 100 / ring.capacity_bytes() as u64);
+            visit.add(taken, bytes, ring.capacity_bytes());
         }
         self.stats.visits.fetch_add(1, Ordering::Relaxed);
         visit
@@ -142,13 +180,8 @@ impl<R: Drain> Worker<R> {
 
     /// Works until `stop`, with naps in between, then drains what is left.
     pub fn run(self, stop: &AtomicBool) {
-        let mut nap = NAP_MAX;
-        self.run_with(stop, |visit| {
-            nap = visit.next_nap(nap);
-            if !nap.is_zero() {
-                thread::sleep(nap);
-            }
-        });
+        let mut pace = Pace::default();
+        self.run_with(stop, |visit| pace.wait(visit));
     }
 
     /// The same with another way to `wait` for the next visit.
@@ -185,7 +218,7 @@ fn hand_over(
     stats: &WorkerStats,
 ) -> bool {
     let Ok(empty) = recycle.pop() else { return false };
-    let flows = (current.tcp.len() + current.udp.len()) as u64;
+    let flows = (current.tcp.records().len() + current.udp.len()) as u64;
     stats.shard_flows.store(flows, Ordering::Relaxed);
     stats.shard_flows_max.fetch_max(flows, Ordering::Relaxed);
     let full = std::mem::replace(current, empty);
@@ -260,7 +293,7 @@ mod tests {
         assert_eq!(worker.visit().records, 3);
         assert!(worker.hand_over());
         let mut delta = port.deltas.pop().unwrap();
-        assert_eq!(delta.tcp.len(), 3);
+        assert_eq!(delta.tcp.records().len(), 3);
         delta.clear();
         port.recycle.push(delta).unwrap();
         assert!(!worker.hand_over(), "an empty delta stays");
@@ -276,7 +309,7 @@ mod tests {
         while taken < offered {
             thread::sleep(Duration::from_millis(5));
             while let Ok(mut delta) = port.deltas.pop() {
-                taken += delta.tcp.len();
+                taken += delta.tcp.records().len();
                 delta.clear();
                 port.recycle.push(delta).unwrap();
             }
@@ -288,11 +321,10 @@ mod tests {
     #[test]
     fn naps_follow_the_fill_of_the_ring() {
         let nap =
-            |fill_percent, us| Visit { records: 10, fill_percent, stalled: false }.next_nap(Duration::from_micros(us));
-        assert_eq!((nap(0, 1_000), nap(0, 8_000)), (Duration::from_millis(2), NAP_MAX));
-        assert_eq!((nap(10, 250), nap(30, 1_000)), (Duration::from_micros(250), Duration::from_micros(500)));
-        assert_eq!((nap(90, 100), nap(90, 0)), (Duration::ZERO, Duration::ZERO));
-        assert_eq!(nap(1, 0), NAP_MIN, "and out of it again");
+            |fill, us| Visit { records: 10, fill, stalled: false }.next_nap(Duration::from_micros(us)).as_micros();
+        assert_eq!((nap(0.0, 1_000), nap(0.0, 8_000), nap(0.01, 6_000)), (2_000, 8_000, 8_000));
+        assert_eq!((nap(0.125, 400), nap(0.2, 400)), (400, 250), "as full as aimed at, and a bit too full");
+        assert_eq!(nap(0.9, 8_000), 0);
         assert_eq!(Visit { stalled: true, ..Visit::default() }.next_nap(NAP_MAX), NAP_STALLED);
     }
 
@@ -306,7 +338,7 @@ mod tests {
         let mut taken = 0;
         while taken < offered {
             while let Ok(mut delta) = port.deltas.pop() {
-                taken += delta.tcp.len();
+                taken += delta.tcp.records().len();
                 delta.clear();
                 port.recycle.push(delta).unwrap();
             }

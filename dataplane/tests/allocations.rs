@@ -49,7 +49,7 @@ fn visits_and_hand_overs_allocate_nothing_in_steady_state() {
         worker.visit();
         assert!(worker.hand_over());
         let mut delta = port.deltas.pop().expect("it was handed over");
-        assert_eq!(delta.tcp.len(), 5_000);
+        assert_eq!(delta.tcp.records().len(), 5_000);
         delta.clear();
         port.recycle.push(delta).expect("room for all boxes");
     };

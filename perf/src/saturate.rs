@@ -15,7 +15,7 @@ use core_affinity::CoreId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use sockeye::table::{FlowTable, Timeouts};
-use sockeye::worker::{Worker, WorkerPort};
+use sockeye::worker::{Pace, VISIT_RECORDS_MAX, Visit, Worker, WorkerPort};
 use sockeye_bpf::preflight;
 use sockeye_bpf::ring::{Drain, Ring};
 use sockeye_bpf::saturate::{Order, Producer};
@@ -24,8 +24,11 @@ use crate::table::{Report, Table, progress, round2};
 
 /// Records per run of the producer: half a millisecond without a look at the clock.
 const BATCH: u64 = 4096;
-/// Of a paced producer that shares its CPU, and of the ring's bare reader.
+/// Of a paced producer that shares its CPU.
 const NAP: Duration = Duration::from_micros(50);
+/// What a paced producer makes up for when it was not on its CPU. The rest is not made at all: it would come as a burst at
+/// many times the pace.
+const LATE_MAX: Duration = Duration::from_micros(200);
 /// How long a worker that is woken waits at most: it must notice the end.
 const EVENT_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
@@ -223,7 +226,7 @@ impl Lab {
             json!(if self.placement == Placement::Same { "the same CPU" } else { "another CPU" }),
             json!(self.flows),
             json!(self.ring_bytes / 1024),
-            json!(if self.stage == Stage::Drain { "bare, every 50 us" } else { self.wake.name() }),
+            json!(if self.stage == Stage::Drain { "the bare ring, with naps" } else { self.wake.name() }),
             json!(self.rings),
             json!(flat_out.offered_per_s() as u64),
             json!(delivered as u64),
@@ -235,12 +238,17 @@ impl Lab {
 
     /// The highest rate without loss, by halving the interval six times below what is delivered under overload.
     fn loss_free_rate(&self, ceiling: f64, seconds: f64) -> Result<f64> {
-        let (mut good, mut bad) = (0.0, ceiling * 1.25);
+        let (mut good, mut bad, mut offered) = (0.0, ceiling * 1.25, 0.0);
         for _ in 0..6 {
             let rate = (good + bad) / 2.0;
-            if self.measure(Some(rate), seconds / 2.0)?.lost == 0 { good = rate } else { bad = rate }
+            let sample = self.measure(Some(rate), seconds / 2.0)?;
+            if sample.lost == 0 {
+                (good, offered) = (rate, sample.offered_per_s());
+            } else {
+                bad = rate;
+            }
         }
-        Ok(good)
+        Ok(offered)
     }
 
     /// Produces for some seconds, at a rate or flat out, and reads the books.
@@ -305,7 +313,7 @@ impl Lab {
     /// Returns how many records were made, and in how many seconds.
     fn produce(&self, producer: &Producer, rate: Option<f64>, seconds: f64) -> Result<(u64, f64)> {
         let began = Instant::now();
-        let mut made = 0;
+        let (mut made, mut forgone) = (0, 0.0);
         // Small steps when paced, so that the ring never sees more at once than the pace implies.
         let batch = rate.map_or(BATCH, |rate| ((rate / 50_000.0) as u64).clamp(1, BATCH));
         loop {
@@ -313,7 +321,11 @@ impl Lab {
             if elapsed >= seconds {
                 return Ok((made, elapsed));
             }
-            if rate.is_some_and(|rate| made as f64 > rate * elapsed) {
+            let late = rate.map_or(0.0, |rate| elapsed - forgone - made as f64 / rate);
+            if late > LATE_MAX.as_secs_f64() {
+                forgone += late;
+            }
+            if late < 0.0 {
                 // A worker on the same CPU gets it, as in a host's idle time.
                 if self.placement == Placement::Same {
                     thread::sleep(NAP)
@@ -358,17 +370,20 @@ impl Lab {
 
 /// The ring alone: what no worker can exceed.
 fn drain_only(mut ring: Ring, stop: &AtomicBool) -> u64 {
-    let (mut total, mut seen) = (0, 0u64);
+    let (mut total, mut seen, mut pace) = (0, 0u64, Pace::default());
     loop {
         let ended = stop.load(Ordering::Relaxed);
-        let n = ring.drain(4096, |entry| seen = seen.wrapping_add(entry.first().copied().unwrap_or(0).into()));
-        total += n as u64;
-        if n == 0 {
-            if ended {
-                return std::hint::black_box((total, seen)).0;
-            }
-            thread::sleep(NAP);
+        let (mut visit, mut bytes) = (Visit::default(), 0);
+        let taken = ring.drain(VISIT_RECORDS_MAX, |entry| {
+            bytes += entry.len() as u64;
+            seen = seen.wrapping_add(entry.first().copied().unwrap_or(0).into());
+        });
+        total += taken as u64;
+        if taken == 0 && ended {
+            return std::hint::black_box((total, seen)).0;
         }
+        visit.add(taken, bytes, ring.capacity_bytes());
+        pace.wait(visit);
     }
 }
 
@@ -381,7 +396,7 @@ fn take_deltas(mut port: WorkerPort, stage: Stage, flows: u64, worker_ended: &At
             now_ns += 1;
             delivered += delta.rings.iter().map(|(_, counts)| counts.delivered.iter().sum::<u64>()).sum::<u64>();
             if stage == Stage::Merge {
-                delta.tcp.values().for_each(|record| table.tcp_record(record, now_ns));
+                delta.tcp.records().iter().for_each(|record| table.tcp_record(record, now_ns));
             }
             delta.clear();
             let _ = port.recycle.push(delta);

@@ -47,7 +47,7 @@ fn agent(control: &Control) -> Table {
             ("listeners", Unit::Count, "sockets that listen"),
             ("sweeps", Unit::Count, "walks over all sockets"),
             ("sweep_sockets", Unit::Count, "sockets that the last walk found"),
-            ("sweep_time", Unit::Nanoseconds, "time of the last walk"),
+            ("sweep_time", Unit::Nanoseconds, "CPU time of the last walk"),
         ],
     );
     let uptime = control.started.elapsed().as_secs_f64();

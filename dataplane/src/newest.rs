@@ -1,0 +1,60 @@
+//! The newest record of each TCP socket, as a worker collects them.
+
+use hashbrown::HashTable;
+use sockeye_bpf::records::{FlowRecord, Kind};
+
+/// What a new record is compared with. Apart from the records, so that it stays in the cache when those do not: then an
+/// update only writes to memory, and waits for none.
+#[derive(Clone, Copy)]
+struct Head {
+    cookie: u64,
+    at_ns: u64,
+    closed: bool,
+}
+
+/// Records by socket cookie, one each. Emptied, it keeps its memory.
+#[derive(Default)]
+pub struct Newest {
+    /// Positions in the other two.
+    index: HashTable<u32>,
+    heads: Vec<Head>,
+    records: Vec<FlowRecord>,
+    hasher: ahash::RandomState,
+}
+
+impl Newest {
+    /// Takes a record. Counters are absolute, so nothing is lost by forgetting the older one, unless it closed a
+    /// connection and the same socket has opened another since: that one is returned.
+    #[inline]
+    pub fn put(&mut self, new: &FlowRecord) -> Option<FlowRecord> {
+        let head = Head { cookie: new.cookie, at_ns: new.at_ns, closed: new.kind == Kind::Close as u8 };
+        let hash = self.hasher.hash_one(new.cookie);
+        let heads = &mut self.heads;
+        let Some(&at) = self.index.find(hash, |at| heads[*at as usize].cookie == new.cookie) else {
+            let rehash = |at: &u32| self.hasher.hash_one(heads[*at as usize].cookie);
+            self.index.insert_unique(hash, heads.len() as u32, rehash);
+            self.heads.push(head);
+            self.records.push(*new);
+            return None;
+        };
+        let (old, record) = (&mut self.heads[at as usize], &mut self.records[at as usize]);
+        if old.at_ns > head.at_ns {
+            return head.closed.then_some(*new);
+        }
+        let earlier = old.closed.then_some(*record);
+        (*old, *record) = (head, *new);
+        earlier
+    }
+
+    /// All records, in the order in which their sockets were first seen.
+    pub fn records(&self) -> &[FlowRecord] {
+        &self.records
+    }
+
+    /// Empties it.
+    pub fn clear(&mut self) {
+        self.index.clear();
+        self.heads.clear();
+        self.records.clear();
+    }
+}
