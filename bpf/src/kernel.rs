@@ -35,8 +35,8 @@ pub enum KernelError {
     Ring {
         /// Its CPU.
         cpu: usize,
-        /// What aya says.
-        source: aya::maps::MapError,
+        /// The system's error.
+        source: io::Error,
     },
     /// The cgroup directory could not be opened, or an iterator not be read.
     #[error("{what}")]

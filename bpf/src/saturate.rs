@@ -65,11 +65,13 @@ impl Producer {
             .map_err(|source| KernelError::Io { what: "cannot run the producer".into(), source })
     }
 
-    /// What was offered and lost, per possible CPU.
+    /// How many records were offered and lost by now, on all CPUs.
     ///
     /// # Errors
     /// If the kernel's counters cannot be read.
-    pub fn cpu_stats(&self) -> Result<Vec<CpuStats>, KernelError> {
-        read_cpu_stats(&self.counts)
+    pub fn books(&self) -> Result<(u64, u64), KernelError> {
+        let cpus = read_cpu_stats(&self.counts)?;
+        let of = |counts: fn(&CpuStats) -> &[u64]| cpus.iter().flat_map(counts).sum();
+        Ok((of(|cpu| &cpu.offered), of(|cpu| &cpu.lost)))
     }
 }

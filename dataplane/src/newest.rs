@@ -12,8 +12,7 @@ struct Head {
     closed: bool,
 }
 
-/// Records by socket cookie, one each. Emptied, it keeps its memory.
-#[derive(Default)]
+/// Records by socket cookie, one each.
 pub struct Newest {
     /// Positions in the other two.
     index: HashTable<u32>,
@@ -23,6 +22,17 @@ pub struct Newest {
 }
 
 impl Newest {
+    /// Room for so many sockets, at once: to grow would stop the worker for milliseconds. Memory that was never written
+    /// to is not resident.
+    pub fn with_capacity(sockets: usize) -> Self {
+        Self {
+            index: HashTable::with_capacity(sockets),
+            heads: Vec::with_capacity(sockets),
+            records: Vec::with_capacity(sockets),
+            hasher: ahash::RandomState::new(),
+        }
+    }
+
     /// Takes a record. Counters are absolute, so nothing is lost by forgetting the older one, unless it closed a
     /// connection and the same socket has opened another since: that one is returned.
     #[inline]
@@ -51,7 +61,7 @@ impl Newest {
         &self.records
     }
 
-    /// Empties it.
+    /// Empties it, and keeps the memory.
     pub fn clear(&mut self) {
         self.index.clear();
         self.heads.clear();

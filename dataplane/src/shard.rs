@@ -14,6 +14,7 @@ use zerocopy::FromZeros;
 use crate::flow::{ProcKey, Side};
 use crate::groups::{Network, RttStats};
 use crate::newest::Newest;
+use crate::worker::VISIT_RECORDS_MAX;
 
 /// Round-trip times in microseconds, 1 us to 60 s, two significant digits (1 %): about 20 KB.
 pub type RttHistogram = Histogram<u64>;
@@ -36,7 +37,7 @@ pub fn rtt_histogram() -> RttHistogram {
 /// Records taken from one CPU's ring.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RingCounts {
-    /// By [`Kind`].
+    /// By [`sockeye_bpf::records::Kind`].
     pub delivered: [u64; KINDS],
     /// Entries that were no record: never, unless the two sides of the boundary disagree.
     pub malformed: u64,
@@ -109,7 +110,8 @@ impl Delta {
     #[must_use]
     pub fn new(cpus: &[usize]) -> Self {
         Self {
-            tcp: Newest::default(),
+            // One visit may go on for some records when it is full.
+            tcp: Newest::with_capacity(FLOWS_MAX + VISIT_RECORDS_MAX),
             tcp_earlier: Vec::new(),
             udp: HashMap::default(),
             udp_closed: Vec::new(),

@@ -16,7 +16,7 @@ pub const HAND_OVER: Duration = Duration::from_millis(250);
 /// Longest sleep between two visits. It is bounded by the ring: in 10 ms one of 1 MiB takes 500 k records/s.
 const NAP_MAX: Duration = Duration::from_millis(8);
 /// Shorter waits are not slept: waking up can take a millisecond longer than asked for, in which the ring would fill up.
-const SLEEP_MIN: Duration = Duration::from_micros(250);
+const SLEEP_MIN: Duration = Duration::from_millis(1);
 /// How full the next visit shall find the fullest ring.
 const FILL_AIM: f64 = 0.125;
 /// From here on there is no wait.
@@ -97,7 +97,9 @@ impl Visit {
         if self.fill >= FILL_HIGH {
             return Duration::ZERO;
         }
-        since.mul_f64((FILL_AIM / self.fill).min(2.0)).min(NAP_MAX)
+        // Nothing came: a burst is over, whatever was worth a short wait before.
+        let least = if self.records == 0 { SLEEP_MIN } else { Duration::ZERO };
+        since.mul_f64((FILL_AIM / self.fill).min(2.0)).clamp(least, NAP_MAX)
     }
 }
 

@@ -29,6 +29,9 @@ const NAP: Duration = Duration::from_micros(50);
 /// What a paced producer makes up for when it was not on its CPU. The rest is not made at all: it would come as a burst at
 /// many times the pace.
 const LATE_MAX: Duration = Duration::from_micros(200);
+/// Before each measurement.
+const WARM_UP_RATE: f64 = 1e6;
+const WARM_UP_SECONDS: f64 = 0.25;
 /// How long a worker that is woken waits at most: it must notice the end.
 const EVENT_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
@@ -156,7 +159,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         ("loss against the offered rate", losses(&lab, seconds, &bar)?),
     ];
     bar.finish_and_clear();
-    let notes = vec![format!(
+    let mut notes = vec![format!(
         "Each row: offered = delivered + lost, checked. {seconds} s each, seed {}. One worker for each ring, one producer in \
          the kernel for each ring. With the worker on the same CPU the two take turns. Records are those of live sockets; \
          \"loss-free\" is the highest rate, paced in steps of 20 us, of which nothing is lost in {} s. \
@@ -165,7 +168,32 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         seconds / 2.0,
         lab.flows,
     )];
+    notes.push(format!(
+        "A busy thread on the worker's CPU, while the other CPU was busy, too, did not run for up to {:.2} ms in {seconds} s: \
+         what comes in that time must find room in the ring, which bounds \"loss-free\".",
+        longest_stall(seconds)?.as_secs_f64() * 1e3,
+    ));
     Ok(Report { title: "saturate", table, more, notes })
+}
+
+/// The longest time in which a thread that wants to run does not, with both CPUs busy.
+fn longest_stall(seconds: f64) -> Result<Duration> {
+    let cpus = core_affinity::get_core_ids().context("cannot list the CPUs")?;
+    let spin = |cpu: CoreId| {
+        move || {
+            core_affinity::set_for_current(cpu);
+            let (began, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+            while began.elapsed().as_secs_f64() < seconds {
+                let now = Instant::now();
+                longest = longest.max(now - last);
+                last = now;
+            }
+            longest
+        }
+    };
+    let threads: Vec<_> = cpus[..2].iter().map(|cpu| thread::spawn(spin(*cpu))).collect();
+    let stalls: Vec<_> = threads.into_iter().map(|t| t.join().unwrap_or_default()).collect();
+    Ok(stalls[1])
 }
 
 const COLUMNS: [&str; 11] = [
@@ -263,34 +291,37 @@ impl Lab {
             consumers.push(self.consume(ring, cpus[at], &stop)?);
         }
         anyhow::ensure!(consumers.len() == self.rings, "no ring for a CPU");
-        let made: Vec<(u64, f64)> = thread::scope(|scope| {
-            let produce = |cpu: &CoreId| {
-                let (producer, cpu) = (&producer, *cpu);
-                scope.spawn(move || {
-                    core_affinity::set_for_current(cpu);
-                    self.produce(producer, rate, seconds)
-                })
-            };
-            let threads: Vec<_> = cpus[..self.rings].iter().map(produce).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("the producer died"))?)
-                .collect::<Result<_>>()
-        })?;
+        let all_produce = |rate, seconds| -> Result<Vec<(u64, f64)>> {
+            thread::scope(|scope| {
+                let produce = |cpu: &CoreId| {
+                    let (producer, cpu) = (&producer, *cpu);
+                    scope.spawn(move || {
+                        core_affinity::set_for_current(cpu);
+                        self.produce(producer, rate, seconds)
+                    })
+                };
+                let threads: Vec<_> = cpus[..self.rings].iter().map(produce).collect();
+                let joined = threads.into_iter().map(|t| t.join().map_err(|_| anyhow::anyhow!("the producer died"))?);
+                joined.collect()
+            })
+        };
+        // Until all boxes were written to once.
+        let warm = all_produce(Some(WARM_UP_RATE), WARM_UP_SECONDS)?;
+        let before = producer.books()?;
+        let made = all_produce(rate, seconds)?;
         stop.store(true, Ordering::Relaxed);
         let mut delivered = 0;
         for consumer in consumers {
             delivered += consumer.join().map_err(|_| anyhow::anyhow!("the worker died"))?;
         }
-        let books = producer.cpu_stats()?;
-        let (offered, lost) = books.iter().fold((0, 0), |(offered, lost), cpu| {
-            (offered + cpu.offered.iter().sum::<u64>(), lost + cpu.lost.iter().sum::<u64>())
-        });
-        let all: u64 = made.iter().map(|(made, _)| made).sum();
+        let (offered, lost) = producer.books()?;
+        let all: u64 = warm.iter().chain(&made).map(|(made, _)| made).sum();
         if offered != all || offered != delivered + lost {
             bail!("the books do not balance: {all} made, {offered} offered, {delivered} delivered, {lost} lost");
         }
-        Ok(Sample { offered, delivered, lost, seconds: made.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max) })
+        let (offered, lost) = (offered - before.0, lost - before.1);
+        let seconds = made.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
+        Ok(Sample { offered, delivered: offered - lost, lost, seconds })
     }
 
     /// The consumer's threads. The result is how many records arrived.
