@@ -21,6 +21,9 @@ const PAIRS_MIN: usize = 8;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    /// Kinds of traffic; repeatable.
+    #[arg(long, value_enum, default_values_t = Workload::ALL)]
+    traffic: Vec<Workload>,
     /// Most turns.
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(8..=1000))]
     pairs: u64,
@@ -89,14 +92,15 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let _awake = if options.sleepy { None } else { Some(Awake::keep(PINNED_CPUS)?) };
     let server = Server::start()?;
     let cgroup = preflight::find_cgroup2().context("cgroup v2 is not mounted")?;
-    let mut pairs: [Vec<Pair>; Workload::ALL.len()] = Default::default();
+    let workloads = &options.traffic;
+    let mut pairs: Vec<Vec<Pair>> = workloads.iter().map(|_| Vec::new()).collect();
     for turn in 0..pairs_max {
         let mut runs = [Vec::new(), Vec::new(), Vec::new()];
         // Each takes its turn in being first, so that a drift cancels out.
         for arm in (0..3).map(|i| ARMS[(turn + i) % 3]) {
             let _agent = if arm == Arm::Agent { Some(agents.start(&[])?) } else { None };
             let _hooks = if arm == Arm::EmptyHooks { Some(EmptyHooks::attach(&cgroup)?) } else { None };
-            for workload in Workload::ALL {
+            for &workload in workloads {
                 runs[arm as usize].push(server.run(workload, seconds)?);
             }
         }
@@ -110,16 +114,16 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
             });
         }
         bar.inc(1);
-        if turn + 1 >= PAIRS_MIN && Workload::ALL.iter().zip(&pairs).all(|(w, pairs)| is_narrow(*w, pairs)) {
+        if turn + 1 >= PAIRS_MIN && workloads.iter().zip(&pairs).all(|(w, pairs)| is_narrow(*w, pairs)) {
             break;
         }
     }
     bar.finish_and_clear();
     let mut table = Table::new(&COLUMNS);
-    for (workload, pairs) in Workload::ALL.iter().zip(&pairs) {
+    for (workload, pairs) in workloads.iter().zip(&pairs) {
         table.push(row(*workload, pairs));
     }
-    let hooks = per_hook(&agents.start(&[])?, &server, seconds.max(0.2))?;
+    let hooks = per_hook(&agents.start(&[])?, workloads, &server, seconds.max(0.2))?;
     let mut notes = vec![
         "Slow-down: median of the pairs' ratios, with the interval that holds the true median with 93 % or more."
             .into(),
@@ -127,7 +131,9 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
             .into(),
         "CPU: user and system time of client and server, the kernel programs included; the agent's own threads not."
             .into(),
-        "Client and server are pinned to a CPU each, or the scheduler's choice would decide the figures.".into(),
+        "Client and server are pinned to a CPU each, or the scheduler's choice would decide the figures. Without --sleepy \
+         a process of idle priority keeps these CPUs awake."
+            .into(),
         "Kernel programs, runs per operation and ns per run (counting itself costs some of it):".into(),
     ];
     notes.extend(hooks);
@@ -166,7 +172,7 @@ fn is_narrow(workload: Workload, pairs: &[Pair]) -> bool {
 }
 
 /// Runs and nanoseconds of each kernel program under each kind of traffic, as lines.
-fn per_hook(agent: &Agent, server: &Server, seconds: f64) -> Result<Vec<String>> {
+fn per_hook(agent: &Agent, workloads: &[Workload], server: &Server, seconds: f64) -> Result<Vec<String>> {
     let figures = || -> Result<Vec<(String, u64, f64)>> {
         let answer = agent.stats()?;
         let rows = answer.table("programs").map(|table| table.rows.clone()).unwrap_or_default();
@@ -179,7 +185,7 @@ fn per_hook(agent: &Agent, server: &Server, seconds: f64) -> Result<Vec<String>>
     };
     let mut lines = Vec::new();
     figures()?; // starts the kernel's counting
-    for workload in Workload::ALL {
+    for &workload in workloads {
         let before = figures()?;
         let run = server.run(workload, seconds)?;
         let after = figures()?;
