@@ -123,7 +123,7 @@ impl Drain for Endless {
 }
 
 fn hand_over(c: &mut Criterion) {
-    let (mut worker, mut port) = Worker::new(0, vec![(Endless(record(1)), 0)]);
+    let (mut worker, mut port) = Worker::new(0, vec![(Endless(record(1)), 0)], Box::new(|| {}));
     c.bench_function("hand-over: a delta to control and back", |b| {
         b.iter(|| {
             worker.visit();

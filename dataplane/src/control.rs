@@ -92,6 +92,14 @@ pub struct Enrichment {
     pub naming: Arc<NamingStats>,
 }
 
+/// What control is woken by.
+pub enum Event {
+    /// Somebody asks.
+    Question(Question),
+    /// A worker's delta is full.
+    DeltaFull,
+}
+
 /// All that the control thread owns.
 pub struct Control {
     pub(crate) kernel: Kernel,
@@ -165,14 +173,15 @@ impl Control {
     }
 
     /// Works until `stop`, which must come after the workers have ended.
-    pub fn run(mut self, questions: &Receiver<Question>, stop: &AtomicBool) {
+    pub fn run(mut self, events: &Receiver<Event>, stop: &AtomicBool) {
         self.first_sweep();
         while !stop.load(Ordering::Relaxed) {
             let wait = self.due.tick.saturating_duration_since(Instant::now());
-            match questions.recv_timeout(wait) {
-                Ok(question) => self.answer(&question),
+            match events.recv_timeout(wait) {
+                Ok(Event::Question(question)) => self.answer(&question),
+                Ok(Event::DeltaFull) => self.take_deltas(),
                 Err(RecvTimeoutError::Timeout) => self.tick(),
-                // Without a control socket nobody asks.
+                // Nobody asks, and no worker is left.
                 Err(RecvTimeoutError::Disconnected) => {
                     std::thread::sleep(wait);
                     self.tick();

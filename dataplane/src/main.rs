@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sockeye::config::Config;
-use sockeye::control::{Control, ControlOptions, Enrichment};
+use sockeye::control::{Control, ControlOptions, Enrichment, Event};
 use sockeye::drain::Drainer;
 use sockeye::engines::NamingStats;
 use sockeye::export::endpoint::{ServerKey, ZmqEndpoint};
@@ -188,8 +188,8 @@ fn check(args: &Args) -> Result<()> {
 
 fn run(args: &Args, config: &Config) -> Result<()> {
     // Everything that can be refused comes before the kernel is touched.
-    let (questions, asked) = mpsc::channel();
-    let socket = ControlSocket::start(&args.control_socket, questions)?;
+    let (wake, events) = mpsc::channel();
+    let socket = ControlSocket::start(&args.control_socket, wake.clone())?;
     let probe = Probe::of_this_host();
     let exporters = start_exporters(args, &probe)?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot wait for signals")?;
@@ -199,7 +199,11 @@ fn run(args: &Args, config: &Config) -> Result<()> {
     let drainer = Drainer::start(udp_tables).context("cannot start the thread that drains UDP counters")?;
     let stop_workers = Arc::new(AtomicBool::new(false));
     let count = args.workers.map_or_else(|| rings.len().div_ceil(8), |workers| workers as usize);
-    let (ports, workers) = worker::start(rings, count, &stop_workers).context("cannot start the workers")?;
+    let wake_control = move || {
+        let _ = wake.send(Event::DeltaFull);
+    };
+    let (ports, workers) =
+        worker::start(rings, count, &stop_workers, &wake_control).context("cannot start the workers")?;
     let enrichment = start_enrichment(args, config).context("cannot start the enrichment threads")?;
     let options = ControlOptions {
         timeouts: Timeouts {
@@ -216,7 +220,7 @@ fn run(args: &Args, config: &Config) -> Result<()> {
     let stop = Arc::clone(&stop_control);
     let control = thread::Builder::new().name("sockeye-control".into()).spawn(move || {
         let _end = EndAgent;
-        control.run(&asked, &stop);
+        control.run(&events, &stop);
     })?;
 
     let _ = signals.forever().next();

@@ -15,6 +15,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use sockeye_ctl::protocol::{Answer, REQUEST_BYTES_MAX, Request, Response, VERSION};
 
+use crate::control::Event;
+
 /// Clients at a time. More are told so.
 const CLIENTS_MAX: usize = 16;
 /// How long a client may take to ask or to read.
@@ -39,7 +41,7 @@ impl ControlSocket {
     ///
     /// # Errors
     /// If another agent holds the socket, or it cannot be created.
-    pub fn start(path: &Path, questions: Sender<Question>) -> Result<Self> {
+    pub fn start(path: &Path, events: Sender<Event>) -> Result<Self> {
         let listener = bind(path)?;
         let stop = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&stop);
@@ -50,7 +52,7 @@ impl ControlSocket {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
-                accept(stream, &clients, &questions);
+                accept(stream, &clients, &events);
             }
         })?;
         Ok(Self { path: path.to_owned(), stop })
@@ -89,7 +91,7 @@ fn bind(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-fn accept(mut stream: UnixStream, clients: &Arc<AtomicUsize>, questions: &Sender<Question>) {
+fn accept(mut stream: UnixStream, clients: &Arc<AtomicUsize>, events: &Sender<Event>) {
     let _ = stream.set_read_timeout(Some(CLIENT_TIMEOUT));
     let _ = stream.set_write_timeout(Some(CLIENT_TIMEOUT));
     if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
@@ -97,9 +99,9 @@ fn accept(mut stream: UnixStream, clients: &Arc<AtomicUsize>, questions: &Sender
         let _ = respond(&mut stream, Err(format!("{CLIENTS_MAX} clients are being served already: try again")));
         return;
     }
-    let (counted, questions) = (Arc::clone(clients), questions.clone());
+    let (counted, events) = (Arc::clone(clients), events.clone());
     let spawned = thread::Builder::new().name("sockeye-client".into()).spawn(move || {
-        let _ = serve(stream, &questions);
+        let _ = serve(stream, &events);
         counted.fetch_sub(1, Ordering::Relaxed);
     });
     if spawned.is_err() {
@@ -108,7 +110,7 @@ fn accept(mut stream: UnixStream, clients: &Arc<AtomicUsize>, questions: &Sender
 }
 
 /// Answers line after line until the client hangs up.
-fn serve(mut stream: UnixStream, questions: &Sender<Question>) -> io::Result<()> {
+fn serve(mut stream: UnixStream, events: &Sender<Event>) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = Vec::new();
     loop {
@@ -121,17 +123,17 @@ fn serve(mut stream: UnixStream, questions: &Sender<Question>) -> io::Result<()>
             return respond(&mut stream, Err(format!("the request is longer than {REQUEST_BYTES_MAX} bytes")));
         }
         let answer = match Request::parse(&line) {
-            Ok(request) => ask(request, questions),
+            Ok(request) => ask(request, events),
             Err(err) => Err(err.to_string()),
         };
         respond(&mut stream, answer)?;
     }
 }
 
-fn ask(request: Request, questions: &Sender<Question>) -> Result<Answer, String> {
+fn ask(request: Request, events: &Sender<Event>) -> Result<Answer, String> {
     let (reply, answer) = sync_channel(1);
     let ending = || "the agent is ending".to_owned();
-    questions.send(Question { request, reply }).map_err(|_| ending())?;
+    events.send(Event::Question(Question { request, reply })).map_err(|_| ending())?;
     answer.recv_timeout(CLIENT_TIMEOUT).map_err(|_| ending())?
 }
 
@@ -152,10 +154,10 @@ mod tests {
     use std::sync::mpsc;
 
     fn answering(path: &Path) -> ControlSocket {
-        let (questions, asked) = mpsc::channel::<Question>();
+        let (questions, asked) = mpsc::channel();
         let socket = ControlSocket::start(path, questions).unwrap();
         thread::spawn(move || {
-            for question in asked {
+            while let Ok(Event::Question(question)) = asked.recv() {
                 let _ = question.reply.send(Ok(Answer::default()));
             }
         });

@@ -59,9 +59,13 @@ pub struct WorkerPort {
     pub stats: Arc<WorkerStats>,
 }
 
+/// Tells control that a full delta waits for it; it would come for others in its own time.
+pub type WakeControl = Box<dyn Fn() + Send>;
+
 /// Everything that runs on a worker's thread.
 pub struct Worker<R> {
     rings: Vec<(R, usize)>,
+    wake_control: WakeControl,
     current: Box<Delta>,
     deltas: rtrb::Producer<Box<Delta>>,
     recycle: rtrb::Consumer<Box<Delta>>,
@@ -134,7 +138,7 @@ impl Pace {
 impl<R: Drain> Worker<R> {
     /// A worker for rings, each with its CPU, and control's ends of its queues.
     #[must_use]
-    pub fn new(index: usize, rings: Vec<(R, usize)>) -> (Self, WorkerPort) {
+    pub fn new(index: usize, rings: Vec<(R, usize)>, wake_control: WakeControl) -> (Self, WorkerPort) {
         let cpus: Vec<usize> = rings.iter().map(|(_, cpu)| *cpu).collect();
         let (to_control, deltas) = rtrb::RingBuffer::new(BOXES);
         let (mut recycle, from_control) = rtrb::RingBuffer::new(BOXES);
@@ -144,6 +148,7 @@ impl<R: Drain> Worker<R> {
         let stats = Arc::new(WorkerStats::default());
         let worker = Self {
             rings,
+            wake_control,
             current: Box::new(Delta::new(&cpus)),
             deltas: to_control,
             recycle: from_control,
@@ -156,10 +161,12 @@ impl<R: Drain> Worker<R> {
     pub fn visit(&mut self) -> Visit {
         let mut visit = Visit::default();
         for (index, (ring, _)) in self.rings.iter_mut().enumerate() {
-            if self.current.is_full() && !hand_over(&mut self.current, &mut self.deltas, &mut self.recycle, &self.stats)
-            {
-                self.stats.stalls.fetch_add(1, Ordering::Relaxed);
-                return Visit { stalled: true, ..visit };
+            if self.current.is_full() {
+                if !hand_over(&mut self.current, &mut self.deltas, &mut self.recycle, &self.stats) {
+                    self.stats.stalls.fetch_add(1, Ordering::Relaxed);
+                    return Visit { stalled: true, ..visit };
+                }
+                (self.wake_control)();
             }
             let delta = &mut self.current;
             let mut bytes = 0;
@@ -238,6 +245,7 @@ pub fn start(
     rings: Vec<Ring>,
     count: usize,
     stop: &Arc<AtomicBool>,
+    wake_control: &(impl Fn() + Clone + Send + 'static),
 ) -> std::io::Result<(Vec<WorkerPort>, Vec<JoinHandle<()>>)> {
     let mut groups: Vec<Vec<(Ring, usize)>> = (0..count.max(1)).map(|_| Vec::new()).collect();
     for ring in rings {
@@ -249,7 +257,7 @@ pub fn start(
     let mut threads = Vec::new();
     for (index, group) in groups.into_iter().filter(|group| !group.is_empty()).enumerate() {
         let ring_bytes = group.iter().map(|(ring, _)| ring.size_bytes()).sum();
-        let (worker, mut port) = Worker::new(index, group);
+        let (worker, mut port) = Worker::new(index, group, Box::new(wake_control.clone()));
         port.ring_bytes = ring_bytes;
         let core = cores.iter().find(|core| port.cpus.contains(&core.id)).copied();
         port.pinned_cpu = core.map(|core| core.id);
@@ -291,7 +299,7 @@ mod tests {
 
     #[test]
     fn records_arrive_in_a_delta_and_the_box_comes_back() {
-        let (mut worker, mut port) = Worker::new(0, vec![(Script((1..=3).map(record).collect()), 0)]);
+        let (mut worker, mut port) = Worker::new(0, vec![(Script((1..=3).map(record).collect()), 0)], Box::new(|| {}));
         assert_eq!(worker.visit().records, 3);
         assert!(worker.hand_over());
         let mut delta = port.deltas.pop().unwrap();
@@ -305,7 +313,7 @@ mod tests {
     fn a_worker_that_is_stopped_while_control_is_busy_leaves_nothing_behind() {
         let many: Vec<_> = (0..crate::shard::FLOWS_MAX as u64 * 5).map(record).collect();
         let offered = many.len();
-        let (worker, mut port) = Worker::new(0, vec![(Script(many), 0)]);
+        let (worker, mut port) = Worker::new(0, vec![(Script(many), 0)], Box::new(|| {}));
         let ended = thread::spawn(move || worker.run(&AtomicBool::new(true)));
         let mut taken = 0;
         while taken < offered {
@@ -334,7 +342,7 @@ mod tests {
     fn when_control_holds_all_boxes_records_stay_in_the_ring() {
         let many: Vec<_> = (0..crate::shard::FLOWS_MAX as u64 * 5).map(record).collect();
         let offered = many.len();
-        let (mut worker, mut port) = Worker::new(0, vec![(Script(many), 0)]);
+        let (mut worker, mut port) = Worker::new(0, vec![(Script(many), 0)], Box::new(|| {}));
         while worker.visit().records > 0 {}
         assert!(port.stats.stalls.load(Ordering::Relaxed) > 0);
         let mut taken = 0;

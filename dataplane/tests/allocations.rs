@@ -44,7 +44,7 @@ impl Drain for Load {
 
 #[test]
 fn visits_and_hand_overs_allocate_nothing_in_steady_state() {
-    let (mut worker, mut port) = Worker::new(0, vec![(Load::new(), 0)]);
+    let (mut worker, mut port) = Worker::new(0, vec![(Load::new(), 0)], Box::new(|| {}));
     let mut turn = || {
         worker.visit();
         assert!(worker.hand_over());

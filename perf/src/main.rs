@@ -6,6 +6,7 @@ mod awake;
 mod churn;
 mod collect;
 mod hold;
+mod lab;
 mod load;
 mod overhead;
 mod peers;
