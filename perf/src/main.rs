@@ -5,6 +5,7 @@ mod agent;
 mod awake;
 mod churn;
 mod collect;
+mod distance;
 mod hold;
 mod lab;
 mod load;

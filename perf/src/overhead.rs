@@ -2,15 +2,18 @@
 //! at the same hooks, and with the agent, in interleaved turns, until the interval of the median is narrow enough or the
 //! machine proves too noisy.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::{Value, json};
-use sockeye_bpf::empty::EmptyHooks;
+use sockeye_bpf::empty::{EmptyHooks, Hooks};
 use sockeye_bpf::preflight;
 
 use crate::agent::{Agent, Agents};
 use crate::awake::Awake;
-use crate::load::{Server, Workload};
+use crate::distance::{self, is_same};
+use crate::load::{Run, Server, Workload};
 use crate::stats::interval;
 use crate::table::{Report, Table, progress, round2};
 
@@ -30,6 +33,9 @@ pub(crate) struct Options {
     /// Seconds of each run.
     #[arg(long, default_value_t = 0.5)]
     seconds: f64,
+    /// Also with one group of empty hooks at a time: where the floor comes from.
+    #[arg(long)]
+    by_hook: bool,
     /// Let CPUs sleep when there is nothing to do. Then the time that a virtual CPU takes to wake decides the figures.
     #[arg(long)]
     sleepy: bool,
@@ -55,77 +61,99 @@ impl Workload {
 enum Arm {
     Off,
     /// The agent's hooks with nothing in them: the least that such an agent can cost.
-    EmptyHooks,
+    Empty(Hooks),
     Agent,
 }
 
-const ARMS: [Arm; 3] = [Arm::Off, Arm::EmptyHooks, Arm::Agent];
+impl Arm {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Off => "nothing",
+            Self::Empty(Hooks::All) => "empty hooks",
+            Self::Empty(Hooks::Tracepoints) => "empty tracepoints",
+            Self::Empty(Hooks::Sockops) => "empty sockops",
+            Self::Empty(Hooks::CgroupSkb) => "empty cgroup_skb",
+            Self::Agent => "agent",
+        }
+    }
+}
 
 /// One turn of one kind of traffic: percent slower, and nanoseconds of CPU more per operation, than with nothing.
 struct Pair {
     slow_down: f64,
-    empty: f64,
     cpu_ns: f64,
-    empty_cpu_ns: f64,
 }
 
-const COLUMNS: [&str; 12] = [
+/// The kept turns of one kind of traffic with one arm.
+struct Compared {
+    workload: Workload,
+    arm: Arm,
+    pairs: Vec<Pair>,
+}
+
+const COLUMNS: [&str; 11] = [
     "traffic",
-    "pairs",
+    "with",
+    "turns",
     "slow-down %",
     "from",
     "to",
     "bar %",
     "verdict",
-    "empty hooks %",
-    "empty from",
-    "empty to",
     "CPU ns more per op",
-    "empty hooks, CPU ns",
+    "CPU from",
+    "CPU to",
 ];
 
 pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     agents.none_may_run()?;
     let seconds = if options.quick { 0.1 } else { options.seconds };
-    let pairs_max = if options.quick { 2 } else { options.pairs as usize };
-    let bar = progress("overhead, pairs of runs", pairs_max as u64);
+    let turns_max = if options.quick { 2 } else { options.pairs as usize };
+    let bar = progress("overhead, turns", turns_max as u64);
     let _awake = if options.sleepy { None } else { Some(Awake::keep(PINNED_CPUS)?) };
     let server = Server::start()?;
     let cgroup = preflight::find_cgroup2().context("cgroup v2 is not mounted")?;
-    let workloads = &options.traffic;
-    let mut pairs: Vec<Vec<Pair>> = workloads.iter().map(|_| Vec::new()).collect();
-    for turn in 0..pairs_max {
-        let mut runs = [Vec::new(), Vec::new(), Vec::new()];
+    let mut arms = vec![Arm::Empty(Hooks::All), Arm::Agent];
+    if options.by_hook {
+        arms.splice(0..0, [Hooks::Tracepoints, Hooks::Sockops, Hooks::CgroupSkb].map(Arm::Empty));
+    }
+    let mut compared = Vec::new();
+    for &workload in &options.traffic {
+        compared.extend(arms.iter().map(|&arm| Compared { workload, arm, pairs: Vec::new() }));
+    }
+    arms.insert(0, Arm::Off);
+    let (mut distances_ns, mut moved) = (Vec::new(), 0);
+    for turn in 0..turns_max {
         // Each takes its turn in being first, so that a drift cancels out.
-        for arm in (0..3).map(|i| ARMS[(turn + i) % 3]) {
-            let _agent = if arm == Arm::Agent { Some(agents.start(&[])?) } else { None };
-            let _hooks = if arm == Arm::EmptyHooks { Some(EmptyHooks::attach(&cgroup)?) } else { None };
-            for &workload in workloads {
-                runs[arm as usize].push(server.run(workload, seconds)?);
+        arms.rotate_left(1);
+        let runs = turn_of(&arms, &options.traffic, seconds, agents, &server, &cgroup)?;
+        bar.inc(1);
+        for (i, &workload) in options.traffic.iter().enumerate() {
+            let of = |arm| runs.iter().find(|(ran, _)| *ran == arm).map(|(_, runs)| &runs[i]);
+            let Some(off) = of(Arm::Off) else { continue };
+            for compared in compared.iter_mut().filter(|compared| compared.workload == workload) {
+                let Some(on) = of(compared.arm) else { continue };
+                if !is_same(off.line_ns, on.line_ns) && !options.quick {
+                    moved += 1;
+                    continue;
+                }
+                compared.pairs.push(Pair {
+                    slow_down: (1.0 - on.run.rate / off.run.rate) * 100.0,
+                    cpu_ns: on.run.cpu_ns_per_op - off.run.cpu_ns_per_op,
+                });
+                distances_ns.push(on.line_ns);
             }
         }
-        for (i, pairs) in pairs.iter_mut().enumerate() {
-            let [off, empty, on] = [Arm::Off, Arm::EmptyHooks, Arm::Agent].map(|arm| runs[arm as usize][i]);
-            pairs.push(Pair {
-                slow_down: (1.0 - on.rate / off.rate) * 100.0,
-                empty: (1.0 - empty.rate / off.rate) * 100.0,
-                cpu_ns: on.cpu_ns_per_op - off.cpu_ns_per_op,
-                empty_cpu_ns: empty.cpu_ns_per_op - off.cpu_ns_per_op,
-            });
-        }
-        bar.inc(1);
-        if turn + 1 >= PAIRS_MIN && workloads.iter().zip(&pairs).all(|(w, pairs)| is_narrow(*w, pairs)) {
+        if turn + 1 >= PAIRS_MIN && compared.iter().all(Compared::is_narrow) {
             break;
         }
     }
     bar.finish_and_clear();
     let mut table = Table::new(&COLUMNS);
-    for (workload, pairs) in workloads.iter().zip(&pairs) {
-        table.push(row(*workload, pairs));
-    }
-    let hooks = per_hook(&agents.start(&[])?, workloads, &server, seconds.max(0.2))?;
+    compared.iter().for_each(|compared| table.push(compared.row()));
     let mut notes = vec![
-        "Slow-down: median of the pairs' ratios, with the interval that holds the true median with 93 % or more."
+        "Slow-down: median of the turns' ratios to the same traffic with nothing, with the interval that holds the true \
+         median with 93 % or more."
             .into(),
         "Empty hooks: the same hooks with programs that do nothing, measured in the same turns; what any such agent pays."
             .into(),
@@ -134,41 +162,88 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         "Client and server are pinned to a CPU each, or the scheduler's choice would decide the figures. Without --sleepy \
          a process of idle priority keeps these CPUs awake."
             .into(),
+        format!(
+            "From CPU to CPU a cache line took {}; {moved} comparisons were dropped because it changed in between.",
+            distance::in_words(&distances_ns)
+        ),
         "Kernel programs, runs per operation and ns per run (counting itself costs some of it):".into(),
     ];
-    notes.extend(hooks);
+    notes.extend(per_hook(&agents.start(&[])?, &options.traffic, &server, seconds.max(0.2))?);
     Ok(Report { title: "overhead", table, more: Vec::new(), notes })
 }
 
-fn row(workload: Workload, pairs: &[Pair]) -> Vec<Value> {
-    let of = |figure: fn(&Pair) -> f64| interval(&pairs.iter().map(figure).collect::<Vec<_>>());
-    let (low, median, high) = of(|pair| pair.slow_down);
-    let (empty_low, empty, empty_high) = of(|pair| pair.empty);
-    let verdict = match workload.bar_percent() {
-        None => "no bar",
-        Some(bar) if high <= bar => "met",
-        Some(bar) if low > bar => "not met",
-        Some(_) => "too noisy to say",
-    };
-    vec![
-        json!(workload.name()),
-        json!(pairs.len()),
-        round2(median),
-        round2(low),
-        round2(high),
-        workload.bar_percent().map_or(Value::Null, |bar| json!(bar)),
-        json!(verdict),
-        round2(empty),
-        round2(empty_low),
-        round2(empty_high),
-        json!(of(|pair| pair.cpu_ns).1.round()),
-        json!(of(|pair| pair.empty_cpu_ns).1.round()),
-    ]
+/// One run, and how far the CPUs were apart right before.
+struct Measured {
+    run: Run,
+    line_ns: f64,
 }
 
-fn is_narrow(workload: Workload, pairs: &[Pair]) -> bool {
-    let (low, _, high) = interval(&pairs.iter().map(|pair| pair.slow_down).collect::<Vec<_>>());
-    workload.bar_percent().is_none_or(|bar| high - low <= bar)
+/// All kinds of traffic with each arm.
+fn turn_of(
+    arms: &[Arm],
+    workloads: &[Workload],
+    seconds: f64,
+    agents: &Agents,
+    server: &Server,
+    cgroup: &Path,
+) -> Result<Vec<(Arm, Vec<Measured>)>> {
+    let mut all = Vec::new();
+    for &arm in arms {
+        let _agent = if arm == Arm::Agent { Some(agents.start(&[])?) } else { None };
+        let _hooks = if let Arm::Empty(hooks) = arm { Some(EmptyHooks::attach(cgroup, hooks)?) } else { None };
+        let mut runs = Vec::new();
+        for &workload in workloads {
+            let line_ns = distance::line_ns();
+            runs.push(Measured { run: server.run(workload, seconds)?, line_ns });
+        }
+        all.push((arm, runs));
+    }
+    Ok(all)
+}
+
+impl Compared {
+    fn interval_of(&self, figure: fn(&Pair) -> f64) -> (f64, f64, f64) {
+        interval(&self.pairs.iter().map(figure).collect::<Vec<_>>())
+    }
+
+    fn bar_percent(&self) -> Option<f64> {
+        if self.arm == Arm::Agent { self.workload.bar_percent() } else { None }
+    }
+
+    fn is_narrow(&self) -> bool {
+        let width = |(low, _, high)| high - low;
+        self.pairs.len() >= PAIRS_MIN
+            && self.bar_percent().is_none_or(|bar| width(self.interval_of(|pair| pair.slow_down)) <= bar)
+    }
+
+    fn row(&self) -> Vec<Value> {
+        if self.pairs.is_empty() {
+            let mut row = vec![Value::Null; COLUMNS.len()];
+            (row[0], row[1], row[2]) = (json!(self.workload.name()), json!(self.arm.name()), json!(0));
+            return row;
+        }
+        let (low, median, high) = self.interval_of(|pair| pair.slow_down);
+        let (cpu_low, cpu, cpu_high) = self.interval_of(|pair| pair.cpu_ns);
+        let verdict = match self.bar_percent() {
+            None => "no bar",
+            Some(bar) if high <= bar => "met",
+            Some(bar) if low > bar => "not met",
+            Some(_) => "too noisy to say",
+        };
+        vec![
+            json!(self.workload.name()),
+            json!(self.arm.name()),
+            json!(self.pairs.len()),
+            round2(median),
+            round2(low),
+            round2(high),
+            self.bar_percent().map_or(Value::Null, |bar| json!(bar)),
+            json!(verdict),
+            json!(cpu.round()),
+            json!(cpu_low.round()),
+            json!(cpu_high.round()),
+        ]
+    }
 }
 
 /// Runs and nanoseconds of each kernel program under each kind of traffic, as lines.
