@@ -18,8 +18,6 @@ pub enum Hooks {
     All,
     /// Its tracepoints.
     Tracepoints,
-    /// Events of TCP sockets.
-    Sockops,
     /// Each packet of a socket.
     CgroupSkb,
 }
@@ -41,14 +39,13 @@ impl EmptyHooks {
         let dir = File::open(cgroup)
             .map_err(|source| KernelError::Io { what: format!("cannot open {}", cgroup.display()), source })?;
         let p = &skel.progs;
-        let traced = [&p.se_set_state, &p.se_destroy, &p.se_read].map(|program| (Hooks::Tracepoints, program));
+        let traced = [&p.se_set_state, &p.se_destroy, &p.se_read, &p.se_probe].map(|program| (Hooks::Tracepoints, program));
         let packets = [&p.se_egress, &p.se_ingress].map(|program| (Hooks::CgroupSkb, program));
         let sockets = [&p.se_sock_create, &p.se_sock_release].map(|program| (Hooks::All, program));
         let links = traced
             .into_iter()
             .chain(packets)
             .chain(sockets)
-            .chain([(Hooks::Sockops, &p.se_sockops)])
             .filter(|(of, _)| hooks == Hooks::All || hooks == *of)
             .map(|(of, program)| match of {
                 Hooks::Tracepoints => program.attach_trace(),

@@ -60,7 +60,7 @@ pub fn silence_libbpf() {
 /// How the kernel side is set up.
 #[derive(Debug, Clone)]
 pub struct KernelOptions {
-    /// Mount point of cgroup v2. Without it UDP and round-trip samples are not seen.
+    /// Mount point of cgroup v2. Without it UDP is not seen.
     pub cgroup: Option<PathBuf>,
     /// Bytes of each CPU's ring, a power of two and a multiple of the page size.
     pub ring_bytes: u32,
@@ -97,15 +97,12 @@ impl Kernel {
         let set = bpf("cannot size the maps");
         let udp_inner = create_udp_table(options.udp_table_entries)?;
         open.maps.se_rings.set_max_entries(cpus as u32).map_err(set)?;
-        let has_sockops = options.cgroup.is_some();
-        open.maps.rodata_data.as_deref_mut().expect("the object has constants").se_has_sockops = has_sockops;
-        open.progs.se_connect.set_autoload(!has_sockops);
         let skel = open.load().map_err(bpf("the kernel refused a program (run with -vv for the verifier's log)"))?;
 
         let rings = create_rings(&skel.maps.se_rings, cpus, options.ring_bytes)?;
         put(&skel.maps.se_udp, 0, &udp_inner)?;
 
-        let mut links = attach_tracing(&skel.progs, has_sockops)?;
+        let mut links = attach_tracing(&skel.progs)?;
         if let Some(path) = &options.cgroup {
             links.extend(attach_cgroup(&skel.progs, path)?);
         }
@@ -206,11 +203,9 @@ fn ring_of(map: &impl AsFd, cpu: usize, bytes: u32) -> Result<Ring, KernelError>
     Ring::new(cpu, bytes as usize, fd).map_err(|source| KernelError::Ring { cpu, source })
 }
 
-fn attach_tracing(progs: &crate::skel::MainProgs<'_>, has_sockops: bool) -> Result<Vec<Link>, KernelError> {
-    let connect = (!has_sockops).then_some(&progs.se_connect);
-    [&progs.se_set_state, &progs.se_destroy, &progs.se_read]
+fn attach_tracing(progs: &crate::skel::MainProgs<'_>) -> Result<Vec<Link>, KernelError> {
+    [&progs.se_set_state, &progs.se_destroy, &progs.se_read, &progs.se_probe]
         .into_iter()
-        .chain(connect)
         .map(|program| program.attach_trace().map_err(bpf("cannot attach a BTF tracepoint")))
         .collect()
 }
@@ -218,7 +213,7 @@ fn attach_tracing(progs: &crate::skel::MainProgs<'_>, has_sockops: bool) -> Resu
 fn attach_cgroup(progs: &crate::skel::MainProgs<'_>, path: &Path) -> Result<Vec<Link>, KernelError> {
     let dir = File::open(path)
         .map_err(|source| KernelError::Io { what: format!("cannot open the cgroup {}", path.display()), source })?;
-    [&progs.se_sock_create, &progs.se_sock_release, &progs.se_egress, &progs.se_ingress, &progs.se_sockops]
+    [&progs.se_sock_create, &progs.se_sock_release, &progs.se_egress, &progs.se_ingress]
         .into_iter()
         .map(|program| program.attach_cgroup(dir.as_raw_fd()).map_err(bpf("cannot attach to the root cgroup")))
         .collect()

@@ -13,8 +13,11 @@ use crate::shard::Delta;
 pub const VISIT_RECORDS_MAX: usize = 4096;
 /// How often a delta is handed over.
 pub const HAND_OVER: Duration = Duration::from_millis(250);
-/// Longest sleep between two visits. It is bounded by the ring: in 10 ms one of 1 MiB takes 500 k records/s.
-const NAP_MAX: Duration = Duration::from_millis(8);
+/// What may come to a ring out of nothing, bytes a second: 90,000 connections that end, more than a CPU can make. The
+/// longest sleep is one in which this does not fill the ring, 62 ms with 1 MiB.
+const BURST_BYTES_PER_S: usize = 16 << 20;
+/// And this where rings have no limit.
+const NAP_MAX: Duration = Duration::from_millis(100);
 /// Shorter waits are not slept: waking up can take a millisecond longer than asked for, in which the ring would fill up.
 const SLEEP_MIN: Duration = Duration::from_millis(1);
 /// How full the next visit shall find the fullest ring.
@@ -94,7 +97,7 @@ impl Visit {
 
     /// How long to wait now, if the visit before began so long ago. Each visit costs a wake-up, and looking more often
     /// than needed costs the producer: it shares cache lines with who looks.
-    fn next_nap(self, since: Duration) -> Duration {
+    fn next_nap(self, since: Duration, nap_max: Duration) -> Duration {
         if self.stalled {
             return NAP_STALLED;
         }
@@ -103,7 +106,7 @@ impl Visit {
         }
         // Nothing came: a burst is over, whatever was worth a short wait before.
         let least = if self.records == 0 { SLEEP_MIN } else { Duration::ZERO };
-        since.mul_f64((FILL_AIM / self.fill).min(2.0)).clamp(least, NAP_MAX)
+        since.mul_f64((FILL_AIM / self.fill).min(2.0)).clamp(least, nap_max)
     }
 }
 
@@ -111,19 +114,21 @@ impl Visit {
 #[derive(Debug)]
 pub struct Pace {
     last: Instant,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self { last: Instant::now() }
-    }
+    nap_max: Duration,
 }
 
 impl Pace {
+    /// For rings of which the smallest holds so much.
+    #[must_use]
+    pub fn new(capacity_bytes: usize) -> Self {
+        let burst = Duration::from_secs_f64(capacity_bytes as f64 / BURST_BYTES_PER_S as f64);
+        Self { last: Instant::now(), nap_max: burst.clamp(SLEEP_MIN, NAP_MAX) }
+    }
+
     /// Waits as long as this visit suggests.
     pub fn wait(&mut self, visit: Visit) {
         let now = Instant::now();
-        let nap = visit.next_nap(now - self.last);
+        let nap = visit.next_nap(now - self.last, self.nap_max);
         self.last = now;
         if nap >= SLEEP_MIN {
             thread::sleep(nap);
@@ -189,7 +194,8 @@ impl<R: Drain> Worker<R> {
 
     /// Works until `stop`, with naps in between, then drains what is left.
     pub fn run(self, stop: &AtomicBool) {
-        let mut pace = Pace::default();
+        let capacity = self.rings.iter().map(|(ring, _)| ring.capacity_bytes()).min();
+        let mut pace = Pace::new(capacity.unwrap_or(usize::MAX));
         self.run_with(stop, |visit| pace.wait(visit));
     }
 
@@ -331,11 +337,13 @@ mod tests {
     #[test]
     fn naps_follow_the_fill_of_the_ring() {
         let nap =
-            |fill, us| Visit { records: 10, fill, stalled: false }.next_nap(Duration::from_micros(us)).as_micros();
-        assert_eq!((nap(0.0, 1_000), nap(0.0, 8_000), nap(0.01, 6_000)), (2_000, 8_000, 8_000));
+            |fill, us| Visit { records: 10, fill, stalled: false }.next_nap(Duration::from_micros(us), NAP_MAX).as_micros();
+        assert_eq!((nap(0.0, 1_000), nap(0.0, 80_000), nap(0.01, 60_000)), (2_000, 100_000, 100_000));
         assert_eq!((nap(0.125, 400), nap(0.2, 400)), (400, 250), "as full as aimed at, and a bit too full");
         assert_eq!(nap(0.9, 8_000), 0);
-        assert_eq!(Visit { stalled: true, ..Visit::default() }.next_nap(NAP_MAX), NAP_STALLED);
+        let nap_max = |kib: usize| Pace::new(kib << 10).nap_max.as_micros();
+        assert_eq!((nap_max(4), nap_max(1024), nap_max(16384)), (1_000, 62_500, 100_000));
+        assert_eq!(Visit { stalled: true, ..Visit::default() }.next_nap(NAP_MAX, NAP_MAX), NAP_STALLED);
     }
 
     #[test]

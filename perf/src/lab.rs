@@ -244,7 +244,7 @@ impl Lab {
 
 /// The ring alone: what no worker can exceed.
 fn drain_only(mut ring: Ring, stop: &AtomicBool) -> u64 {
-    let (mut total, mut seen, mut pace) = (0, 0u64, Pace::default());
+    let (mut total, mut seen, mut pace) = (0, 0u64, Pace::new(ring.capacity_bytes()));
     loop {
         let ended = stop.load(Ordering::Relaxed);
         let (mut visit, mut bytes) = (Visit::default(), 0);

@@ -71,7 +71,6 @@ impl Arm {
             Self::Off => "nothing",
             Self::Empty(Hooks::All) => "empty hooks",
             Self::Empty(Hooks::Tracepoints) => "empty tracepoints",
-            Self::Empty(Hooks::Sockops) => "empty sockops",
             Self::Empty(Hooks::CgroupSkb) => "empty cgroup_skb",
             Self::Agent => "agent",
         }
@@ -115,7 +114,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let cgroup = preflight::find_cgroup2().context("cgroup v2 is not mounted")?;
     let mut arms = vec![Arm::Empty(Hooks::All), Arm::Agent];
     if options.by_hook {
-        arms.splice(0..0, [Hooks::Tracepoints, Hooks::Sockops, Hooks::CgroupSkb].map(Arm::Empty));
+        arms.splice(0..0, [Hooks::Tracepoints, Hooks::CgroupSkb].map(Arm::Empty));
     }
     let mut compared = Vec::new();
     for &workload in &options.traffic {

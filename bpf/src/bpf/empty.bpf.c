@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * The same hooks as the agent's, with nothing in them, for the load harness: what every agent pays that attaches to
- * them. Sockops sets the same flag, so that it is called as often.
+ * them.
  */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -27,6 +27,12 @@ int BPF_PROG(se_destroy, struct sock *sk)
 	return 0;
 }
 
+SEC("tp_btf/tcp_probe")
+int BPF_PROG(se_probe, struct sock *sk)
+{
+	return 0;
+}
+
 SEC("cgroup/sock_create")
 int se_sock_create(struct bpf_sock *sk)
 {
@@ -48,13 +54,5 @@ int se_egress(struct __sk_buff *skb)
 SEC("cgroup_skb/ingress")
 int se_ingress(struct __sk_buff *skb)
 {
-	return 1;
-}
-
-SEC("sockops")
-int se_sockops(struct bpf_sock_ops *ops)
-{
-	if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
-		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
 	return 1;
 }

@@ -67,6 +67,14 @@ struct inet_sock {
 	__be16 inet_sport;
 };
 
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+};
+
+struct tcp_rack {
+	__u32 rtt_us;
+};
+
 struct minmax_sample {
 	__u32 t;
 	__u32 v;
@@ -77,6 +85,10 @@ struct minmax {
 };
 
 struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	struct tcp_rack rack;
+	__u32 delivered;
+	__u64 tcp_mstamp;
 	__u64 bytes_received;
 	__u64 bytes_acked;
 	__u32 segs_in;

@@ -12,11 +12,18 @@ struct se_sock {
 	__u32 start_ticks;
 	__u8 flags;
 	__u8 owner_changes;
-	__u8 rtt_count;
 	__u8 over; /* the last connection of this socket has ended, and its close is told */
+	__u8 pad0;
 	__u32 netns; /* of UDP sockets: cgroup_skb programs cannot read it from the socket */
 	__u64 opened_ns; /* 0 = before the agent */
-	__u64 rtt_batch_ns; /* coarse clock: of the oldest sample that waits */
+	/*
+	 * What se_probe writes for each segment, on the CPU that received it, lies on cache lines of its own (the kernel puts
+	 * the state 8 bytes after the beginning of one): se_read, on the CPU of the process, does not wait for them.
+	 */
+	__u64 pad1[4];
+	__u32 rtt_count;
+	__u32 delivered; /* the kernel's count of segments that were acknowledged, when se_probe last looked */
+	__u64 rtt_batch_us; /* the socket's clock (tcp_mstamp): of the oldest sample that waits */
 	__u32 rtt_us[SE_RTT_BATCH];
 };
 

@@ -89,8 +89,10 @@ int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 		kind = SE_LISTENER;
 	} else if (state == TCP_LISTEN) {
 		kind = SE_LISTENER;
-	} else if (state != TCP_CLOSE && (s.flags & SE_ROLE_MASK) != SE_ROLE_LISTENER) {
+	} else if (state != TCP_CLOSE && sk->__sk_common.skc_dport) {
 		kind = SE_SWEEP;
+		if (is_missed(&s, sk))
+			s.flags = (s.flags & ~SE_ROLE_MASK) | SE_RESPONDER;
 	} else {
 		return 0;
 	}

@@ -4,7 +4,7 @@
 #define SOCKEYE_TCP_H
 
 #define SE_OWNER_CHANGES_MAX 16
-#define SE_RTT_BATCH_NS 1000000000ULL
+#define SE_RTT_BATCH_US 1000000ULL
 
 static __always_inline void map_v4(__u8 *to, __be32 addr)
 {
@@ -23,9 +23,11 @@ static __always_inline void copy16(__u8 *to, const void *from)
 }
 
 /* The socket's 5-tuple. inet_sport outlives skc_num, which is 0 once the port was given back. */
-static __always_inline void read_tuple(struct se_flow *f, struct sock *sk)
+static __always_inline void read_tuple(struct se_flow *f, struct sock *sk, struct tcp_sock *tp)
 {
-	f->local_port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+	__be16 sport = tp ? tp->inet_conn.icsk_inet.inet_sport : BPF_CORE_READ((struct inet_sock *)sk, inet_sport);
+
+	f->local_port = bpf_ntohs(sport);
 	f->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
 	if (sk->__sk_common.skc_family == AF_INET6) {
 		BPF_CORE_READ_INTO((struct in6_addr_k *)f->local_addr, sk, __sk_common.skc_v6_rcv_saddr);
@@ -81,7 +83,7 @@ static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, 
 	f->cookie = cookie;
 	f->at_ns = bpf_ktime_get_boot_ns();
 	f->age_ms = s->opened_ns ? (f->at_ns - s->opened_ns) / 1000000 : 0;
-	read_tuple(f, sk);
+	read_tuple(f, sk, tp);
 	f->netns = sk->__sk_common.skc_net.net->ns.inum;
 	if (tp)
 		read_counters(f, sk, tp);
@@ -110,36 +112,23 @@ static __always_inline void flush_rtt(struct se_sock *s, struct sock *sk)
 	s->rtt_count = 0;
 }
 
-static __always_inline void fill_close(struct se_close *c, __u8 state, const struct se_sock *s, struct sock *sk,
-				       __u64 cookie)
-{
-	fill_flow(&c->flow, SE_CLOSE, state, s, sk, cookie);
-	for (int i = 0; i < SE_CLOSE_RTT; i++)
-		c->samples_us[i] = i < s->rtt_count ? s->rtt_us[i] : 0;
-}
-
 /*
- * The close record must not get lost: nothing could heal it. When the ring is full it goes to a hash map that user
- * space drains; only when that is full too does it count as lost.
+ * The round-trip time of the segment that was acknowledged last (net/ipv4/tcp_recovery.c, tcp_rack_advance: neither
+ * smoothed nor held up by delayed acknowledgements), if any was since the last look. Without SACK there is only the
+ * smoothed one.
  */
-static __always_inline void emit_close(__u8 state, const struct se_sock *s, struct sock *sk, __u64 cookie)
+static __always_inline bool take_sample(struct se_sock *s, struct tcp_sock *tp)
 {
-	struct se_close *c, spill = {};
-	struct se_stats *st = stats();
+	__u32 delivered = tp->delivered, at = s->rtt_count;
 
-	if (!st)
-		return;
-	c = offer(st, SE_CLOSE, sizeof(*c));
-	if (c) {
-		fill_close(c, state, s, sk, cookie);
-		submit(c);
-		return;
+	if (delivered == s->delivered)
+		return false;
+	s->delivered = delivered;
+	if (at < SE_RTT_BATCH) {
+		s->rtt_us[at] = tp->rack.rtt_us ?: tp->srtt_us >> 3 ?: 1;
+		s->rtt_count = at + 1;
 	}
-	fill_close(&spill, state, s, sk, cookie);
-	if (bpf_map_update_elem(&se_closes, &cookie, &spill, BPF_NOEXIST))
-		count(&st->lost[SE_CLOSE]);
-	else
-		count(&st->close_overflow);
+	return true;
 }
 
 static __always_inline void begin(struct se_sock *s, __u8 flags)
@@ -147,6 +136,7 @@ static __always_inline void begin(struct se_sock *s, __u8 flags)
 	s->flags = flags;
 	s->owner_changes = 0;
 	s->rtt_count = 0;
+	s->delivered = 0;
 	s->over = 0;
 	s->opened_ns = bpf_ktime_get_boot_ns();
 }
@@ -155,10 +145,14 @@ static __always_inline void begin(struct se_sock *s, __u8 flags)
  * connect() or listen(): the caller owns the socket. tcp_v4_connect() and inet_csk_listen_start() run in the process.
  * An open connection is not told of here: the sweep finds it, and a short one costs a single record, its close.
  */
-static __always_inline void on_open(struct se_sock *s, __u8 role, const bool traced)
+static __always_inline void on_open(struct sock *sk, __u8 role)
 {
-	struct se_owner owner = current_owner(traced);
+	struct se_sock *s = track(sk);
+	struct se_owner owner;
 
+	if (!s)
+		return;
+	owner = current_owner(true);
 	s->pid = owner.pid;
 	s->start_ticks = owner.start_ticks;
 	begin(s, role | SE_CONFIRMED | owner.exec);
@@ -171,33 +165,72 @@ static __always_inline void on_established(struct se_sock *s, bool connected)
 		begin(s, (connected ? SE_INITIATOR : SE_RESPONDER) | (s->flags & SE_EXEC_MASK));
 }
 
+/* A connection with the state of its listener: its ESTABLISHED was missed (see se_destroy). A listener has no peer. */
+static __always_inline bool is_missed(const struct se_sock *s, struct sock *sk)
+{
+	return (s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER && sk->__sk_common.skc_dport;
+}
+
+static __always_inline void fill_close(struct se_close *c, __u8 state, const struct se_sock *s, struct sock *sk,
+				       __u64 cookie)
+{
+	fill_flow(&c->flow, SE_CLOSE, state, s, sk, cookie);
+	for (int i = 0; i < SE_CLOSE_RTT; i++)
+		c->samples_us[i] = i < s->rtt_count ? s->rtt_us[i] : 0;
+}
+
+/* A close that found its ring full goes to a hash map that user space drains; only when that is full is it lost. */
+static __always_inline void spill_close(__u8 state, const struct se_sock *s, struct sock *sk, __u64 cookie,
+					struct se_stats *st)
+{
+	struct se_close c = {};
+
+	fill_close(&c, state, s, sk, cookie);
+	if (bpf_map_update_elem(&se_closes, &cookie, &c, BPF_NOEXIST))
+		count(&st->lost[SE_CLOSE]);
+	else
+		count(&st->close_overflow);
+}
+
+/* The close record must not get lost: nothing could heal it. */
+static __always_inline void emit_close(__u8 state, const struct se_sock *s, struct sock *sk)
+{
+	__u64 cookie = bpf_get_socket_cookie(sk);
+	struct se_stats *st = stats();
+	struct se_close *c;
+
+	if (!st)
+		return;
+	c = offer(st, SE_CLOSE, sizeof(*c));
+	if (!c) {
+		spill_close(state, s, sk, cookie, st);
+		return;
+	}
+	fill_close(c, state, s, sk, cookie);
+	submit(c);
+}
+
 /*
  * The state stays until the kernel frees it with the socket: to delete it here would cost two callbacks of RCU. A socket
  * that connects again starts afresh (begin).
  */
 static __always_inline void on_close(struct se_sock *s, struct sock *sk, int old)
 {
-	if (s->over || (s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER)
+	struct tcp_sock *tp;
+
+	if (s->over)
 		return;
+	if (is_missed(s, sk))
+		on_established(s, false);
+	if ((s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER)
+		return;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp)
+		take_sample(s, tp);
 	if (s->rtt_count > SE_CLOSE_RTT)
 		flush_rtt(s, sk);
-	emit_close(old, s, sk, bpf_get_socket_cookie(sk));
+	emit_close(old, s, sk);
 	s->over = 1;
-}
-
-/* Set by the loader: se_sockops is attached, and tells of each connection that is established. */
-const volatile bool se_has_sockops = false;
-
-/*
- * connect() and listen(), in the process: se_sockops comes right after and makes good for a run that the kernel skipped
- * (see there).
- */
-static __always_inline void on_call(struct sock *sk, int new)
-{
-	struct se_sock *s = track(sk);
-
-	if (s)
-		on_open(s, new == TCP_LISTEN ? SE_ROLE_LISTENER : SE_INITIATOR, true);
 }
 
 static __always_inline void on_end(struct sock *sk, int old)
@@ -221,34 +254,32 @@ int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
 
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	if (new == TCP_CLOSE) {
-		on_end(sk, old);
-	} else if (se_has_sockops) {
-		if (new == TCP_SYN_SENT || new == TCP_LISTEN)
-			on_call(sk, new);
-	} else if (new == TCP_ESTABLISHED) {
+	switch (new) {
+	case TCP_SYN_SENT:
+		on_open(sk, SE_INITIATOR);
+		break;
+	case TCP_LISTEN:
+		on_open(sk, SE_ROLE_LISTENER);
+		break;
+	case TCP_ESTABLISHED:
 		s = track(sk);
 		if (s)
 			on_established(s, old == TCP_SYN_SENT);
+		break;
+	case TCP_CLOSE:
+		on_end(sk, old);
+		break;
 	}
-	return 0;
-}
-
-/* Without se_sockops only: apart, so that a close that comes in between is not skipped by the kernel. */
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(se_connect, struct sock *sk, int old, int new)
-{
-	if ((new == TCP_SYN_SENT || new == TCP_LISTEN) && sk->sk_protocol == IPPROTO_TCP)
-		on_call(sk, new);
 	return 0;
 }
 
 /*
  * The kernel does not run a tracing program that is already running on the same CPU (bpf_trace_run, since 6.1): a
  * softirq or, with preemptible tracepoints, another process that comes in between loses its event. It counts them
- * (recursion_misses), but a close that is lost would be lost for good. This tracepoint comes right after nearly every
- * close, always with softirqs off, so that nothing comes in between: it tells the closes that se_set_state has missed. The
- * state that such a socket left is not known any more: with no error it had sent its FIN.
+ * (recursion_misses). What se_set_state misses in this way: a connect is made good for by ESTABLISHED, and the first read
+ * tells the owner; ESTABLISHED by whatever comes next (is_missed); a close by this tracepoint, which comes right after
+ * nearly every close, always with softirqs off, so that nothing comes in between. The state that such a socket left is not
+ * known any more: with no error it had sent its FIN.
  */
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(se_destroy, struct sock *sk)
@@ -269,16 +300,19 @@ SEC("tp_btf/tcp_rcv_space_adjust")
 int BPF_PROG(se_read, struct sock *sk)
 {
 	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+	struct task_struct *task = bpf_get_current_task_btf();
 	struct se_owner owner;
 	__u8 exec;
 	bool same;
 
 	if (!s || !sk->sk_lock.owned)
 		return 0;
-	exec = exec_flags(bpf_get_current_task_btf()->group_leader->self_exec_id);
-	same = s->pid == (__u32)(bpf_get_current_pid_tgid() >> 32) && (s->flags & SE_EXEC_MASK) == exec;
+	exec = exec_flags(task->group_leader->self_exec_id);
+	same = s->pid == (__u32)task->tgid && (s->flags & SE_EXEC_MASK) == exec;
 	if ((same && s->flags & SE_CONFIRMED) || s->owner_changes >= SE_OWNER_CHANGES_MAX)
 		return 0;
+	if (is_missed(s, sk))
+		on_established(s, false);
 	owner = current_owner(true);
 	if (!owner.pid)
 		return 0;
@@ -292,79 +326,28 @@ int BPF_PROG(se_read, struct sock *sk)
 }
 
 /*
- * tcp_rtt_estimator() -> tcp_bpf_rtt(), once per round trip. args[0] is the raw sample since 6.10; before, only the
- * smoothed one is there.
- * Samples travel in batches, and none waits for longer than a second of further samples.
+ * tcp_rcv_established(), once per received segment (after GRO) and before it is looked at: what the segment before it
+ * has acknowledged is there to see. Samples travel in batches, and none waits for longer than a second of further samples.
  */
-static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct bpf_sock *handle)
+SEC("tp_btf/tcp_probe")
+int BPF_PROG(se_probe, struct sock *sk)
 {
-	struct se_sock *s = bpf_sk_storage_get(&se_socks, handle, NULL, 0);
-	__u32 sample_us = ops->args[0], at;
-	struct tcp_sock *tp;
-	__u64 now;
+	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	__u64 acked_us;
 
-	if (!s)
-		return;
-	if (!sample_us)
-		sample_us = ops->srtt_us >> 3 ?: 1;
-	now = bpf_ktime_get_coarse_ns();
-	at = s->rtt_count;
-	if (at == 0)
-		s->rtt_batch_ns = now;
-	if (at < SE_RTT_BATCH) {
-		s->rtt_us[at] = sample_us;
-		s->rtt_count = at + 1;
+	if (!s || !tp || !take_sample(s, tp))
+		return 0;
+	acked_us = tp->tcp_mstamp;
+	if (s->rtt_count == 1)
+		s->rtt_batch_us = acked_us;
+	if (s->rtt_count >= SE_RTT_BATCH || acked_us - s->rtt_batch_us > SE_RTT_BATCH_US) {
+		if (is_missed(s, sk))
+			on_established(s, false);
+		else
+			flush_rtt(s, sk);
 	}
-	if (s->rtt_count >= SE_RTT_BATCH || now - s->rtt_batch_ns > SE_RTT_BATCH_NS) {
-		tp = bpf_skc_to_tcp_sock(handle);
-		if (tp)
-			flush_rtt(s, (struct sock *)tp);
-	}
-}
-
-/* connect() or listen() that se_set_state has not seen. */
-static __always_inline void on_missed_open(struct bpf_sock *handle, __u8 role)
-{
-	struct se_sock *s = track(handle);
-
-	if (s && (s->over || (s->flags & SE_ROLE_MASK) != role))
-		on_open(s, role, false);
-}
-
-static __always_inline void on_accepted(struct bpf_sock *handle)
-{
-	struct se_sock *s = track(handle);
-
-	if (s)
-		on_established(s, false);
-}
-
-/* What se_set_state sees, too, but not for certain (see se_destroy), and what only this hook sees. */
-SEC("sockops")
-int se_sockops(struct bpf_sock_ops *ops)
-{
-	struct bpf_sock *handle = ops->sk;
-
-	if (!handle)
-		return 1;
-	switch (ops->op) {
-	case BPF_SOCK_OPS_RTT_CB:
-		on_rtt(ops, handle);
-		break;
-	case BPF_SOCK_OPS_TCP_LISTEN_CB:
-		on_missed_open(handle, SE_ROLE_LISTENER);
-		break;
-	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		on_missed_open(handle, SE_INITIATOR);
-		break;
-	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		on_accepted(handle);
-		/* fall through */
-	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
-		break;
-	}
-	return 1;
+	return 0;
 }
 
 #endif
