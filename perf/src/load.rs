@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ pub(crate) struct Run {
 /// Servers of all kinds of traffic, each on a thread, and their addresses.
 pub(crate) struct Server {
     pub(crate) tcp: SocketAddr,
+    /// Number of the next address for short connections.
+    next: AtomicU32,
     sink: SocketAddr,
     udp: SocketAddr,
     /// Datagrams that arrived at the sink.
@@ -62,17 +64,12 @@ impl Server {
         let arrived = Arc::new(AtomicU64::new(0));
         let server = Self {
             tcp: echo.local_addr()?,
+            next: AtomicU32::new(0),
             sink: sink.local_addr()?,
             udp: udp.local_addr()?,
             udp_sink: (udp_sink.local_addr()?, Arc::clone(&arrived)),
         };
-        spawn(move || {
-            for mut stream in echo.incoming().flatten() {
-                let _ = stream.set_nodelay(true);
-                let mut byte = [0];
-                while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
-            }
-        })?;
+        spawn(move || echo_until(&echo, &AtomicBool::new(false)))?;
         spawn(move || {
             let mut buffer = vec![0; 1 << 16];
             for mut stream in sink.incoming().flatten() {
@@ -94,11 +91,34 @@ impl Server {
         Ok(server)
     }
 
+    /// The same, with short connections to an address of their own: ports that the last run has left in TIME_WAIT would
+    /// be in the way, the more the shorter ago that was.
+    pub(crate) fn run_afresh(&self, workload: Workload, seconds: f64) -> Result<Run> {
+        if workload != Workload::TcpCrr {
+            return self.run(workload, seconds);
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let address = Ipv4Addr::new(127, 3, (number / 250) as u8, (number % 250) as u8 + 1);
+        let listener = TcpListener::bind((address, 0)).context("cannot listen")?;
+        let (tcp, over) = (listener.local_addr()?, Arc::new(AtomicBool::new(false)));
+        let ended = Arc::clone(&over);
+        let echo = spawn(move || echo_until(&listener, &ended))?;
+        let run = self.run_with(tcp, workload, seconds);
+        over.store(true, Ordering::Relaxed);
+        drop(TcpStream::connect(tcp));
+        let _ = echo.join();
+        run
+    }
+
     /// Talks for some seconds.
     pub(crate) fn run(&self, workload: Workload, seconds: f64) -> Result<Run> {
+        self.run_with(self.tcp, workload, seconds)
+    }
+
+    fn run_with(&self, tcp: SocketAddr, workload: Workload, seconds: f64) -> Result<Run> {
         let stop = Arc::new(AtomicBool::new(false));
         let (before, began) = (own_cpu_ns()?, Instant::now());
-        let talking = self.talk(workload, &stop)?;
+        let talking = self.talk(tcp, workload, &stop)?;
         thread::sleep(Duration::from_secs_f64(seconds));
         stop.store(true, Ordering::Relaxed);
         let operations = talking.join().map_err(|_| anyhow::anyhow!("a client died"))??;
@@ -107,9 +127,9 @@ impl Server {
         Ok(Run { operations, rate: operations as f64 / elapsed, cpu_ns_per_op: cpu_ns / operations.max(1) as f64 })
     }
 
-    fn talk(&self, workload: Workload, stop: &Arc<AtomicBool>) -> Result<JoinHandle<Result<u64>>> {
+    fn talk(&self, tcp: SocketAddr, workload: Workload, stop: &Arc<AtomicBool>) -> Result<JoinHandle<Result<u64>>> {
         let stop = Arc::clone(stop);
-        let (tcp, sink, udp, (udp_sink, arrived)) = (self.tcp, self.sink, self.udp, self.udp_sink.clone());
+        let (sink, udp, (udp_sink, arrived)) = (self.sink, self.udp, self.udp_sink.clone());
         Ok(thread::Builder::new().name("perf-client".into()).spawn(move || {
             pin(0);
             let mut operations = 0;
@@ -167,12 +187,24 @@ impl Server {
     }
 }
 
-fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
-    thread::Builder::new().name("perf-server".into()).spawn(|| {
+/// Sends back what comes, a byte at a time, one connection after another.
+fn echo_until(listener: &TcpListener, over: &AtomicBool) {
+    for mut stream in listener.incoming().flatten() {
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        let _ = stream.set_nodelay(true);
+        let mut byte = [0];
+        while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
+    }
+}
+
+fn spawn(work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = thread::Builder::new().name("perf-server".into()).spawn(|| {
         pin(1);
         work();
     })?;
-    Ok(())
+    Ok(thread)
 }
 
 /// Keeps the calling thread on the n-th CPU, if there is one.

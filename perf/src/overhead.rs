@@ -3,12 +3,17 @@
 //! machine proves too noisy.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::{Value, json};
 use sockeye_bpf::empty::{EmptyHooks, Hooks};
 use sockeye_bpf::preflight;
+use sockeye_bpf::ring::Drain as _;
 
 use crate::agent::{Agent, Agents};
 use crate::awake::Awake;
@@ -21,6 +26,13 @@ use crate::table::{Report, Table, progress, round2};
 const PINNED_CPUS: usize = 2;
 /// Fewest pairs from which an interval of 90 % can be read: the second and the last but one of eight are 93 %.
 const PAIRS_MIN: usize = 8;
+/// Of the bare mechanisms: the agent's.
+const RING_BYTES: u32 = 1 << 20;
+const DRAIN_EVERY: Duration = Duration::from_millis(20);
+/// Until the kernel has cleared up behind the hooks that were there before.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Of each kind of traffic, before it is measured.
+const WARM_UP_S: f64 = 0.1;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -70,6 +82,7 @@ impl Arm {
         match self {
             Self::Off => "nothing",
             Self::Empty(Hooks::All) => "empty hooks",
+            Self::Empty(Hooks::Bare) => "bare mechanisms",
             Self::Empty(Hooks::Tracepoints) => "empty tracepoints",
             Self::Empty(Hooks::CgroupSkb) => "empty cgroup_skb",
             Self::Agent => "agent",
@@ -112,7 +125,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let _awake = if options.sleepy { None } else { Some(Awake::keep(PINNED_CPUS)?) };
     let server = Server::start()?;
     let cgroup = preflight::find_cgroup2().context("cgroup v2 is not mounted")?;
-    let mut arms = vec![Arm::Empty(Hooks::All), Arm::Agent];
+    let mut arms = vec![Arm::Empty(Hooks::All), Arm::Empty(Hooks::Bare), Arm::Agent];
     if options.by_hook {
         arms.splice(0..0, [Hooks::Tracepoints, Hooks::CgroupSkb].map(Arm::Empty));
     }
@@ -123,8 +136,9 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     arms.insert(0, Arm::Off);
     let (mut distances_ns, mut moved) = (Vec::new(), 0);
     for turn in 0..turns_max {
-        // Each takes its turn in being first, so that a drift cancels out.
+        // Each is first, last, before and after each other one as often: a drift cancels out, and so does what one leaves.
         arms.rotate_left(1);
+        arms.reverse();
         let runs = turn_of(&arms, &options.traffic, seconds, agents, &server, &cgroup)?;
         bar.inc(1);
         for (i, &workload) in options.traffic.iter().enumerate() {
@@ -154,7 +168,9 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         "Slow-down: median of the turns' ratios to the same traffic with nothing, with the interval that holds the true \
          median with 93 % or more."
             .into(),
-        "Empty hooks: the same hooks with programs that do nothing, measured in the same turns; what any such agent pays."
+        "Empty hooks: the same hooks with programs that do nothing. Bare mechanisms: with a state for each TCP socket, and \
+         an empty record of the agent's size for each connection that ends. Both in the same turns; it is what any agent \
+         pays that is built like this."
             .into(),
         "CPU: user and system time of client and server, the kernel programs included; the agent's own threads not."
             .into(),
@@ -189,15 +205,50 @@ fn turn_of(
     let mut all = Vec::new();
     for &arm in arms {
         let _agent = if arm == Arm::Agent { Some(agents.start(&[])?) } else { None };
-        let _hooks = if let Arm::Empty(hooks) = arm { Some(EmptyHooks::attach(cgroup, hooks)?) } else { None };
+        let _hooks = if let Arm::Empty(hooks) = arm { Some(Attached::start(cgroup, hooks)?) } else { None };
         let mut runs = Vec::new();
+        thread::sleep(SETTLE);
         for &workload in workloads {
+            server.run_afresh(workload, WARM_UP_S)?;
             let line_ns = distance::line_ns();
-            runs.push(Measured { run: server.run(workload, seconds)?, line_ns });
+            runs.push(Measured { run: server.run_afresh(workload, seconds)?, line_ns });
         }
         all.push((arm, runs));
     }
     Ok(all)
+}
+
+/// Hooks without an agent, and a thread that empties their rings.
+struct Attached {
+    _hooks: EmptyHooks,
+    stop: Arc<AtomicBool>,
+    drainer: Option<JoinHandle<()>>,
+}
+
+impl Attached {
+    fn start(cgroup: &Path, hooks: Hooks) -> Result<Self> {
+        let mut hooks = EmptyHooks::attach(cgroup, hooks, RING_BYTES)?;
+        let (mut rings, stop) = (hooks.take_rings(), Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        let drainer = thread::Builder::new().name("perf-drain".into()).spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                rings.iter_mut().for_each(|ring| {
+                    ring.drain(usize::MAX, |_| {});
+                });
+                thread::sleep(DRAIN_EVERY);
+            }
+        })?;
+        Ok(Self { _hooks: hooks, stop, drainer: Some(drainer) })
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(drainer) = self.drainer.take() {
+            let _ = drainer.join();
+        }
+    }
 }
 
 impl Compared {
@@ -261,7 +312,7 @@ fn per_hook(agent: &Agent, workloads: &[Workload], server: &Server, seconds: f64
     figures()?; // starts the kernel's counting
     for &workload in workloads {
         let before = figures()?;
-        let run = server.run(workload, seconds)?;
+        let run = server.run_afresh(workload, seconds)?;
         let after = figures()?;
         let operations = run.operations as f64;
         let parts: Vec<String> = before
