@@ -1,15 +1,13 @@
 //! CPUs that do not sleep. A virtual CPU that halts is slow to wake, and whether it halts hangs on microseconds: without
 //! this a slow-down of bulk traffic is anything between -40 and 40 %, with an agent or with none.
 
-use std::io::Read as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 
+use crate::collect::until_input_ends;
 use crate::load::pin;
 
 /// A process on each of the first CPUs that spins when nothing else wants to run (SCHED_IDLE). They end with this.
@@ -48,12 +46,7 @@ pub(crate) struct Options {
 
 /// The other side: spins until its input ends, which it does when the harness is gone, too.
 pub(crate) fn spin(options: &Options) {
-    let over = Arc::new(AtomicBool::new(false));
-    let ended = Arc::clone(&over);
-    thread::spawn(move || {
-        let _ = std::io::stdin().read(&mut [0]);
-        ended.store(true, Ordering::Relaxed);
-    });
+    let over = until_input_ends();
     pin(options.cpu);
     while !over.load(Ordering::Relaxed) {
         std::hint::spin_loop();

@@ -1,7 +1,9 @@
-//! A ZMQ collector that notes when it heard of which flow.
+//! ZMQ collectors: one that notes when it heard of which flow, and one that throws everything away.
 
 use std::collections::HashMap;
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -11,6 +13,67 @@ use anyhow::{Context as _, Result};
 
 /// When the first record of a flow came, by the address of its initiator.
 pub(crate) type Arrived = HashMap<SocketAddr, Instant>;
+
+/// A socket that hears everything, and what `sockeye --zmq` connects to.
+fn subscriber() -> Result<(zmq::Socket, String)> {
+    let socket = zmq::Context::new().socket(zmq::SUB).context("cannot make a ZMQ socket")?;
+    socket.set_subscribe(b"")?;
+    socket.set_rcvhwm(0)?;
+    socket.set_rcvtimeo(100)?;
+    socket.bind("tcp://127.0.0.1:*").context("cannot listen for ZMQ")?;
+    let endpoint = socket.get_last_endpoint()?.map_err(|_| anyhow::anyhow!("no endpoint"))?;
+    Ok((socket, format!("{endpoint}c")))
+}
+
+/// A collector in a process of its own, so that its CPU time is nobody's. It ends with this.
+pub(crate) struct Sink {
+    pub(crate) endpoint: String,
+    process: Child,
+}
+
+impl Sink {
+    pub(crate) fn start() -> Result<Self> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .arg("sink")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start the collector")?;
+        let mut endpoint = String::new();
+        BufReader::new(process.stdout.take().context("no output")?).read_line(&mut endpoint)?;
+        Ok(Self { endpoint: endpoint.trim().to_owned(), process })
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// The other side: throws away what it hears, until its input ends.
+pub(crate) fn sink() -> Result<()> {
+    let (socket, endpoint) = subscriber()?;
+    println!("{endpoint}");
+    let over = until_input_ends();
+    let mut message = zmq::Message::new();
+    while !over.load(Ordering::Relaxed) {
+        let _ = socket.recv(&mut message, 0);
+    }
+    Ok(())
+}
+
+/// Set when standard input ends: also when the harness is gone without a word.
+pub(crate) fn until_input_ends() -> Arc<AtomicBool> {
+    let over = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&over);
+    thread::spawn(move || {
+        let _ = io::stdin().read(&mut [0]);
+        ended.store(true, Ordering::Relaxed);
+    });
+    over
+}
 
 /// Receives on a thread of its own. Messages are only noted there, and read when all is over: the collector must not
 /// take the CPU from what is measured.
@@ -22,12 +85,7 @@ pub(crate) struct Collector {
 
 impl Collector {
     pub(crate) fn bind() -> Result<Self> {
-        let socket = zmq::Context::new().socket(zmq::SUB).context("cannot make a ZMQ socket")?;
-        socket.set_subscribe(b"")?;
-        socket.set_rcvhwm(0)?;
-        socket.set_rcvtimeo(100)?;
-        socket.bind("tcp://127.0.0.1:*").context("cannot listen for ZMQ")?;
-        let endpoint = socket.get_last_endpoint()?.map_err(|_| anyhow::anyhow!("no endpoint"))?;
+        let (socket, endpoint) = subscriber()?;
         let stop = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&stop);
         let thread = thread::Builder::new().name("perf-collector".into()).spawn(move || {
@@ -47,7 +105,7 @@ impl Collector {
 
     /// For `sockeye --zmq`: it connects.
     pub(crate) fn endpoint(&self) -> String {
-        format!("{}c", self.endpoint)
+        self.endpoint.clone()
     }
 
     /// Stops, and reads what came.

@@ -75,6 +75,8 @@ enum Command {
     HoldSome(hold::SomeOptions),
     #[command(hide = true)]
     KeepAwake(awake::Options),
+    #[command(hide = true)]
+    Sink,
 }
 
 /// Runs one measurement.
@@ -93,6 +95,10 @@ fn measure(command: &Command, agents: &Agents) -> Result<Option<Report>> {
         }
         Command::HoldSome(options) => {
             hold::hold_some(options)?;
+            return Ok(None);
+        }
+        Command::Sink => {
+            collect::sink()?;
             return Ok(None);
         }
         Command::KeepAwake(options) => {

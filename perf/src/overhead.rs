@@ -17,6 +17,7 @@ use sockeye_bpf::ring::Drain as _;
 
 use crate::agent::{Agent, Agents};
 use crate::awake::Awake;
+use crate::collect::Sink;
 use crate::distance::{self, is_same};
 use crate::load::{Run, Server, Workload};
 use crate::stats::interval;
@@ -123,7 +124,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let turns_max = if options.quick { 2 } else { options.pairs as usize };
     let bar = progress("overhead, turns", turns_max as u64);
     let _awake = if options.sleepy { None } else { Some(Awake::keep(PINNED_CPUS)?) };
-    let server = Server::start()?;
+    let (server, sink) = (Server::start()?, Sink::start()?);
     let cgroup = preflight::find_cgroup2().context("cgroup v2 is not mounted")?;
     let mut arms = vec![Arm::Empty(Hooks::All), Arm::Empty(Hooks::Bare), Arm::Agent];
     if options.by_hook {
@@ -139,7 +140,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         // Each is first, last, before and after each other one as often: a drift cancels out, and so does what one leaves.
         arms.rotate_left(1);
         arms.reverse();
-        let runs = turn_of(&arms, &options.traffic, seconds, agents, &server, &cgroup)?;
+        let runs = turn_of(&arms, &options.traffic, seconds, &|| agents.start(&["--zmq", &sink.endpoint]), &server, &cgroup)?;
         bar.inc(1);
         for (i, &workload) in options.traffic.iter().enumerate() {
             let of = |arm| runs.iter().find(|(ran, _)| *ran == arm).map(|(_, runs)| &runs[i]);
@@ -172,7 +173,8 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
          an empty record of the agent's size for each connection that ends. Both in the same turns; it is what any agent \
          pays that is built like this."
             .into(),
-        "CPU: user and system time of client and server, the kernel programs included; the agent's own threads not."
+        "The agent exports to a ZMQ collector. CPU: user and system time of client and server, the kernel programs \
+         included; the agent's own threads and the collector not."
             .into(),
         "Client and server are pinned to a CPU each, or the scheduler's choice would decide the figures. Without --sleepy \
          a process of idle priority keeps these CPUs awake."
@@ -198,13 +200,13 @@ fn turn_of(
     arms: &[Arm],
     workloads: &[Workload],
     seconds: f64,
-    agents: &Agents,
+    start_agent: &dyn Fn() -> Result<Agent>,
     server: &Server,
     cgroup: &Path,
 ) -> Result<Vec<(Arm, Vec<Measured>)>> {
     let mut all = Vec::new();
     for &arm in arms {
-        let _agent = if arm == Arm::Agent { Some(agents.start(&[])?) } else { None };
+        let _agent = if arm == Arm::Agent { Some(start_agent()?) } else { None };
         let _hooks = if let Arm::Empty(hooks) = arm { Some(Attached::start(cgroup, hooks)?) } else { None };
         let mut runs = Vec::new();
         thread::sleep(SETTLE);

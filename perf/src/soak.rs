@@ -11,6 +11,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::agent::{Agents, figure, losses};
+use crate::collect::Sink;
 use crate::load::Server;
 use crate::table::{Report, Table, progress, round2};
 
@@ -33,7 +34,8 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let length = Duration::from_secs_f64(if options.quick { 10.0 } else { options.minutes * 60.0 });
-    let agent = agents.running_or_start(&[])?;
+    let sink = Sink::start()?;
+    let agent = agents.running_or_start(&["--zmq", &sink.endpoint])?;
     let mut table = Table::new(&["s", "agent MB", "fds", "flows", "flows seen", "lost", "agent CPU %", "operations"]);
     let load = Load::start()?;
     let bar = progress("soak", SAMPLES.into());
@@ -63,7 +65,8 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     bar.finish_and_clear();
     let settled = &memory[(memory.len() as f64 * SETTLED_SHARE) as usize..];
     let notes = vec![
-        "Bursts of short connections, of requests on one connection, and of datagrams, in turn, without a pause."
+        "Bursts of short connections, of requests on one connection, and of datagrams, in turn, without a pause; exported \
+         to a ZMQ collector."
             .into(),
         format!(
             "Memory grows by {:.2} MB per hour, by least squares over the last 70 %.",
