@@ -84,7 +84,7 @@ fn cgroup(mount: Option<&Path>) -> Need {
             NAME,
             "no cgroup v2 hierarchy is mounted",
             "mount one (mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified), or run with \
-             --no-cgroup, without UDP and round-trip distributions",
+             --no-cgroup, without UDP",
         ),
     }
 }

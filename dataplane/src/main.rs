@@ -94,7 +94,7 @@ struct Args {
     #[arg(long, value_name = "KIB", default_value_t = 1024, value_parser = parse_ring_kib)]
     ring_kib: u32,
 
-    /// Run without cgroup hooks: no UDP, no round-trip distribution.
+    /// Run without cgroup hooks: no UDP.
     #[arg(long)]
     no_cgroup: bool,
 }

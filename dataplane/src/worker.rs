@@ -336,8 +336,9 @@ mod tests {
 
     #[test]
     fn naps_follow_the_fill_of_the_ring() {
-        let nap =
-            |fill, us| Visit { records: 10, fill, stalled: false }.next_nap(Duration::from_micros(us), NAP_MAX).as_micros();
+        let nap = |fill, us| {
+            Visit { records: 10, fill, stalled: false }.next_nap(Duration::from_micros(us), NAP_MAX).as_micros()
+        };
         assert_eq!((nap(0.0, 1_000), nap(0.0, 80_000), nap(0.01, 60_000)), (2_000, 100_000, 100_000));
         assert_eq!((nap(0.125, 400), nap(0.2, 400)), (400, 250), "as full as aimed at, and a bit too full");
         assert_eq!(nap(0.9, 8_000), 0);

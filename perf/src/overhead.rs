@@ -140,7 +140,8 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         // Each is first, last, before and after each other one as often: a drift cancels out, and so does what one leaves.
         arms.rotate_left(1);
         arms.reverse();
-        let runs = turn_of(&arms, &options.traffic, seconds, &|| agents.start(&["--zmq", &sink.endpoint]), &server, &cgroup)?;
+        let runs =
+            turn_of(&arms, &options.traffic, seconds, &|| agents.start(&["--zmq", &sink.endpoint]), &server, &cgroup)?;
         bar.inc(1);
         for (i, &workload) in options.traffic.iter().enumerate() {
             let of = |arm| runs.iter().find(|(ran, _)| *ran == arm).map(|(_, runs)| &runs[i]);

@@ -2,12 +2,22 @@
 
 use std::time::Duration;
 
-use sockeye_ctl::protocol::FlowsArguments;
+use sockeye_ctl::Request;
+use sockeye_ctl::protocol::{FlowsArguments, RttArguments, RttBy};
 use sockeye_tests::net::{ADDRESSES, Pair};
 use sockeye_tests::{Agent, Traffic, exporting_agent, serve, talk};
 
 const ONE_WAY_US: u32 = 10_000;
 const ROUND_TRIP_US: f64 = 20_000.0;
+
+/// Samples and median, microseconds, of the namespaces' network alone: the host has other connections.
+fn distribution(agent: &Agent) -> (u64, f64) {
+    let of = RttArguments { by: RttBy::Peer, limit: 1, name: Some("10.77.0.0".into()) };
+    let answer = agent.ask(&Request::Rtt(of)).expect("an answer");
+    let row = answer.table("rtt").and_then(|table| table.rows.first()).cloned().unwrap_or_default();
+    let figure = |name: &str| row.get(name).and_then(serde_json::Value::as_f64).unwrap_or_default();
+    (figure("samples") as u64, figure("p50"))
+}
 
 fn assert_20_ms(us: f64, what: &str) {
     assert!((us - ROUND_TRIP_US).abs() <= 0.1 * ROUND_TRIP_US, "{what}: {us} us");
@@ -19,17 +29,13 @@ fn twenty_milliseconds_are_twenty_milliseconds() {
     let pair = Pair::delayed(ONE_WAY_US);
     let mut server = Traffic::start(Some(&pair.names[1]), &["serve", ADDRESSES[1], "0"]);
     let port = server.says()["port"].as_u64().expect("a port");
-    let samples = || agent.figure("rtt", "samples").as_u64().expect("a count");
-    let before = samples();
     let mut client =
         Traffic::start(Some(&pair.names[0]), &["client", ADDRESSES[1], &port.to_string(), "60000000", "60000000"]);
     let said = client.says();
     client.wait();
     std::thread::sleep(Duration::from_secs(2));
-    // The kernel takes one sample per round trip and connection; the agent's own connections add a handful.
-    let after = samples();
-    assert!(after > before + 50, "{after} samples, {before} before");
-    let p50 = agent.figure("rtt", "p50").as_f64().expect("microseconds");
+    let (samples, p50) = distribution(&agent);
+    assert!(samples > 50, "{samples} samples");
     let shown = agent.flows(FlowsArguments { port: Some(port as u16), ..FlowsArguments::default() });
     let flow_us = shown[0]["rtt"].as_f64().expect("microseconds");
     agent.stop();
@@ -40,6 +46,27 @@ fn twenty_milliseconds_are_twenty_milliseconds() {
     assert_20_ms(flow["server_rtt_ms"].as_f64().expect("milliseconds") * 1000.0, "exported flow");
     assert_20_ms(flow_us, "flow in ctl");
     assert_20_ms(p50, "distribution");
+}
+
+#[test]
+fn a_connection_that_is_older_than_the_agent_has_a_distribution() {
+    let pair = Pair::delayed(ONE_WAY_US);
+    let mut server = Traffic::start(Some(&pair.names[1]), &["serve", ADDRESSES[1], "0"]);
+    let port = server.says()["port"].as_u64().expect("a port").to_string();
+    for args in [&[][..], &["--no-cgroup"]] {
+        let mut old = Traffic::start(Some(&pair.names[0]), &["talk_on", ADDRESSES[1], &port, "10", "600000"]);
+        old.says();
+        let mut agent = Agent::start(args);
+        old.tell();
+        old.says();
+        old.tell();
+        old.wait();
+        std::thread::sleep(Duration::from_secs(1));
+        let (samples, p50) = distribution(&agent);
+        agent.stop();
+        assert!(samples > 5, "{args:?}: {samples} samples");
+        assert_20_ms(p50, "distribution");
+    }
 }
 
 #[test]
