@@ -94,7 +94,7 @@ struct Args {
     #[arg(long, value_name = "KIB", default_value_t = 1024, value_parser = parse_ring_kib)]
     ring_kib: u32,
 
-    /// Run without cgroup hooks: no UDP.
+    /// Run without cgroup hooks: no UDP, and no cost for each packet of TCP.
     #[arg(long)]
     no_cgroup: bool,
 }
@@ -204,7 +204,7 @@ fn run(args: &Args, config: &Config) -> Result<()> {
     };
     let (ports, workers) =
         worker::start(rings, count, &stop_workers, &wake_control).context("cannot start the workers")?;
-    let enrichment = start_enrichment(args, config).context("cannot start the enrichment threads")?;
+    let enrichment = start_enrichment(config).context("cannot start the enrichment threads")?;
     let options = ControlOptions {
         timeouts: Timeouts {
             idle_ns: args.idle_timeout * 1_000_000_000,
@@ -236,13 +236,12 @@ fn run(args: &Args, config: &Config) -> Result<()> {
 }
 
 /// The threads that ask /proc, package databases and container engines.
-fn start_enrichment(args: &Args, config: &Config) -> Result<Enrichment> {
+fn start_enrichment(config: &Config) -> Result<Enrichment> {
     let (wanted, questions) = mpsc::channel();
     let (answers, found) = mpsc::channel();
     let (packages, packages_wanted) = mpsc::channel();
     package::start(packages_wanted, answers.clone())?;
-    let cgroup_mount = kernel_options(args).cgroup;
-    enrich::start(questions, answers, packages, cgroup_mount)?;
+    enrich::start(questions, answers, packages, preflight::find_cgroup2())?;
     let (names_wanted, containers) = tokio::sync::mpsc::unbounded_channel();
     let (names, named) = mpsc::channel();
     let engines: Vec<_> = engines::find(&config.runtimes).into_iter().map(Arc::new).collect();

@@ -104,9 +104,8 @@ impl Visit {
         if self.fill >= FILL_HIGH {
             return Duration::ZERO;
         }
-        // Nothing came: a burst is over, whatever was worth a short wait before.
-        let least = if self.records == 0 { SLEEP_MIN } else { Duration::ZERO };
-        since.mul_f64((FILL_AIM / self.fill).min(2.0)).clamp(least, nap_max)
+        // Also when nothing came: the producer may have been off its CPU for a moment.
+        since.mul_f64((FILL_AIM / self.fill).min(2.0)).min(nap_max)
     }
 }
 

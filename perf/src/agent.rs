@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
+use sockeye_bpf::preflight;
 use sockeye_ctl::Client;
 use sockeye_ctl::protocol::{Answer, Request};
 
@@ -15,6 +16,15 @@ use sockeye_ctl::protocol::{Answer, Request};
 const WARM_UP: Duration = Duration::from_millis(1500);
 /// How long an agent may take to answer.
 const START: Duration = Duration::from_secs(10);
+
+/// Fails without the capabilities that BPF needs.
+pub(crate) fn may_load_programs() -> Result<()> {
+    let lacking = preflight::probe().into_iter().find(|need| need.name == preflight::CAPABILITIES);
+    if let Some((finding, remedy)) = lacking.and_then(|need| Some((need.finding, need.remedy?))) {
+        bail!("{finding}: {remedy}");
+    }
+    Ok(())
+}
 
 /// Where agents are.
 #[derive(Debug, Clone)]
@@ -26,8 +36,9 @@ pub(crate) struct Agents {
 }
 
 impl Agents {
-    /// Fails if an agent runs: it would be measured together with ours.
+    /// Fails if an agent runs, which would be measured together with ours, or if ours could not be started.
     pub(crate) fn none_may_run(&self) -> Result<()> {
+        may_load_programs()?;
         if Client::new(&self.socket).ask(&Request::Ports).is_ok() {
             bail!(
                 "an agent is running already (it answers at {}), and would be measured, too: stop it first",
@@ -118,10 +129,29 @@ impl Agent {
         })
     }
 
+    /// What its kernel programs have done since somebody asks. They are counted for some seconds after each question.
+    pub(crate) fn programs(&self) -> Result<Vec<ProgramRuns>> {
+        let answer = self.stats()?;
+        let rows = answer.table("programs").map(|table| table.rows.as_slice()).unwrap_or_default();
+        let read = |row: &serde_json::Map<String, Value>| {
+            let runs = row.get("runs")?.as_u64()?;
+            let per_run = row.get("ns_per_run").and_then(Value::as_f64).unwrap_or(0.0);
+            Some(ProgramRuns { name: row.get("program")?.as_str()?.to_owned(), runs, run_ns: per_run * runs as f64 })
+        };
+        Ok(rows.iter().filter_map(read).collect())
+    }
+
     /// What /proc says of it.
     pub(crate) fn usage(&self) -> Result<Usage> {
         Usage::of(self.pid)
     }
+}
+
+/// Runs of one kernel program while they were counted.
+pub(crate) struct ProgramRuns {
+    pub(crate) name: String,
+    pub(crate) runs: u64,
+    pub(crate) run_ns: f64,
 }
 
 /// The agent's own figures of its rings.
@@ -159,20 +189,29 @@ pub(crate) fn losses(answer: &Answer) -> u64 {
 /// CPU time, memory and descriptors of a process, by /proc.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
-    /// User and system time of all threads, and of children that have ended.
-    pub(crate) cpu_s: f64,
+    /// User time of all threads, and of children that have ended.
+    pub(crate) user_s: f64,
+    /// System time of the same.
+    pub(crate) system_s: f64,
     pub(crate) rss_bytes: u64,
     pub(crate) fds: usize,
 }
 
 impl Usage {
+    /// User and system time.
+    pub(crate) fn cpu_s(&self) -> f64 {
+        self.user_s + self.system_s
+    }
+
     /// Of a process that lives.
     pub(crate) fn of(pid: i32) -> Result<Self> {
         let process = procfs::process::Process::new(pid)?;
         let stat = process.stat()?;
-        let ticks = stat.utime + stat.stime + (stat.cutime + stat.cstime).max(0) as u64;
+        let seconds =
+            |own: u64, children: i64| (own + children.max(0) as u64) as f64 / procfs::ticks_per_second() as f64;
         Ok(Self {
-            cpu_s: ticks as f64 / procfs::ticks_per_second() as f64,
+            user_s: seconds(stat.utime, stat.cutime),
+            system_s: seconds(stat.stime, stat.cstime),
             rss_bytes: stat.rss * procfs::page_size(),
             fds: process.fd_count()?,
         })

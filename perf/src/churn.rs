@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ use crate::table::{Report, Table, progress, round2};
 
 /// Time for the last records to arrive.
 const SETTLE: Duration = Duration::from_secs(3);
+/// The agent has the kernel count its programs' run time for 15 s after each question.
+const COUNTING: Duration = Duration::from_secs(8);
 /// One connection in so many is looked for at the collector.
 const SAMPLED: u64 = 16;
 
@@ -52,6 +55,9 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         "overflowed",
         "lost",
         "agent CPU, us per connection",
+        "user",
+        "system",
+        "kernel programs, us",
         "export p50 ms",
         "export p99 ms",
     ]);
@@ -62,7 +68,9 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     }
     bar.finish_and_clear();
     let notes = vec![
-        "Records, by the agent's own books; its CPU time by /proc, all threads, user and system, with its export.".into(),
+        "Records, by the agent's own books; its CPU time by /proc, all threads, with its export. The kernel programs run in \
+         the time of whoever connects, closes or receives; their run time is the kernel's own count, itself included."
+            .into(),
         "Export: from the client's close to the flow at a ZMQ collector, of one connection in 16; half a second of it is the \
          agent's wait for the other end's close. Only with an agent that this program starts."
             .into(),
@@ -78,12 +86,16 @@ fn one(options: &Options, rate: u64, agents: &Agents) -> Result<Vec<Value>> {
 
 fn measure(options: &Options, rate: u64, agent: &Agent, collector: Collector) -> Result<Vec<Value>> {
     let connections = if options.quick { options.connections.min(10_000) } else { options.connections };
-    let (before, cpu_before) = (agent.books()?, agent.usage()?.cpu_s);
+    agent.programs()?; // starts the kernel's counting
+    let (before, usage_before, programs_ns_before) = (agent.books()?, agent.usage()?, programs_ns(agent)?);
     let began = Instant::now();
-    let (done, closed) = connect_all(options, connections, rate)?;
+    let (done, closed) = counting(agent, || connect_all(options, connections, rate))?;
     let seconds = began.elapsed().as_secs_f64();
+    let programs_ns = programs_ns(agent)? - programs_ns_before;
     thread::sleep(SETTLE);
-    let (after, cpu_after) = (agent.books()?, agent.usage()?.cpu_s);
+    let (after, usage) = (agent.books()?, agent.usage()?);
+    let (user_s, system_s) = (usage.user_s - usage_before.user_s, usage.system_s - usage_before.system_s);
+    let us_each = |seconds: f64| round2(seconds * 1e6 / done as f64);
     let arrived = collector.finish()?;
     let mut latency_ms: Vec<f64> = closed
         .iter()
@@ -99,10 +111,33 @@ fn measure(options: &Options, rate: u64, agent: &Agent, collector: Collector) ->
         json!(after.delivered - before.delivered),
         json!(after.overflow - before.overflow),
         json!(after.lost - before.lost),
-        round2((cpu_after - cpu_before) * 1e6 / done as f64),
+        us_each(user_s + system_s),
+        us_each(user_s),
+        us_each(system_s),
+        us_each(programs_ns / 1e9),
         latency(0.5),
         latency(0.99),
     ])
+}
+
+/// Run time of all kernel programs of the agent.
+fn programs_ns(agent: &Agent) -> Result<f64> {
+    Ok(agent.programs()?.iter().map(|program| program.run_ns).sum())
+}
+
+/// Does something, and has the kernel count the programs' run time for as long.
+fn counting<T>(agent: &Agent, work: impl FnOnce() -> T) -> T {
+    let (over, ended) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while ended.recv_timeout(COUNTING) == Err(RecvTimeoutError::Timeout) {
+                let _ = agent.programs();
+            }
+        });
+        let done = work();
+        drop(over);
+        done
+    })
 }
 
 /// When a client closed its connection, by its address.

@@ -78,9 +78,9 @@ fn one(connections: u64, settle: Duration, agents: &Agents) -> Result<Vec<Value>
     let idle = agent.usage()?.rss_bytes;
     let (slab_with, holders) = slab_growth(connections)?;
     thread::sleep(settle);
-    let (cpu, began) = (agent.usage()?.cpu_s, Instant::now());
+    let (cpu, began) = (agent.usage()?.cpu_s(), Instant::now());
     thread::sleep(settle);
-    let cpu_percent = (agent.usage()?.cpu_s - cpu) / began.elapsed().as_secs_f64() * 100.0;
+    let cpu_percent = (agent.usage()?.cpu_s() - cpu) / began.elapsed().as_secs_f64() * 100.0;
     let (sockets, sweep_ns) = sweep(&agent)?;
     let full = agent.usage()?.rss_bytes;
     drop(holders);

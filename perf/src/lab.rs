@@ -97,27 +97,20 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// The highest rate without loss, by halving the interval six times below what is delivered under overload.
+    /// The highest rate without loss, by halving the interval five times below what is delivered under overload. What was
+    /// truly offered, a second.
     pub(crate) fn loss_free_rate(&self, ceiling: f64, seconds: f64) -> Result<f64> {
         let (mut good, mut bad, mut offered) = (0.0, ceiling * 1.25, 0.0);
-        for _ in 0..6 {
+        for _ in 0..5 {
             let rate = (good + bad) / 2.0;
-            match self.offered_without_loss(rate, seconds / 4.0)? {
-                Some(truly) => (good, offered) = (rate, truly),
-                None => bad = rate,
+            let sample = self.measure(Some(rate), seconds)?;
+            if sample.lost == 0 {
+                (good, offered) = (rate, sample.offered_per_s());
+            } else {
+                bad = rate;
             }
         }
         Ok(offered)
-    }
-
-    /// The rate that was truly offered, if nothing was lost in two of three runs: the machine may have stood still in one.
-    fn offered_without_loss(&self, rate: f64, seconds: f64) -> Result<Option<f64>> {
-        let (mut without, mut with) = (Vec::new(), 0);
-        while without.len() < 2 && with < 2 {
-            let sample = self.measure(Some(rate), seconds)?;
-            if sample.lost == 0 { without.push(sample.offered_per_s()) } else { with += 1 }
-        }
-        Ok((with < 2).then(|| without.into_iter().fold(f64::MAX, f64::min)))
     }
 
     /// Produces for some seconds, at a rate or flat out, and reads the books.

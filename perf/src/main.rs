@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod agent;
+mod args;
 mod awake;
 mod churn;
 mod collect;

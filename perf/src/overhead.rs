@@ -16,6 +16,7 @@ use sockeye_bpf::preflight;
 use sockeye_bpf::ring::Drain as _;
 
 use crate::agent::{Agent, Agents};
+use crate::args::parse_seconds;
 use crate::awake::Awake;
 use crate::collect::Sink;
 use crate::distance::{self, is_same};
@@ -44,9 +45,9 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(8..=1000))]
     pairs: u64,
     /// Seconds of each run.
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = parse_seconds)]
     seconds: f64,
-    /// Also with one group of empty hooks at a time: where the floor comes from.
+    /// Also with one group of empty hooks at a time, and an agent without UDP: where the cost comes from.
     #[arg(long)]
     by_hook: bool,
     /// Let CPUs sleep when there is nothing to do. Then the time that a virtual CPU takes to wake decides the figures.
@@ -76,6 +77,8 @@ enum Arm {
     /// The agent's hooks with nothing in them: the least that such an agent can cost.
     Empty(Hooks),
     Agent,
+    /// With `--no-cgroup`.
+    AgentNoUdp,
 }
 
 impl Arm {
@@ -87,6 +90,7 @@ impl Arm {
             Self::Empty(Hooks::Tracepoints) => "empty tracepoints",
             Self::Empty(Hooks::CgroupSkb) => "empty cgroup_skb",
             Self::Agent => "agent",
+            Self::AgentNoUdp => "agent without UDP",
         }
     }
 }
@@ -125,10 +129,12 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let bar = progress("overhead, turns", turns_max as u64);
     let _awake = if options.sleepy { None } else { Some(Awake::keep(PINNED_CPUS)?) };
     let (server, sink) = (Server::start()?, Sink::start()?);
+    let start_agent = |more: &[&str]| agents.start(&[&["--zmq", &sink.endpoint], more].concat());
     let cgroup = preflight::find_cgroup2().context("cgroup v2 is not mounted")?;
     let mut arms = vec![Arm::Empty(Hooks::All), Arm::Empty(Hooks::Bare), Arm::Agent];
     if options.by_hook {
         arms.splice(0..0, [Hooks::Tracepoints, Hooks::CgroupSkb].map(Arm::Empty));
+        arms.push(Arm::AgentNoUdp);
     }
     let mut compared = Vec::new();
     for &workload in &options.traffic {
@@ -140,8 +146,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         // Each is first, last, before and after each other one as often: a drift cancels out, and so does what one leaves.
         arms.rotate_left(1);
         arms.reverse();
-        let runs =
-            turn_of(&arms, &options.traffic, seconds, &|| agents.start(&["--zmq", &sink.endpoint]), &server, &cgroup)?;
+        let runs = turn_of(&arms, &options.traffic, seconds, &start_agent, &server, &cgroup)?;
         bar.inc(1);
         for (i, &workload) in options.traffic.iter().enumerate() {
             let of = |arm| runs.iter().find(|(ran, _)| *ran == arm).map(|(_, runs)| &runs[i]);
@@ -201,13 +206,17 @@ fn turn_of(
     arms: &[Arm],
     workloads: &[Workload],
     seconds: f64,
-    start_agent: &dyn Fn() -> Result<Agent>,
+    start_agent: &dyn Fn(&[&str]) -> Result<Agent>,
     server: &Server,
     cgroup: &Path,
 ) -> Result<Vec<(Arm, Vec<Measured>)>> {
     let mut all = Vec::new();
     for &arm in arms {
-        let _agent = if arm == Arm::Agent { Some(start_agent()?) } else { None };
+        let _agent = match arm {
+            Arm::Agent => Some(start_agent(&[])?),
+            Arm::AgentNoUdp => Some(start_agent(&["--no-cgroup"])?),
+            Arm::Off | Arm::Empty(_) => None,
+        };
         let _hooks = if let Arm::Empty(hooks) = arm { Some(Attached::start(cgroup, hooks)?) } else { None };
         let mut runs = Vec::new();
         thread::sleep(SETTLE);
@@ -260,7 +269,7 @@ impl Compared {
     }
 
     fn bar_percent(&self) -> Option<f64> {
-        if self.arm == Arm::Agent { self.workload.bar_percent() } else { None }
+        if matches!(self.arm, Arm::Agent | Arm::AgentNoUdp) { self.workload.bar_percent() } else { None }
     }
 
     fn is_narrow(&self) -> bool {
@@ -301,31 +310,19 @@ impl Compared {
 
 /// Runs and nanoseconds of each kernel program under each kind of traffic, as lines.
 fn per_hook(agent: &Agent, workloads: &[Workload], server: &Server, seconds: f64) -> Result<Vec<String>> {
-    let figures = || -> Result<Vec<(String, u64, f64)>> {
-        let answer = agent.stats()?;
-        let rows = answer.table("programs").map(|table| table.rows.clone()).unwrap_or_default();
-        let read = |row: &serde_json::Map<String, Value>| {
-            let runs = row.get("runs")?.as_u64()?;
-            let per_run = row.get("ns_per_run").and_then(Value::as_f64).unwrap_or(0.0);
-            Some((row.get("program")?.as_str()?.to_owned(), runs, per_run * runs as f64))
-        };
-        Ok(rows.iter().filter_map(read).collect())
-    };
     let mut lines = Vec::new();
-    figures()?; // starts the kernel's counting
+    agent.programs()?; // starts the kernel's counting
     for &workload in workloads {
-        let before = figures()?;
+        let before = agent.programs()?;
         let run = server.run_afresh(workload, seconds)?;
-        let after = figures()?;
+        let after = agent.programs()?;
         let operations = run.operations as f64;
         let parts: Vec<String> = before
             .iter()
             .zip(&after)
-            .filter(|((_, runs, _), (_, later, _))| (later - runs) as f64 > operations * 0.005)
-            .map(|((name, runs, ns), (_, later, later_ns))| {
-                let more = (later - runs) as f64;
-                format!("{name} {:.2} x {:.0} ns", more / operations, (later_ns - ns) / more)
-            })
+            .map(|(before, after)| (&after.name, (after.runs - before.runs) as f64, after.run_ns - before.run_ns))
+            .filter(|(_, runs, _)| *runs > operations * 0.005)
+            .map(|(name, runs, ns)| format!("{name} {:.2} x {:.0} ns", runs / operations, ns / runs))
             .collect();
         lines.push(format!("  {}: {}", workload.name(), parts.join(", ")));
     }

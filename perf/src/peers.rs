@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::agent::{Agents, Usage};
+use crate::args::parse_seconds;
 use crate::load::{Run, Server, Workload};
 use crate::stats::interval;
 use crate::table::{Report, Table, progress, round2};
@@ -37,7 +38,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
     /// Seconds of traffic in each turn.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 2.0, value_parser = parse_seconds)]
     seconds: f64,
     /// One round of half a second.
     #[arg(long)]
@@ -243,10 +244,10 @@ fn turn(tool: &Peer, server: &Server, agents: &Agents, seconds: f64, alone: Run,
         anyhow::bail!("it ended at once ({status}): {last}");
     }
     let pid = i32::try_from(child.0.id())?;
-    let cpu_before = Usage::of(pid)?.cpu_s;
+    let cpu_before = Usage::of(pid)?.cpu_s();
     let watched = server.run(Workload::TcpCrr, seconds)?;
     thread::sleep(SETTLE);
-    let cpu_us = (Usage::of(pid)?.cpu_s - cpu_before) * 1e6 / watched.operations.max(1) as f64;
+    let cpu_us = (Usage::of(pid)?.cpu_s() - cpu_before) * 1e6 / watched.operations.max(1) as f64;
     child.end();
     found.slow_downs.push((1.0 - watched.rate / alone.rate) * 100.0);
     found.cpu_us.push(cpu_us);

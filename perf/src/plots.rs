@@ -5,6 +5,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (720, 400);
+/// From here on bars lie closer together.
+const MANY_BARS: usize = 8;
 const FONT: &str = "sans-serif";
 /// Distinguishable also for the colour-blind (Okabe and Ito, 2008).
 const COLORS: [RGBColor; 6] = [
@@ -37,6 +39,8 @@ pub(crate) struct Bar {
     pub(crate) middle: f64,
     pub(crate) high: f64,
     pub(crate) limit: Option<f64>,
+    /// Something to compare with.
+    pub(crate) pale: bool,
 }
 
 fn failed<E: std::fmt::Display>(err: E) -> anyhow::Error {
@@ -157,8 +161,10 @@ pub(crate) fn bars(labels: Labels, bars: &[Bar]) -> Result<String> {
         for (i, bar) in bars.iter().enumerate() {
             let row = bars.len() - 1 - i;
             let (bottom, top) = (SegmentValue::Exact(row), SegmentValue::Exact(row + 1));
-            let mut block = Rectangle::new([(0.0, bottom), (bar.middle, top)], COLORS[0].mix(0.75).filled());
-            block.set_margin(9, 9, 0, 0);
+            let color = if bar.pale { COLORS[5].mix(0.5) } else { COLORS[0].mix(0.75) };
+            let mut block = Rectangle::new([(0.0, bottom), (bar.middle, top)], color.filled());
+            let margin = if bars.len() > MANY_BARS { 2 } else { 9 };
+            block.set_margin(margin, margin, 0, 0);
             chart.draw_series([block]).map_err(failed)?;
             let center = SegmentValue::CenterOf(row);
             let whisker = [(bar.low, center.clone()), (bar.high, center)];

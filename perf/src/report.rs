@@ -35,7 +35,7 @@ impl Options {
 
 /// The measurements and what they are asked for. The order: what must not be disturbed comes first.
 const COMMANDS: [&str; 8] = [
-    "overhead",
+    "overhead --pairs 30",
     "saturate",
     "churn --connections 20000 --rate 2000",
     "churn --connections 200000 --rate 10000 --rate 0",
@@ -149,8 +149,8 @@ fn plots(all: &Value) -> Vec<(&'static str, Result<String>)> {
     let hold = Rows::of(all, "hold", None);
     let soak = Rows::of(all, "soak", None);
     let single = |name: &str, points| vec![Series { name: name.into(), points }];
-    let overhead = slow_downs(&Rows::of(all, "overhead", None), "traffic");
-    let peers = slow_downs(&Rows::of(all, "peers", None), "tool");
+    let overhead = slow_downs(&Rows::of(all, "overhead", None), "traffic", Some("with"));
+    let peers = slow_downs(&Rows::of(all, "peers", None), "tool", None);
     let labels = |title, x, y| Labels { title, x, y };
     vec![
         ("overhead", bars(labels("Slow-down of the watched programs (red: the bar)", "percent", ""), &overhead)),
@@ -195,10 +195,14 @@ fn plots(all: &Value) -> Vec<(&'static str, Result<String>)> {
     ]
 }
 
-fn slow_downs(rows: &Rows<'_>, name: &str) -> Vec<Bar> {
+/// `with`: the column that tells the agent from what it is compared with.
+fn slow_downs(rows: &Rows<'_>, name: &str, with: Option<&str>) -> Vec<Bar> {
     let bar = |row: &&Value| {
+        let with = with.and_then(|column| row[column].as_str());
+        let of = short_name(row[name].as_str()?);
         Some(Bar {
-            name: short_name(row[name].as_str()?),
+            name: with.map_or_else(|| of.clone(), |with| format!("{of}, {with}")),
+            pale: with.is_some_and(|with| !with.starts_with("agent")),
             low: row["from"].as_f64()?,
             middle: row["slow-down %"].as_f64()?,
             high: row["to"].as_f64()?,
@@ -211,7 +215,14 @@ fn slow_downs(rows: &Rows<'_>, name: &str) -> Vec<Bar> {
 fn peers_cpu(all: &Value) -> Vec<Bar> {
     let bar = |row: &&Value| {
         let cpu = row["its CPU, us per connection"].as_f64()?;
-        Some(Bar { name: short_name(row["tool"].as_str()?), low: cpu, middle: cpu, high: cpu, limit: None })
+        Some(Bar {
+            name: short_name(row["tool"].as_str()?),
+            low: cpu,
+            middle: cpu,
+            high: cpu,
+            limit: None,
+            pale: false,
+        })
     };
     Rows::of(all, "peers", None).0.iter().filter_map(bar).collect()
 }

@@ -10,9 +10,12 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use core_affinity::CoreId;
 use serde_json::{Value, json};
-use sockeye_bpf::preflight;
 
-use crate::lab::{Lab, Placement, Stage, Wake};
+use crate::agent::may_load_programs;
+use crate::args::parse_seconds;
+use crate::distance;
+use crate::lab::{Lab, Placement, Sample, Stage, Wake};
+use crate::stats::quantile;
 use crate::table::{Report, Table, progress, round2};
 
 #[derive(Debug, Args)]
@@ -20,9 +23,12 @@ pub(crate) struct Options {
     /// Live flows that the records are spread over; repeatable.
     #[arg(long, value_name = "FLOWS", default_values_t = [1_000, 100_000, 1_000_000], value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     flows: Vec<u64>,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 2.0, value_parser = parse_seconds)]
+    /// Seconds of each measurement; a quarter of it at each rate that is tried.
+    #[arg(long, default_value_t = 1.0, value_parser = parse_seconds)]
     seconds: f64,
+    /// How often each setting is measured, all of them in turn. The figures are medians.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    rounds: u64,
     /// KiB of the ring, a power of two; the first is that of the main table. Repeatable.
     #[arg(long, default_values_t = [1024, 256, 4096, 16384], value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
     ring_kib: Vec<u32>,
@@ -32,26 +38,19 @@ pub(crate) struct Options {
     /// Number of the first record.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// A quarter of a second each, 1,000 flows: for checking the books, not for figures.
+    /// Once, a quarter of a second each, 1,000 flows: for checking the books, not for figures.
     #[arg(long)]
     quick: bool,
 }
 
-fn parse_seconds(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|s| (0.1..=60.0).contains(s)).ok_or_else(|| "expected 0.1 to 60".into())
-}
-
 pub(crate) fn run(options: &Options) -> Result<Report> {
-    for need in preflight::probe().into_iter().filter(|need| need.name == preflight::CAPABILITIES) {
-        if let Some(remedy) = need.remedy {
-            bail!("{}: {remedy}", need.finding);
-        }
-    }
+    may_load_programs()?;
     sockeye_bpf::kernel::silence_libbpf();
     if core_affinity::get_core_ids().context("cannot list the CPUs")?.len() < 2 {
         bail!("two CPUs are needed, one to produce and one to drain");
     }
-    let (flows, seconds) = if options.quick { (&[1_000][..], 0.25) } else { (&options.flows[..], options.seconds) };
+    let (flows, seconds, rounds) =
+        if options.quick { (&[1_000][..], 0.25, 1) } else { (&options.flows[..], options.seconds, options.rounds) };
     let lab = Lab {
         stage: Stage::Shard,
         placement: Placement::Other,
@@ -61,45 +60,119 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         ring_bytes: options.ring_kib[0] * 1024,
         seed: options.seed,
     };
-    let mut labs = Vec::new();
+    let mut main = Vec::new();
     for &stage in &options.stage {
         for placement in [Placement::Other, Placement::Same] {
-            labs.extend(flows.iter().map(|&flows| Lab { stage, placement, flows, ..lab }));
+            main.extend(flows.iter().map(|&flows| Series::new(Lab { stage, placement, flows, ..lab })));
         }
     }
-    let mut variants = vec![Lab { wake: Wake::Event, ..lab }, Lab { wake: Wake::Busy, ..lab }];
-    variants.extend(options.ring_kib[1..].iter().map(|kib| Lab { ring_bytes: kib * 1024, ..lab }));
-    variants.extend([1, 2].map(|rings| Lab { rings, placement: Placement::Same, ..lab }));
-    let bar = progress("saturate", (labs.len() + variants.len()) as u64 + LOSS_RATES.len() as u64);
-    let rows = |labs: &[Lab]| -> Result<Table> {
-        let mut table = Table::new(&COLUMNS);
-        for lab in labs {
-            table.push(row(lab, seconds)?);
+    let mut variants: Vec<_> = [Wake::Event, Wake::Busy].map(|wake| Series::new(Lab { wake, ..lab })).into();
+    variants.extend(options.ring_kib[1..].iter().map(|kib| Series::new(Lab { ring_bytes: kib * 1024, ..lab })));
+    variants.extend([1, 2].map(|rings| Series::new(Lab { rings, placement: Placement::Same, ..lab })));
+    let mut all = main.iter_mut().chain(&mut variants).collect::<Vec<_>>();
+    let bar = progress("saturate", all.len() as u64 * rounds + LOSS_RATES.len() as u64);
+    for _ in 0..rounds {
+        for series in &mut all {
+            series.measure(seconds)?;
             bar.inc(1);
         }
-        Ok(table)
+    }
+    let rows = |series: &[Series]| {
+        let mut table = Table::new(&COLUMNS);
+        series.iter().for_each(|series| table.push(series.row()));
+        table
     };
-    let table = rows(&labs)?;
     let more = vec![
-        ("one thing changed: wake-up, ring size, number of rings", rows(&variants)?),
+        ("one thing changed: wake-up, ring size, number of rings", rows(&variants)),
         ("loss against the offered rate", losses(&lab, seconds, &bar)?),
     ];
     bar.finish_and_clear();
-    let mut notes = vec![format!(
-        "Each row: offered = delivered + lost, checked. {seconds} s each, seed {}. One worker for each ring, one producer in \
-         the kernel for each ring. With the worker on the same CPU the two take turns. Records are those of live sockets; \
-         \"loss-free\" is the highest rate, paced in steps of 20 us, of which nothing is lost in two of three runs of {} s. \
-         The further tables are of the shard with {} live flows, the loss with the worker on another CPU.",
-        options.seed,
-        seconds / 4.0,
-        lab.flows,
-    )];
-    notes.push(format!(
-        "A busy thread on the worker's CPU, while the other CPU was busy, too, did not run for up to {:.2} ms in {seconds} s: \
-         what comes in that time must find room in the ring, which bounds \"loss-free\".",
-        longest_stall(seconds)?.as_secs_f64() * 1e3,
-    ));
-    Ok(Report { title: "saturate", table, more, notes })
+    let distances_ns: Vec<f64> =
+        main.iter().chain(&variants).flat_map(|series| &series.found).map(|found| found.line_ns).collect();
+    let notes = vec![
+        format!(
+            "Each run: offered = delivered + lost, checked. {rounds} rounds of {seconds} s, seed {}; medians, with the lowest \
+             and the highest. One worker for each ring, one producer in the kernel for each ring. With the worker on the same \
+             CPU the two take turns. Records are those of live sockets; \"loss-free\" is the highest rate, paced in steps of \
+             20 us, of which nothing is lost in {} s. The further tables are of the shard with {} live flows, the loss with \
+             the worker on another CPU.",
+            options.seed,
+            seconds / 4.0,
+            lab.flows,
+        ),
+        format!(
+            "From CPU to CPU a cache line took {}: it bounds what one CPU can take from another, also with the bare ring.",
+            distance::in_words(&distances_ns)
+        ),
+        format!(
+            "A busy thread on the worker's CPU, while the other CPU was busy, too, did not run for up to {:.2} ms in {seconds} \
+             s: what comes in that time must find room in the ring, which bounds \"loss-free\".",
+            longest_stall(seconds)?.as_secs_f64() * 1e3,
+        ),
+    ];
+    Ok(Report { title: "saturate", table: rows(&main), more, notes })
+}
+
+/// One setting, and what each round found.
+struct Series {
+    lab: Lab,
+    found: Vec<Found>,
+}
+
+/// A round.
+struct Found {
+    flat_out: Sample,
+    /// `None` if the producer did not outrun the worker.
+    loss_free_per_s: Option<f64>,
+    /// How far the CPUs were apart right before.
+    line_ns: f64,
+}
+
+impl Series {
+    fn new(lab: Lab) -> Self {
+        Self { lab, found: Vec::new() }
+    }
+
+    fn measure(&mut self, seconds: f64) -> Result<()> {
+        let line_ns = distance::line_ns();
+        let flat_out = self.lab.measure(None, seconds)?;
+        let loss_free_per_s = match flat_out.lost {
+            0 => None,
+            _ => Some(self.lab.loss_free_rate(flat_out.delivered_per_s(), seconds / 4.0)?),
+        };
+        self.found.push(Found { flat_out, loss_free_per_s, line_ns });
+        Ok(())
+    }
+
+    fn row(&self) -> Vec<Value> {
+        let (lab, found) = (&self.lab, &self.found);
+        let of = |figure: fn(&Found) -> f64| spread(found.iter().map(figure).collect());
+        let delivered = of(|found| found.flat_out.delivered_per_s());
+        let loss_free: Option<Vec<f64>> = found.iter().map(|found| found.loss_free_per_s).collect();
+        let loss_free = match loss_free.map(spread) {
+            Some(spread) => spread.map(|rate| json!(rate as u64)),
+            None => [json!("void: the producer did not outrun it"), Value::Null, Value::Null],
+        };
+        let mut row = vec![
+            json!(format!("{:?}", lab.stage).to_lowercase()),
+            json!(if lab.placement == Placement::Same { "the same CPU" } else { "another CPU" }),
+            json!(lab.flows),
+            json!(lab.ring_bytes / 1024),
+            json!(if lab.stage == Stage::Drain { "the bare ring, with naps" } else { lab.wake.name() }),
+            json!(lab.rings),
+            json!(of(|found| found.flat_out.offered_per_s())[0] as u64),
+        ];
+        row.extend(delivered.map(|rate| json!(rate as u64)));
+        row.push(json!(found.iter().map(|found| found.flat_out.lost).sum::<u64>()));
+        row.extend(loss_free);
+        row.push(round2(1e9 / delivered[0]));
+        row
+    }
+}
+
+/// Median, lowest and highest.
+fn spread(mut values: Vec<f64>) -> [f64; 3] {
+    [0.5, 0.0, 1.0].map(|share| quantile(&mut values, share))
 }
 
 /// The longest time in which a thread that wants to run does not, with both CPUs busy.
@@ -122,7 +195,7 @@ fn longest_stall(seconds: f64) -> Result<Duration> {
     Ok(stalls[1])
 }
 
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 15] = [
     "stage",
     "worker on",
     "flows",
@@ -131,8 +204,12 @@ const COLUMNS: [&str; 11] = [
     "rings",
     "flat out: offered/s",
     "delivered/s",
+    "lowest",
+    "highest",
     "lost",
     "loss-free up to",
+    "at worst",
+    "at best",
     "ns per record",
 ];
 
@@ -154,35 +231,12 @@ fn losses(lab: &Lab, seconds: f64, bar: &indicatif::ProgressBar) -> Result<Table
     Ok(table)
 }
 
-fn row(lab: &Lab, seconds: f64) -> Result<Vec<Value>> {
-    let flat_out = lab.measure(None, seconds)?;
-    let delivered = flat_out.delivered_per_s();
-    let loss_free = match flat_out.lost {
-        0 => json!("void: the producer did not outrun it"),
-        _ => json!(lab.loss_free_rate(delivered, seconds)? as u64),
-    };
-    Ok(vec![
-        json!(format!("{:?}", lab.stage).to_lowercase()),
-        json!(if lab.placement == Placement::Same { "the same CPU" } else { "another CPU" }),
-        json!(lab.flows),
-        json!(lab.ring_bytes / 1024),
-        json!(if lab.stage == Stage::Drain { "the bare ring, with naps" } else { lab.wake.name() }),
-        json!(lab.rings),
-        json!(flat_out.offered_per_s() as u64),
-        json!(delivered as u64),
-        json!(flat_out.lost),
-        loss_free,
-        round2(1e9 / delivered),
-    ])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn seconds_are_bounded() {
-        assert_eq!(parse_seconds("2"), Ok(2.0));
-        assert!(parse_seconds("0").is_err() && parse_seconds("nan").is_err() && parse_seconds("1e9").is_err());
+    fn a_spread_is_median_and_extremes() {
+        assert_eq!(spread(vec![3.0, 1.0, 2.0]), [2.0, 1.0, 3.0]);
     }
 }

@@ -11,6 +11,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::agent::{Agents, figure, losses};
+use crate::args::parse_minutes;
 use crate::collect::Sink;
 use crate::load::Server;
 use crate::table::{Report, Table, progress, round2};
@@ -25,7 +26,7 @@ const BURST: Duration = Duration::from_millis(200);
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// How long.
-    #[arg(long, default_value_t = 60.0, value_name = "MINUTES")]
+    #[arg(long, default_value_t = 60.0, value_name = "MINUTES", value_parser = parse_minutes)]
     minutes: f64,
     /// Ten seconds.
     #[arg(long)]
@@ -41,13 +42,13 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let bar = progress("soak", SAMPLES.into());
     let began = Instant::now();
     let first = losses(&agent.stats()?);
-    let (mut cpu, mut at) = (agent.usage()?.cpu_s, began);
+    let (mut cpu, mut at) = (agent.usage()?.cpu_s(), began);
     let mut memory = Vec::new();
     for sample in 1..=SAMPLES {
         thread::sleep((began + length * sample / SAMPLES).saturating_duration_since(Instant::now()));
         let (stats, usage) = (agent.stats()?, agent.usage()?);
-        let cpu_percent = (usage.cpu_s - cpu) / at.elapsed().as_secs_f64() * 100.0;
-        (cpu, at) = (usage.cpu_s, Instant::now());
+        let cpu_percent = (usage.cpu_s() - cpu) / at.elapsed().as_secs_f64() * 100.0;
+        (cpu, at) = (usage.cpu_s(), Instant::now());
         let seconds = began.elapsed().as_secs_f64();
         memory.push((seconds, usage.rss_bytes as f64));
         table.push(vec![

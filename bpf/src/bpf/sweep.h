@@ -31,6 +31,7 @@ int se_seed(struct bpf_iter__task_file *ctx)
 	struct task_struct *task = ctx->task, *leader;
 	struct file *file = ctx->file;
 	struct socket *sock;
+	struct tcp_sock *tp;
 	struct se_sock *s;
 	struct sock *sk;
 	int flags;
@@ -54,6 +55,9 @@ int se_seed(struct bpf_iter__task_file *ctx)
 	s->start_ticks = leader->start_boottime / SE_NS_PER_TICK;
 	s->flags = flags | exec_flags(leader->self_exec_id);
 	s->netns = sk->__sk_common.skc_net.net->ns.inum;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp)
+		s->delivered = tp->delivered; /* what was acknowledged before is no sample of ours */
 	return 0;
 }
 
