@@ -111,6 +111,7 @@ impl Kernel {
         let sweeper = Sweeper::new(
             skel.progs.se_sweep.attach_iter(skel.maps.se_socks.as_fd()).map_err(bpf("cannot attach the sweep"))?,
             ring_of(&skel.maps.se_swept, 0, skel.maps.se_swept.max_entries())?,
+            handle(&skel.maps.se_sweep_all)?,
             handle(&skel.maps.se_closes)?,
         );
         let udp = UdpTables::new(handle(&skel.maps.se_udp)?, [udp_inner, create_udp_table(options.udp_table_entries)?]);

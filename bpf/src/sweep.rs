@@ -10,17 +10,28 @@ use crate::records::{CloseRecord, FlowRecord, Record, UdpKey, UdpValue};
 use crate::ring::{Drain, Ring};
 use crate::sys::{Scratch, drain_map};
 
+/// What a walk says of a socket.
+#[derive(Debug, Clone, Copy)]
+pub enum Swept<'a> {
+    /// All that there is to say.
+    Socket(&'a FlowRecord),
+    /// The connection with this cookie is there, as it was in the last walk.
+    Same(u64),
+}
+
 /// Reader of the kernel's tables. One per agent, owned by the control thread.
 pub struct Sweeper {
     sockets: Link,
     swept: Ring,
+    /// The kernel's switch, and how it stands.
+    all: (MapHandle, bool),
     closes: MapHandle,
     close_scratch: Scratch<u64, CloseRecord>,
 }
 
 impl Sweeper {
-    pub(crate) fn new(sockets: Link, swept: Ring, closes: MapHandle) -> Self {
-        Self { sockets, swept, closes, close_scratch: Scratch::new() }
+    pub(crate) fn new(sockets: Link, swept: Ring, all: MapHandle, closes: MapHandle) -> Self {
+        Self { sockets, swept, all: (all, false), closes, close_scratch: Scratch::new() }
     }
 
     /// Bytes of the kernel's buffer between the walk and its reader.
@@ -29,11 +40,12 @@ impl Sweeper {
         self.swept.size_bytes()
     }
 
-    /// Walks over all tracked sockets of all namespaces. Returns how many records there were.
+    /// Walks over all tracked sockets of all namespaces. Returns how many there were. `all`: none is [`Swept::Same`].
     ///
     /// # Errors
     /// If the iterator cannot be started or read.
-    pub fn sockets(&mut self, mut each: impl FnMut(&FlowRecord)) -> Result<usize, KernelError> {
+    pub fn sockets(&mut self, all: bool, mut each: impl FnMut(Swept<'_>)) -> Result<usize, KernelError> {
+        self.tell_all(all)?;
         let mut iter = Iter::new(&self.sockets)
             .map_err(|source| KernelError::Bpf { what: "cannot start the sweep iterator", source })?;
         let mut total = 0;
@@ -45,14 +57,27 @@ impl Sweeper {
                 Err(source) => return Err(KernelError::Io { what: "cannot read the sweep iterator".into(), source }),
             };
             total += self.swept.drain(usize::MAX, |bytes| {
-                if let Some(Record::Flow(record)) = Record::parse(bytes) {
-                    each(record);
+                if let Ok(cookie) = bytes.try_into() {
+                    each(Swept::Same(u64::from_ne_bytes(cookie)));
+                } else if let Some(Record::Flow(record)) = Record::parse(bytes) {
+                    each(Swept::Socket(record));
                 }
             });
             if ended {
                 return Ok(total);
             }
         }
+    }
+
+    fn tell_all(&mut self, all: bool) -> Result<(), KernelError> {
+        if self.all.1 != all {
+            self.all
+                .0
+                .update(&0u32.to_ne_bytes(), &u32::from(all).to_ne_bytes(), MapFlags::ANY)
+                .map_err(|source| KernelError::Bpf { what: "cannot switch the sweep", source })?;
+            self.all.1 = all;
+        }
+        Ok(())
     }
 
     /// Takes the close records that found their ring full.

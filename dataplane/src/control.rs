@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use sockeye_bpf::kernel::{Kernel, KernelError};
 use sockeye_bpf::programs::RunTimeStats;
 use sockeye_bpf::records::{CpuStats, FlowRecord, KINDS, Kind};
+use sockeye_bpf::sweep::Swept;
 use sockeye_ctl::Request;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -116,6 +117,8 @@ pub struct Control {
     options: ControlOptions,
     pub(crate) clock: WallClock,
     drainer: Drainer,
+    /// The next sweep must tell all of every socket: the table did not know one that was told to be as it was.
+    sweep_all: bool,
     /// UDP sockets that are gone; their last counters come with the next drain.
     udp_closed: Vec<u64>,
     /// Closes that found their ring full; kept for its memory.
@@ -165,6 +168,7 @@ impl Control {
             options,
             clock: WallClock::now(),
             drainer,
+            sweep_all: true,
             udp_closed: Vec::new(),
             late: Some(Box::new(Delta::new(&[]))),
             reports: Vec::new(),
@@ -194,6 +198,7 @@ impl Control {
     /// Listeners first: they tell which end of an older connection accepted it.
     fn first_sweep(&mut self) {
         self.sweep_for(|record| record.kind == Kind::Listener as u8);
+        self.sweep_all = true;
         self.sweep();
     }
 
@@ -340,11 +345,13 @@ impl Control {
         let (cpu_ns, now_ns) = (thread_cpu_ns(), boot_ns());
         self.table.sweep_begins(now_ns);
         let table = &mut self.table;
-        let swept = self.kernel.sweeper().sockets(|record| {
-            if wanted(record) {
-                table.tcp_record(record, now_ns);
-            }
+        let mut unknown = false;
+        let swept = self.kernel.sweeper().sockets(self.sweep_all, |swept| match swept {
+            Swept::Socket(record) if wanted(record) => table.tcp_record(record, now_ns),
+            Swept::Socket(_) => {}
+            Swept::Same(cookie) => unknown |= !table.tcp_same(cookie, now_ns),
         });
+        self.sweep_all = unknown || swept.is_err();
         if swept.is_ok() {
             self.table.sweep_ends();
             for listener in self.table.listeners() {

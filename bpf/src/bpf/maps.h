@@ -16,11 +16,12 @@ struct se_sock {
 	__u8 pad0;
 	__u32 netns; /* of UDP sockets: cgroup_skb programs cannot read it from the socket */
 	__u64 opened_ns; /* 0 = before the agent */
+	__u64 swept; /* what the sweep told of last: see swept_mark() */
 	/*
 	 * What se_probe writes for each segment, on the CPU that received it, lies on cache lines of its own (the kernel puts
 	 * the state 8 bytes after the beginning of one): se_read, on the CPU of the process, does not wait for them.
 	 */
-	__u64 pad1[4];
+	__u64 pad1[3];
 	__u32 rtt_count;
 	__u32 delivered; /* the kernel's count of segments that were acknowledged, when se_probe last looked */
 	__u64 rtt_batch_us; /* the socket's clock (tcp_mstamp): of the oldest sample that waits */

@@ -71,12 +71,37 @@ struct {
 	__uint(max_entries, 512 * 1024);
 } se_swept SEC(".maps");
 
-/* Every tracked socket of every namespace, with the kernel's own absolute counters. 1: the ring is full, come again. */
+/* Set by user space for one walk: tell all of every socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} se_sweep_all SEC(".maps");
+
+/*
+ * Changes whenever anything in the record of a connection does but its age: no figure of a socket changes without a
+ * segment in or out, and no owner without a count. Never 0.
+ */
+static __always_inline __u64 swept_mark(const struct se_sock *s, __u8 state, struct tcp_sock *tp)
+{
+	__u32 owner = 1U << 24 | state << 16 | s->owner_changes << 8 | s->flags;
+
+	return (__u64)owner << 32 | (tp->segs_in + tp->segs_out);
+}
+
+/*
+ * Every tracked socket of every namespace, with the kernel's own absolute counters; of a connection that is as it was in
+ * the last walk, only the cookie: most of many connections are idle. 1: the ring is full, come again.
+ */
 SEC("iter/bpf_sk_storage_map")
 int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
 	struct se_sock *stored = ctx->value, s;
+	__u32 zero = 0, *all = bpf_map_lookup_elem(&se_sweep_all, &zero);
 	struct sock *sk = ctx->sk;
+	__u64 mark = 0, *same;
+	struct tcp_sock *tp;
 	struct se_flow *f;
 	__u8 state, kind;
 
@@ -85,6 +110,7 @@ int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 	s.pid = stored->pid;
 	s.start_ticks = stored->start_ticks;
 	s.flags = stored->flags;
+	s.owner_changes = stored->owner_changes;
 	s.opened_ns = stored->opened_ns;
 	state = sk->__sk_common.skc_state;
 	if (s.flags & SE_UDP) {
@@ -100,12 +126,25 @@ int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 	} else {
 		return 0;
 	}
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (kind == SE_SWEEP && tp) {
+		mark = swept_mark(&s, state, tp);
+		if (mark == stored->swept && all && !*all) {
+			same = bpf_ringbuf_reserve(&se_swept, sizeof(*same), 0);
+			if (!same)
+				return 1;
+			*same = bpf_get_socket_cookie(sk);
+			submit(same);
+			return 0;
+		}
+	}
 	f = bpf_ringbuf_reserve(&se_swept, sizeof(*f), 0);
 	if (!f)
 		return 1;
 	__builtin_memset(f, 0, sizeof(*f));
 	fill_flow(f, kind, state, &s, sk, bpf_get_socket_cookie(sk));
 	submit(f);
+	stored->swept = mark;
 	return 0;
 }
 

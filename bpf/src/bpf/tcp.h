@@ -138,6 +138,7 @@ static __always_inline void begin(struct se_sock *s, __u8 flags)
 	s->rtt_count = 0;
 	s->delivered = 0;
 	s->over = 0;
+	s->swept = 0;
 	s->opened_ns = bpf_ktime_get_boot_ns();
 }
 

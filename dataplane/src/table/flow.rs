@@ -163,6 +163,14 @@ impl Flow {
             && self.end(Side::Responder).is_some_and(|end| !end.has(End::CONFIRMED) && !end.has(End::CLOSED))
     }
 
+    /// It may have been taken for vanished, and here it is.
+    pub(super) fn was_found(&mut self) {
+        if self.verdict == Some(State::Vanished) {
+            self.verdict = None;
+            self.last_look = false;
+        }
+    }
+
     pub(super) fn reverse(&mut self) {
         self.key = self.key.reversed();
         self.near_side = self.near_side.other();

@@ -3,7 +3,7 @@
 use sockeye_bpf::records::{FlowRecord, Kind, flags};
 
 use super::{FlowTable, Listener, Opened, pairing};
-use crate::flow::{Addr, End, Endpoint, ProcKey, Proto, Side, State, TcpObservation};
+use crate::flow::{Addr, End, Endpoint, ProcKey, Proto, Side, TcpObservation};
 
 impl FlowTable {
     /// Takes a record of a TCP socket, or of a listener.
@@ -14,6 +14,19 @@ impl FlowTable {
         }
         let observation = TcpObservation::new(r, r.kind == Kind::Close as u8);
         self.tcp(&observation, now_ns);
+    }
+
+    /// The sweep has found a connection as it was before. `false` if none is known by this cookie.
+    pub fn tcp_same(&mut self, cookie: u64, now_ns: u64) -> bool {
+        let Some(id) = self.tcp.get(&self.flows, cookie) else { return false };
+        let flow = &mut self.flows[id as usize];
+        let side = flow.side_of(cookie);
+        let Some(end) = flow.end_mut(side) else { return false };
+        if !end.has(End::CLOSED) {
+            end.at_ns = end.at_ns.max(now_ns);
+            flow.was_found();
+        }
+        true
     }
 
     fn listener(&mut self, r: &FlowRecord) {
@@ -111,11 +124,7 @@ impl FlowTable {
         end.marks |= before.marks & End::SEEDED;
         end.packets_sent = extend(before.packets_sent, o.end.packets_sent);
         end.packets_received = extend(before.packets_received, o.end.packets_received);
-        // Taken for vanished, and here it is.
-        if flow.verdict == Some(State::Vanished) {
-            flow.verdict = None;
-            flow.last_look = false;
-        }
+        flow.was_found();
         let told = |end: &End| (end.bytes_sent, end.bytes_received, end.state, end.marks);
         if told(&before) != told(&o.end) {
             flow.active_ns = flow.active_ns.max(o.end.at_ns);

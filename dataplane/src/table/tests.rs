@@ -262,6 +262,27 @@ fn a_socket_that_the_sweep_misses_three_times_has_vanished() {
 }
 
 #[test]
+fn a_connection_that_the_sweep_finds_as_it_was_lives_on() {
+    let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
+    let record = c.record(Side::Initiator, Kind::Sweep, 10 * S, 50);
+    let mut t = table();
+    t.tcp_record(&record, 10 * S);
+    assert_eq!(reports(&mut t, 13 * S).len(), 1);
+    for second in [20, 30, 40, 100] {
+        t.sweep_begins(second * S);
+        assert!(t.tcp_same(record.cookie, second * S));
+        t.sweep_ends();
+    }
+    assert!(!t.tcp_same(record.cookie + 1000, 100 * S), "of that one all must be told");
+    let told = reports(&mut t, 110 * S);
+    assert!(told.iter().all(|report| report.state == State::Open), "{told:#?}");
+    assert_eq!((t.len(), t.counts().vanished), (1, 0));
+    t.tcp_record(&c.record(Side::Initiator, Kind::Close, 120 * S, 70), 120 * S);
+    assert!(t.tcp_same(record.cookie, 121 * S), "a walk that raced with the close");
+    assert_eq!(reports(&mut t, 130 * S)[0].state, State::Closed);
+}
+
+#[test]
 fn an_accepted_connection_waits_for_its_reader() {
     let c = Connection { number: 8, sent: 10, received: 10, seeded: false };
     let mut open = c.record(Side::Responder, Kind::Sweep, 10 * S, 50);
