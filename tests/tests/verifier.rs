@@ -6,9 +6,9 @@ use sockeye_tests::program;
 
 /// Verified instructions on the development kernel (6.18), with half as much again for other kernels.
 const BOUNDS: [(&str, u32); 10] = [
-    ("se_set_state", 7800),
+    ("se_set_state", 10900),
     ("se_destroy", 1700),
-    ("se_read", 6300),
+    ("se_read", 9400),
     ("se_probe", 400),
     ("se_sock_create", 3000),
     ("se_sock_release", 150),

@@ -234,6 +234,25 @@ static __always_inline void on_close(struct se_sock *s, struct sock *sk, int old
 	s->over = 1;
 }
 
+/*
+ * tcp_close() and tcp_shutdown(), in the process: whoever closes a connection has it. Only for one without an owner,
+ * because its connect was missed (see se_destroy) and nobody has read from it.
+ */
+static __always_inline void on_shut(struct sock *sk)
+{
+	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+	struct se_owner owner;
+
+	if (!s || s->pid || !sk->sk_lock.owned)
+		return;
+	owner = current_owner(true);
+	if (!owner.pid)
+		return;
+	s->pid = owner.pid;
+	s->start_ticks = owner.start_ticks;
+	s->flags = (s->flags & ~SE_EXEC_MASK) | SE_CONFIRMED | owner.exec;
+}
+
 static __always_inline void on_end(struct sock *sk, int old)
 {
 	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
@@ -257,15 +276,17 @@ int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
 		return 0;
 	switch (new) {
 	case TCP_SYN_SENT:
-		on_open(sk, SE_INITIATOR);
-		break;
 	case TCP_LISTEN:
-		on_open(sk, SE_ROLE_LISTENER);
+		on_open(sk, new == TCP_LISTEN ? SE_ROLE_LISTENER : SE_INITIATOR);
 		break;
 	case TCP_ESTABLISHED:
 		s = track(sk);
 		if (s)
 			on_established(s, old == TCP_SYN_SENT);
+		break;
+	case TCP_FIN_WAIT1:
+	case TCP_LAST_ACK:
+		on_shut(sk);
 		break;
 	case TCP_CLOSE:
 		on_end(sk, old);
@@ -276,11 +297,12 @@ int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
 
 /*
  * The kernel does not run a tracing program that is already running on the same CPU (bpf_trace_run, since 6.1): a
- * softirq or, with preemptible tracepoints, another process that comes in between loses its event. It counts them
- * (recursion_misses). What se_set_state misses in this way: a connect is made good for by ESTABLISHED, and the first read
- * tells the owner; ESTABLISHED by whatever comes next (is_missed); a close by this tracepoint, which comes right after
- * nearly every close, always with softirqs off, so that nothing comes in between. The state that such a socket left is not
- * known any more: with no error it had sent its FIN.
+ * softirq that comes in between loses its event, and where tracepoints are preemptible (7.x) so does everything on that
+ * CPU until the process that was preempted in the program goes on. The kernel counts them (recursion_misses). What
+ * se_set_state misses, others make good for: a connect is told by ESTABLISHED, and its owner by the first read or the
+ * close; ESTABLISHED by whatever comes next (is_missed); both by the first read; a close by this tracepoint, which comes
+ * right after nearly every close, always with softirqs off, so that nothing comes in between. The state that such a
+ * socket left is not known any more: with no error it had sent its FIN.
  */
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(se_destroy, struct sock *sk)
@@ -303,20 +325,29 @@ int BPF_PROG(se_read, struct sock *sk)
 	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct se_owner owner;
+	bool same = false;
 	__u8 exec;
-	bool same;
 
-	if (!s || !sk->sk_lock.owned)
+	if (!sk->sk_lock.owned)
 		return 0;
 	exec = exec_flags(task->group_leader->self_exec_id);
-	same = s->pid == (__u32)task->tgid && (s->flags & SE_EXEC_MASK) == exec;
-	if ((same && s->flags & SE_CONFIRMED) || s->owner_changes >= SE_OWNER_CHANGES_MAX)
-		return 0;
-	if (is_missed(s, sk))
-		on_established(s, false);
+	if (s) {
+		same = s->pid == (__u32)task->tgid && (s->flags & SE_EXEC_MASK) == exec;
+		if ((same && s->flags & SE_CONFIRMED) || s->owner_changes >= SE_OWNER_CHANGES_MAX)
+			return 0;
+		if (is_missed(s, sk))
+			on_established(s, false);
+	}
 	owner = current_owner(true);
 	if (!owner.pid)
 		return 0;
+	if (!s) {
+		/* All of its beginning was missed (see se_destroy): which side it is on is for user space to find out. */
+		s = track(sk);
+		if (!s)
+			return 0;
+		begin(s, SE_ROLE_UNKNOWN);
+	}
 	s->flags = (s->flags & ~SE_EXEC_MASK) | SE_CONFIRMED | exec;
 	if (same && s->start_ticks == owner.start_ticks)
 		return 0;
