@@ -15,7 +15,7 @@ const BOUNDS: [(&str, u32); 10] = [
     ("se_egress", 1000),
     ("se_ingress", 1000),
     ("se_seed", 300),
-    ("se_sweep", 800),
+    ("se_sweep", 1500),
 ];
 
 #[test]
