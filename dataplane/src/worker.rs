@@ -20,6 +20,8 @@ const BURST_BYTES_PER_S: usize = 16 << 20;
 const NAP_MAX: Duration = Duration::from_millis(100);
 /// Shorter waits are not slept: waking up can take a millisecond longer than asked for, in which the ring would fill up.
 const SLEEP_MIN: Duration = Duration::from_millis(1);
+/// Shortest sleep after a visit that found nothing.
+const NAP_EMPTY: Duration = Duration::from_micros(100);
 /// How full the next visit shall find the fullest ring.
 const FILL_AIM: f64 = 0.125;
 /// From here on there is no wait.
@@ -104,8 +106,9 @@ impl Visit {
         if self.fill >= FILL_HIGH {
             return Duration::ZERO;
         }
-        // Also when nothing came: the producer may have been off its CPU for a moment.
-        since.mul_f64((FILL_AIM / self.fill).min(2.0)).min(nap_max)
+        // Nothing came: the burst is over, or the producer is off its CPU for a moment.
+        let least = if self.records == 0 { NAP_EMPTY } else { Duration::ZERO };
+        since.mul_f64((FILL_AIM / self.fill).min(2.0)).clamp(least, nap_max)
     }
 }
 
@@ -129,7 +132,8 @@ impl Pace {
         let now = Instant::now();
         let nap = visit.next_nap(now - self.last, self.nap_max);
         self.last = now;
-        if nap >= SLEEP_MIN {
+        // When nothing came the producer may be waiting for this very CPU; who wakes from sleep gets it back at once.
+        if nap >= SLEEP_MIN || visit.records == 0 {
             thread::sleep(nap);
         } else {
             while now.elapsed() < nap {

@@ -35,7 +35,7 @@ impl Options {
 
 /// The measurements and what they are asked for. The order: what must not be disturbed comes first.
 const COMMANDS: [&str; 8] = [
-    "overhead --pairs 30",
+    "overhead --pairs 24",
     "saturate",
     "churn --connections 20000 --rate 2000",
     "churn --connections 200000 --rate 10000 --rate 0",
