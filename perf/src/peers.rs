@@ -28,6 +28,8 @@ use crate::table::{Report, Table, progress, round2};
 const WARM_UP: Duration = Duration::from_secs(3);
 /// Until it has told of what it saw.
 const SETTLE: Duration = Duration::from_secs(4);
+/// Both, when no figure is to be quoted.
+const PAUSE_QUICK: Duration = Duration::from_millis(1500);
 /// The trace file system is where tools look for tracepoints; not every host has it mounted. Mounted for the tool alone.
 const WITH_TRACEFS: &str = r#"[ -e /sys/kernel/tracing/events ] || mount -t tracefs nodev /sys/kernel/tracing
 [ -e /sys/kernel/debug/tracing ] || mount -t debugfs nodev /sys/kernel/debug
@@ -167,6 +169,7 @@ struct Findings {
 pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     agents.none_may_run()?;
     let (rounds, seconds) = if options.quick { (1, 0.5) } else { (options.rounds, options.seconds) };
+    let pauses = if options.quick { [PAUSE_QUICK; 2] } else { [WARM_UP, SETTLE] };
     let server = Server::start()?;
     let ours = Peer {
         name: "sockeye",
@@ -184,7 +187,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
             if found.failure.is_none() {
                 // Each turn has its own run without any tool right before.
                 let alone = Alone { line_ns: distance::line_ns(), run: server.run(Workload::TcpCrr, seconds)? };
-                if let Err(err) = turn(tool, &server, agents, seconds, &alone, found) {
+                if let Err(err) = turn(tool, &server, agents, seconds, pauses, &alone, found) {
                     found.failure = Some(format!("{err:#}"));
                 }
             }
@@ -249,6 +252,7 @@ fn turn(
     server: &Server,
     agents: &Agents,
     seconds: f64,
+    pauses: [Duration; 2],
     alone: &Alone,
     found: &mut Findings,
 ) -> Result<()> {
@@ -263,7 +267,7 @@ fn turn(
         .spawn()
         .with_context(|| format!("cannot start {}", tool.program))?;
     let mut child = Ended(child);
-    thread::sleep(WARM_UP);
+    thread::sleep(pauses[0]);
     if let Some(status) = child.0.try_wait()? {
         let said = fs::read_to_string(&err)? + &fs::read_to_string(&out)?;
         let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned();
@@ -273,7 +277,7 @@ fn turn(
     let cpu_before = Usage::of(pid)?.cpu_s();
     let line_ns = distance::line_ns();
     let watched = server.run(Workload::TcpCrr, seconds)?;
-    thread::sleep(SETTLE);
+    thread::sleep(pauses[1]);
     let cpu_us = (Usage::of(pid)?.cpu_s() - cpu_before) * 1e6 / watched.operations.max(1) as f64;
     child.end();
     if distance::is_same(alone.line_ns, line_ns) {
