@@ -123,13 +123,9 @@ fn parse_rtt_by(text: &str) -> Result<RttBy, String> {
     parse_word(text, "host, process, container, pod or peer")
 }
 
-fn unlimited(limit: usize) -> usize {
-    if limit == 0 { usize::MAX } else { limit }
-}
-
 impl Owners {
     fn into_arguments(self) -> OwnersArguments {
-        OwnersArguments { sort: self.sort, limit: unlimited(self.limit), name: self.name }
+        OwnersArguments { sort: self.sort, limit: self.limit, name: self.name }
     }
 }
 
@@ -137,7 +133,7 @@ impl Flows {
     fn into_arguments(self) -> FlowsArguments {
         FlowsArguments {
             sort: self.sort,
-            limit: unlimited(self.limit),
+            limit: self.limit,
             process: self.process,
             user: self.user,
             port: self.port,
@@ -163,7 +159,7 @@ fn main() -> ExitCode {
         Command::Containers(owners) => Request::Containers(owners.into_arguments()),
         Command::Pods(owners) => Request::Pods(owners.into_arguments()),
         Command::Ports => Request::Ports,
-        Command::Rtt(rtt) => Request::Rtt(RttArguments { by: rtt.by, limit: unlimited(rtt.limit), name: rtt.name }),
+        Command::Rtt(rtt) => Request::Rtt(RttArguments { by: rtt.by, limit: rtt.limit, name: rtt.name }),
     };
     let client = Client::new(&cli.socket);
     let mut first = true;

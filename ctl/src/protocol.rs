@@ -28,13 +28,20 @@ pub enum Request {
     Rtt(RttArguments),
 }
 
+/// Keeps as many as a request's `limit` asks for.
+pub fn keep<T>(rows: &mut Vec<T>, limit: usize) {
+    if limit > 0 {
+        rows.truncate(limit);
+    }
+}
+
 /// Which processes, containers or pods, in which order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OwnersArguments {
     /// Figure to sort by, largest first.
     pub sort: OwnerSort,
-    /// At most this many.
+    /// At most this many, 0 for all.
     pub limit: usize,
     /// Part of the name.
     pub name: Option<String>,
@@ -67,7 +74,7 @@ pub enum OwnerSort {
 pub struct RttArguments {
     /// What a distribution is of.
     pub by: RttBy,
-    /// At most this many, those with the most samples first.
+    /// At most this many, those with the most samples first, 0 for all.
     pub limit: usize,
     /// Part of the name.
     pub name: Option<String>,
@@ -102,7 +109,7 @@ pub enum RttBy {
 pub struct FlowsArguments {
     /// Column to sort by, largest first.
     pub sort: SortBy,
-    /// At most this many.
+    /// At most this many, 0 for all.
     pub limit: usize,
     /// Part of a process's name or path, or a pid.
     pub process: Option<String>,
@@ -385,6 +392,16 @@ mod tests {
         for request in requests {
             assert_eq!(Request::parse(request.to_line().as_bytes()), Ok(request));
         }
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_none() {
+        let kept = |limit| {
+            let mut rows = vec![1, 2, 3];
+            keep(&mut rows, limit);
+            rows.len()
+        };
+        assert_eq!((kept(0), kept(2), kept(9)), (3, 2, 3));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `ctl flows`.
 
 use serde_json::{Value, json};
-use sockeye_ctl::protocol::{Answer, FlowsArguments, SortBy, Table, Unit};
+use sockeye_ctl::protocol::{Answer, FlowsArguments, SortBy, Table, Unit, keep};
 
 use super::summary;
 use crate::clock::boot_ns;
@@ -28,7 +28,7 @@ pub fn flows(table: &FlowTable, processes: &ProcessTable, a: &FlowsArguments) ->
         .collect();
     let total = found.len();
     found.sort_by_key(|flow| std::cmp::Reverse(sort_key(flow, a.sort)));
-    found.truncate(a.limit);
+    keep(&mut found, a.limit);
     let summary = summary(total, found.len());
     let mut shown = flows_table();
     let now_ns = boot_ns();

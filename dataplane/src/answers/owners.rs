@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use serde_json::{Value, json};
-use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments, RttArguments, RttBy, Table, Unit};
+use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments, RttArguments, RttBy, Table, Unit, keep};
 
 use super::{round2, summary};
 use crate::clock::boot_ns;
@@ -89,7 +89,7 @@ fn answer(name: &str, help: &str, columns: &Columns, mut rows: Vec<Row>, a: &Own
     let mut table = Table::new(name, help, &all);
     let matching = rows.len();
     rows.sort_by_key(|row| std::cmp::Reverse(row.sort_key(a.sort)));
-    rows.truncate(a.limit);
+    keep(&mut rows, a.limit);
     for row in &rows {
         table.push(row.head.iter().cloned().chain(row.figures()));
     }
@@ -318,7 +318,7 @@ pub(crate) fn rtt(control: &Control, a: &RttArguments) -> Answer {
     let mut groups = rtt_groups(control, a.by);
     groups.retain(|(name, rtt)| rtt.samples() > 0 && a.name.as_deref().is_none_or(|wanted| name.contains(wanted)));
     groups.sort_by_key(|(_, rtt)| std::cmp::Reverse(rtt.samples()));
-    groups.truncate(a.limit);
+    keep(&mut groups, a.limit);
     let mut table = Table::new(
         "rtt",
         "Round-trip times of TCP connections, as measured on either side, since the agent was started.",
