@@ -62,16 +62,26 @@ pub fn silence_libbpf() {
 pub struct KernelOptions {
     /// Mount point of cgroup v2. Without it UDP is not seen.
     pub cgroup: Option<PathBuf>,
-    /// Bytes of each CPU's ring, a power of two and a multiple of the page size.
-    pub ring_bytes: u32,
+    /// Bytes of each CPU's ring, a power of two and a multiple of the page size. By default [`ring_bytes_for`].
+    pub ring_bytes: Option<u32>,
     /// Flows in the UDP table between two drains.
     pub udp_table_entries: u32,
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        Self { cgroup: None, ring_bytes: 1 << 20, udp_table_entries: 32768 }
+        Self { cgroup: None, ring_bytes: None, udp_table_entries: 32768 }
     }
+}
+
+/// Size of each ring on a host with so many CPUs: 4 MiB, which take what comes in 3 ms at 10 million records a second,
+/// in which a kernel thread may keep the worker from its CPU; from 9 CPUs on less, so that all take 32 MiB, but at least
+/// 1 MiB each.
+#[must_use]
+pub fn ring_bytes_for(cpus: usize) -> u32 {
+    let share = u32::try_from((32 << 20) / cpus.max(1)).unwrap_or(u32::MAX);
+    let power_of_two = 1 << share.checked_ilog2().unwrap_or(0);
+    power_of_two.clamp(1 << 20, 4 << 20)
 }
 
 /// The attached programs and their maps.
@@ -99,7 +109,8 @@ impl Kernel {
         open.maps.se_rings.set_max_entries(cpus as u32).map_err(set)?;
         let skel = open.load().map_err(bpf("the kernel refused a program (run with -vv for the verifier's log)"))?;
 
-        let rings = create_rings(&skel.maps.se_rings, cpus, options.ring_bytes)?;
+        let rings =
+            create_rings(&skel.maps.se_rings, cpus, options.ring_bytes.unwrap_or_else(|| ring_bytes_for(cpus)))?;
         put(&skel.maps.se_udp, 0, &udp_inner)?;
 
         let mut links = attach_tracing(&skel.progs)?;
@@ -228,4 +239,15 @@ fn seed(program: &ProgramMut<'_>) -> Result<(), KernelError> {
     iter.read_to_end(&mut nothing)
         .map_err(|source| KernelError::Io { what: "cannot read the seed iterator".into(), source })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_of_many_cpus_are_smaller() {
+        let mib = |cpus| ring_bytes_for(cpus) >> 20;
+        assert_eq!([0, 1, 2, 8, 9, 16, 17, 32, 64, 4096].map(mib), [4, 4, 4, 4, 2, 2, 1, 1, 1, 1]);
+    }
 }

@@ -90,9 +90,9 @@ struct Args {
     #[arg(long, value_name = "THREADS", value_parser = clap::value_parser!(u64).range(1..=256))]
     workers: Option<u64>,
 
-    /// KiB of each CPU's ring, a power of two.
-    #[arg(long, value_name = "KIB", default_value_t = 1024, value_parser = parse_ring_kib)]
-    ring_kib: u32,
+    /// KiB of each CPU's ring, a power of two [default: 4096, less from 9 CPUs on, at least 1024].
+    #[arg(long, value_name = "KIB", value_parser = parse_ring_kib)]
+    ring_kib: Option<u32>,
 
     /// Run without cgroup hooks: no UDP, and no cost for each packet of TCP.
     #[arg(long)]
@@ -171,14 +171,15 @@ fn preflight(args: &Args) -> Result<(), ExitCode> {
 fn kernel_options(args: &Args) -> KernelOptions {
     KernelOptions {
         cgroup: if args.no_cgroup { None } else { preflight::find_cgroup2() },
-        ring_bytes: args.ring_kib * 1024,
+        ring_bytes: args.ring_kib.map(|kib| kib * 1024),
         ..KernelOptions::default()
     }
 }
 
 fn check(args: &Args) -> Result<()> {
     let (kernel, rings) = Kernel::start(&kernel_options(args))?;
-    println!("ok       {:<14} {} of {} KiB", "rings", rings.len(), args.ring_kib);
+    let kib = rings.first().map_or(0, |ring| ring.size_bytes() / 1024);
+    println!("ok       {:<14} {} of {kib} KiB", "rings", rings.len());
     for program in kernel.programs() {
         let cost = program.cost().context("cannot read a program's figures")?;
         println!("ok       {:<14} {} instructions verified", cost.name, cost.verified_instructions);

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use core_affinity::CoreId;
 use serde_json::{Value, json};
+use sockeye_ctl::human;
 
 use crate::agent::may_load_programs;
 use crate::args::parse_seconds;
@@ -30,7 +31,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
     /// KiB of the ring, a power of two; the first is that of the main table. Repeatable.
-    #[arg(long, default_values_t = [1024, 256, 4096, 16384], value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
+    #[arg(long, default_values_t = [4096, 256, 1024, 16384], value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
     ring_kib: Vec<u32>,
     /// How far records go: drain (bytes are looked at), shard (the worker's table), merge (control's table, too).
     #[arg(long, value_enum, default_values_t = [Stage::Drain, Stage::Shard, Stage::Merge])]
@@ -94,7 +95,8 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
             "Each run: offered = delivered + lost, checked. {rounds} rounds of {seconds} s, seed {}; medians, with the lowest \
              and the highest. One worker for each ring, one producer in the kernel for each ring. With the worker on the same \
              CPU the two take turns. Records are those of live sockets; \"loss-free\" is the highest rate, paced in steps of \
-             20 us, of which nothing is lost in {} s. The further tables are of the shard with {} live flows, the loss with \
+             20 us, of which nothing is lost in {} s; \">=\": nothing was lost flat out, the producer did not outrun the \
+             worker, and how much more it would take is not known. The further tables are of the shard with {} live flows, the loss with \
              the worker on another CPU.",
             options.seed,
             seconds / 4.0,
@@ -122,8 +124,9 @@ struct Series {
 /// A round.
 struct Found {
     flat_out: Sample,
-    /// `None` if the producer did not outrun the worker.
-    loss_free_per_s: Option<f64>,
+    loss_free_per_s: f64,
+    /// Nothing was lost flat out: the producer did not outrun the worker, whose ceiling is not known.
+    loss_free_flat_out: bool,
     /// How far the CPUs were apart right before.
     line_ns: f64,
 }
@@ -136,11 +139,13 @@ impl Series {
     fn measure(&mut self, seconds: f64) -> Result<()> {
         let line_ns = distance::line_ns();
         let flat_out = self.lab.measure(None, seconds)?;
-        let loss_free_per_s = match flat_out.lost {
-            0 => None,
-            _ => Some(self.lab.loss_free_rate(flat_out.delivered_per_s(), seconds / 4.0)?),
+        let loss_free_flat_out = flat_out.lost == 0;
+        let loss_free_per_s = if loss_free_flat_out {
+            flat_out.offered_per_s()
+        } else {
+            self.lab.loss_free_rate(flat_out.delivered_per_s(), seconds / 4.0)?
         };
-        self.found.push(Found { flat_out, loss_free_per_s, line_ns });
+        self.found.push(Found { flat_out, loss_free_per_s, loss_free_flat_out, line_ns });
         Ok(())
     }
 
@@ -148,11 +153,10 @@ impl Series {
         let (lab, found) = (&self.lab, &self.found);
         let of = |figure: fn(&Found) -> f64| spread(found.iter().map(figure).collect());
         let delivered = of(|found| found.flat_out.delivered_per_s());
-        let loss_free: Option<Vec<f64>> = found.iter().map(|found| found.loss_free_per_s).collect();
-        let loss_free = match loss_free.map(spread) {
-            Some(spread) => spread.map(|rate| json!(rate as u64)),
-            None => [json!("void: the producer did not outrun it"), Value::Null, Value::Null],
-        };
+        let loss_free = of(|found| found.loss_free_per_s).map(|rate| {
+            let flat_out = found.iter().any(|found| found.loss_free_per_s == rate && found.loss_free_flat_out);
+            if flat_out { json!(format!(">= {}", human::count(rate as u64))) } else { json!(rate as u64) }
+        });
         let mut row = vec![
             json!(format!("{:?}", lab.stage).to_lowercase()),
             json!(if lab.placement == Placement::Same { "the same CPU" } else { "another CPU" }),
