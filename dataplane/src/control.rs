@@ -18,7 +18,7 @@ use crate::clock::{WallClock, boot_ns, thread_cpu_ns};
 use crate::drain::{Drained, Drainer};
 use crate::engines::{Engine, NamingStats};
 use crate::export::messages::{EventFigures, Probe, event, listening_ports};
-use crate::export::{ExportPort, ExportStats, Item};
+use crate::export::{CHUNK_REPORTS, ExportPort, ExportStats, Item};
 use crate::flow::{Counters, FlowReport};
 use crate::groups::Groups;
 use crate::place::{NameWanted, Named};
@@ -373,10 +373,10 @@ impl Control {
         let mut reports = std::mem::take(&mut self.reports);
         loop {
             let more = self.table.tick(now_ns, &self.clock, &mut self.processes, |report| reports.push(report));
-            for report in reports.drain(..) {
-                self.groups.account(&report, &self.processes, now_ns);
-                hand_out(&self.exporters, &mut self.totals.reported, report);
+            for report in &reports {
+                self.groups.account(report, &self.processes, now_ns);
             }
+            hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
             if !more {
                 break;
             }
@@ -474,21 +474,29 @@ impl Control {
         }
         self.sweep();
         self.take_found();
-        let (exporters, reported) = (&self.exporters, &mut self.totals.reported);
+        let mut reports = std::mem::take(&mut self.reports);
         self.table.report_all(boot_ns(), &self.clock, &mut self.processes, |report| {
-            hand_out(exporters, reported, report);
+            reports.push(report);
+            if reports.len() == CHUNK_REPORTS {
+                hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
+            }
         });
+        hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
         for port in &mut self.exporters {
             port.close();
         }
     }
 }
 
-fn hand_out(exporters: &[ExportPort], reported: &mut Counters, report: FlowReport) {
-    reported.add(&report.delta);
-    let report = Arc::new(report);
-    for port in exporters {
-        port.offer(Item::Flow(Arc::clone(&report)));
+/// Takes all reports. Exporters share them.
+fn hand_out(exporters: &[ExportPort], reported: &mut Counters, reports: &mut Vec<FlowReport>) {
+    let mut reports = reports.drain(..);
+    while reports.len() > 0 {
+        let chunk: Arc<[FlowReport]> = reports.by_ref().take(CHUNK_REPORTS).collect();
+        chunk.iter().for_each(|report| reported.add(&report.delta));
+        for port in exporters {
+            port.offer(Item::Flows(Arc::clone(&chunk)));
+        }
     }
 }
 

@@ -10,13 +10,16 @@ pub mod tlv;
 pub mod zmq;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvError, RecvTimeoutError, Sender};
+use std::time::Duration;
 
 use crate::flow::FlowReport;
 
 /// Reports between control and an exporter's thread.
 pub const QUEUE_REPORTS_MAX: usize = 1 << 14;
+/// Reports that are handed over together. One at a time woke the exporter's thread for each.
+pub const CHUNK_REPORTS: usize = 256;
 
 /// Figures of one exporter, written by its thread and read by control.
 #[derive(Debug, Default)]
@@ -54,8 +57,8 @@ impl ExportStats {
 /// What control hands to an exporter.
 #[derive(Debug, Clone)]
 pub enum Item {
-    /// A flow.
-    Flow(Arc<FlowReport>),
+    /// Flows, at most [`CHUNK_REPORTS`].
+    Flows(Arc<[FlowReport]>),
     /// A JSON message of another topic.
     Message {
         /// ZMQ topic.
@@ -65,34 +68,86 @@ pub enum Item {
     },
 }
 
+impl Item {
+    /// What it takes of the queue.
+    fn reports(&self) -> usize {
+        match self {
+            Self::Flows(reports) => reports.len(),
+            Self::Message { .. } => 1,
+        }
+    }
+}
+
+/// The exporter's end of its queue.
+pub(crate) struct Queue {
+    items: Receiver<Item>,
+    /// Reports in it, shared with the port.
+    reports: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    /// Waits for the next item, as long as there may come one.
+    pub(crate) fn recv(&self) -> Result<Item, RecvError> {
+        self.items.recv().inspect(|item| self.taken(item))
+    }
+
+    /// Waits for the next item, but not for long.
+    pub(crate) fn recv_timeout(&self, timeout: Duration) -> Result<Item, RecvTimeoutError> {
+        self.items.recv_timeout(timeout).inspect(|item| self.taken(item))
+    }
+
+    /// What is there.
+    pub(crate) fn try_iter(&self) -> impl Iterator<Item = Item> {
+        self.items.try_iter().inspect(|item| self.taken(item))
+    }
+
+    fn taken(&self, item: &Item) {
+        self.reports.fetch_sub(item.reports(), Ordering::Relaxed);
+    }
+}
+
 /// Control's end of an exporter's queue.
 pub struct ExportPort {
     /// For `ctl stats`.
     pub name: String,
     /// `None` once the thread is asked to end.
-    queue: Option<SyncSender<Item>>,
+    queue: Option<Sender<Item>>,
+    /// Reports in the queue, shared with its other end.
+    reports: Arc<AtomicUsize>,
     /// Shared with the thread.
     pub stats: Arc<ExportStats>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl ExportPort {
-    pub(crate) fn new(
+    /// Starts an exporter's thread, which is given its end of the queue.
+    pub(crate) fn start(
         name: String,
-        queue: SyncSender<Item>,
-        stats: Arc<ExportStats>,
-        thread: std::thread::JoinHandle<()>,
-    ) -> Self {
-        Self { name, queue: Some(queue), stats, thread: Some(thread) }
+        thread: &str,
+        stats: &Arc<ExportStats>,
+        export: impl FnOnce(Queue) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (sender, items) = mpsc::channel();
+        let reports = Arc::new(AtomicUsize::new(0));
+        let queue = Queue { items, reports: Arc::clone(&reports) };
+        let thread = std::thread::Builder::new().name(thread.into()).spawn(move || export(queue))?;
+        Ok(Self { name, queue: Some(sender), reports, stats: Arc::clone(stats), thread: Some(thread) })
     }
 
     /// Hands over without waiting. What does not fit is counted.
     pub fn offer(&self, item: Item) {
         let Some(queue) = &self.queue else { return };
-        ExportStats::add(&self.stats.queued, 1);
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(item) {
-            self.stats.queued.fetch_sub(1, Ordering::Relaxed);
-            ExportStats::add(&self.stats.dropped, 1);
+        let reports = item.reports();
+        let refused = |_| {
+            self.stats.queued.fetch_sub(reports as u64, Ordering::Relaxed);
+            ExportStats::add(&self.stats.dropped, reports as u64);
+        };
+        ExportStats::add(&self.stats.queued, reports as u64);
+        if self.reports.fetch_add(reports, Ordering::Relaxed) + reports > QUEUE_REPORTS_MAX {
+            self.reports.fetch_sub(reports, Ordering::Relaxed);
+            refused(());
+        } else if queue.send(item).is_err() {
+            refused(());
         }
     }
 

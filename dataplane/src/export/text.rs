@@ -3,14 +3,12 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sockeye_ctl::human;
 
-use super::{ExportPort, ExportStats, Item, QUEUE_REPORTS_MAX};
+use super::{ExportPort, ExportStats, Item, Queue};
 use crate::flow::{FlowReport, Side, State};
 use crate::place::Place;
 use crate::process::Process;
@@ -51,36 +49,31 @@ impl Style {
 /// # Errors
 /// If the thread cannot be started.
 pub fn start(style: Style, on_closed: impl FnOnce() + Send + 'static) -> io::Result<ExportPort> {
-    let (queue, items) = sync_channel(QUEUE_REPORTS_MAX);
     let stats = Arc::new(ExportStats::default());
     stats.connected.store(1, std::sync::atomic::Ordering::Relaxed);
     let shared = Arc::clone(&stats);
-    let thread = thread::Builder::new().name("sockeye-text".into()).spawn(move || {
-        print(&items, &style, &shared, on_closed);
-    })?;
-    Ok(ExportPort::new("stdout".into(), queue, stats, thread))
+    ExportPort::start("stdout".into(), "sockeye-text", &stats, move |items| print(&items, &style, &shared, on_closed))
 }
 
-fn print(items: &Receiver<Item>, style: &Style, stats: &ExportStats, on_closed: impl FnOnce()) {
+fn print(items: &Queue, style: &Style, stats: &ExportStats, on_closed: impl FnOnce()) {
     let mut on_closed = Some(on_closed);
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut broken = out.write_all(heading(style).as_bytes()).and_then(|()| out.flush()).is_err();
     while let Ok(first) = items.recv() {
         // All that is there, then one write.
         for item in std::iter::once(first).chain(items.try_iter()) {
-            stats.queued.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-            let Item::Flow(report) = item else { continue };
-            if !is_news(&report) {
-                continue;
+            stats.queued.fetch_sub(item.reports() as u64, std::sync::atomic::Ordering::Relaxed);
+            let Item::Flows(reports) = item else { continue };
+            for report in reports.iter().filter(|report| is_news(report)) {
+                if broken {
+                    ExportStats::add(&stats.dropped, 1);
+                    continue;
+                }
+                let text = line(report, style);
+                ExportStats::add(&stats.records, 1);
+                ExportStats::add(&stats.bytes, text.len() as u64);
+                broken = out.write_all(text.as_bytes()).is_err();
             }
-            if broken {
-                ExportStats::add(&stats.dropped, 1);
-                continue;
-            }
-            let text = line(&report, style);
-            ExportStats::add(&stats.records, 1);
-            ExportStats::add(&stats.bytes, text.len() as u64);
-            broken = out.write_all(text.as_bytes()).is_err();
         }
         broken = broken || out.flush().is_err();
         if broken && let Some(on_closed) = on_closed.take() {

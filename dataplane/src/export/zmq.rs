@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use zmq::{DONTWAIT, SNDMORE, Socket, SocketType};
 
 use super::endpoint::{ServerKey, ZmqEndpoint};
-use super::{ExportPort, ExportStats, Item, QUEUE_REPORTS_MAX, json, tlv};
+use super::{ExportPort, ExportStats, Item, QUEUE_REPORTS_MAX, Queue, json, tlv};
 use crate::flow::FlowReport;
 
 /// Records in one message: ntopng counts them in a byte.
@@ -57,14 +57,12 @@ pub struct ZmqOptions {
 /// If the endpoint cannot be bound, or libzmq has no CURVE and a key is given.
 pub fn start(options: ZmqOptions) -> Result<ExportPort> {
     let socket = open(&options)?;
-    let (queue, items) = sync_channel(QUEUE_REPORTS_MAX);
     let stats = Arc::new(ExportStats::default());
     let name = options.endpoint.address.clone();
     let exporter = Exporter {
         socket,
         stats: Arc::clone(&stats),
-        items,
-        pending: VecDeque::new(),
+        pending: Pending::default(),
         payload: Vec::with_capacity(MESSAGE_BYTES_MAX),
         scratch: Vec::with_capacity(4096),
         msg_id: 0,
@@ -73,8 +71,7 @@ pub fn start(options: ZmqOptions) -> Result<ExportPort> {
         oldest: None,
         options,
     };
-    let thread = thread::Builder::new().name("sockeye-zmq".into()).spawn(move || exporter.run())?;
-    Ok(ExportPort::new(name, queue, stats, thread))
+    Ok(ExportPort::start(name, "sockeye-zmq", &stats, move |items| exporter.run(&items))?)
 }
 
 fn open(options: &ZmqOptions) -> Result<Socket> {
@@ -114,9 +111,8 @@ struct Exporter {
     socket: Socket,
     options: ZmqOptions,
     stats: Arc<ExportStats>,
-    items: Receiver<Item>,
     /// Reports that wait for a collector or for their batch.
-    pending: VecDeque<Arc<FlowReport>>,
+    pending: Pending,
     payload: Vec<u8>,
     scratch: Vec<u8>,
     /// Consecutive over all topics: a gap counts as drops at the collector.
@@ -128,16 +124,11 @@ struct Exporter {
 }
 
 impl Exporter {
-    fn run(mut self) {
+    fn run(mut self, items: &Queue) {
         loop {
             self.watch_subscriptions();
-            match self.items.recv_timeout(BATCH_WAIT / 2) {
-                Ok(item) => {
-                    self.take(item);
-                    while let Ok(item) = self.items.try_recv() {
-                        self.take(item);
-                    }
-                }
+            match items.recv_timeout(BATCH_WAIT / 2) {
+                Ok(item) => std::iter::once(item).chain(items.try_iter()).for_each(|item| self.take(item)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -158,14 +149,13 @@ impl Exporter {
 
     fn take(&mut self, item: Item) {
         match item {
-            Item::Flow(report) => {
-                if self.pending.len() >= QUEUE_REPORTS_MAX {
-                    // The oldest: what is happening now matters more to whoever comes back.
-                    self.pending.pop_front();
-                    self.done(1);
-                    ExportStats::add(&self.stats.dropped, 1);
-                }
-                self.pending.push_back(report);
+            Item::Flows(reports) => {
+                // The oldest: what is happening now matters more to whoever comes back.
+                let dropped = (self.pending.len() + reports.len()).saturating_sub(QUEUE_REPORTS_MAX);
+                self.pending.drop_oldest(dropped);
+                self.done(dropped as u64);
+                ExportStats::add(&self.stats.dropped, dropped as u64);
+                self.pending.push(reports);
                 self.oldest.get_or_insert_with(Instant::now);
             }
             Item::Message { topic, body } => {
@@ -231,7 +221,7 @@ impl Exporter {
                 ExportStats::add(&self.stats.retried, 1);
                 return;
             }
-            self.pending.drain(..reports.count);
+            self.pending.drop_oldest(reports.count);
             self.done(reports.count as u64);
             ExportStats::add(&self.stats.records, reports.records as u64);
             if self.options.verbose {
@@ -278,6 +268,44 @@ impl Exporter {
     }
 }
 
+/// Reports in their order, in the chunks in which they came.
+#[derive(Default)]
+struct Pending {
+    chunks: VecDeque<Arc<[FlowReport]>>,
+    /// Of the first chunk, what is done with.
+    done: usize,
+    len: usize,
+}
+
+impl Pending {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn push(&mut self, chunk: Arc<[FlowReport]>) {
+        self.len += chunk.len();
+        self.chunks.push_back(chunk);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &FlowReport> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter()).skip(self.done)
+    }
+
+    /// Drops that many, or all.
+    fn drop_oldest(&mut self, count: usize) {
+        let count = count.min(self.len);
+        self.len -= count;
+        self.done += count;
+        while self.chunks.front().is_some_and(|chunk| chunk.len() <= self.done) {
+            self.done -= self.chunks.pop_front().map_or(0, |chunk| chunk.len());
+        }
+    }
+}
+
 /// What a payload holds.
 #[derive(Debug, PartialEq, Eq)]
 struct Batch {
@@ -287,10 +315,10 @@ struct Batch {
     records: usize,
 }
 
-fn batch_tlv(pending: &VecDeque<Arc<FlowReport>>, payload: &mut Vec<u8>, scratch: &mut Vec<u8>) -> Batch {
+fn batch_tlv(pending: &Pending, payload: &mut Vec<u8>, scratch: &mut Vec<u8>) -> Batch {
     payload.extend_from_slice(&tlv::MESSAGE_START);
     let mut batch = Batch { count: 0, records: 0 };
-    for report in pending {
+    for report in pending.iter() {
         scratch.clear();
         let records = tlv::encode(report, scratch);
         let fits = batch.records + records <= MESSAGE_RECORDS_MAX && payload.len() + scratch.len() <= MESSAGE_BYTES_MAX;
@@ -304,7 +332,7 @@ fn batch_tlv(pending: &VecDeque<Arc<FlowReport>>, payload: &mut Vec<u8>, scratch
     batch
 }
 
-fn batch_json(pending: &VecDeque<Arc<FlowReport>>, payload: &mut Vec<u8>) -> Batch {
+fn batch_json(pending: &Pending, payload: &mut Vec<u8>) -> Batch {
     payload.push(b'[');
     let mut count = 0;
     for report in pending.iter().take(MESSAGE_RECORDS_MAX) {
@@ -356,7 +384,8 @@ mod tests {
         let mut short = testing::report();
         short.place = [None, None];
         for (report, limit_by_size) in [(short, false), (long, true)] {
-            let pending: VecDeque<_> = std::iter::repeat_n(Arc::new(report), 400).collect();
+            let mut pending = Pending::default();
+            pending.push(std::iter::repeat_n(report, 400).collect());
             let (mut payload, mut scratch) = (Vec::new(), Vec::new());
             let batch = batch_tlv(&pending, &mut payload, &mut scratch);
             assert!(payload.len() <= MESSAGE_BYTES_MAX);
@@ -368,6 +397,30 @@ mod tests {
             let parsed: serde_json::Value = serde_json::from_slice(&payload).unwrap();
             assert_eq!(parsed.as_array().unwrap().len(), batch.count);
         }
+    }
+
+    #[test]
+    fn pending_reports_keep_their_order_across_chunks() {
+        let mut pending = Pending::default();
+        let mut next = 0;
+        for size in [3, 1, 0, 4] {
+            pending.push(
+                (0..size)
+                    .map(|_| {
+                        next += 1;
+                        FlowReport { first_unix_ns: next, ..testing::report() }
+                    })
+                    .collect(),
+            );
+        }
+        let numbers = |pending: &Pending| pending.iter().map(|report| report.first_unix_ns).collect::<Vec<_>>();
+        assert_eq!((pending.len(), numbers(&pending)), (8, (1..=8).collect()));
+        for (dropped, first) in [(2, 3), (1, 4), (2, 6)] {
+            pending.drop_oldest(dropped);
+            assert_eq!(numbers(&pending), (first..=8).collect::<Vec<_>>());
+        }
+        pending.drop_oldest(99);
+        assert!(pending.is_empty() && pending.chunks.is_empty() && pending.done == 0);
     }
 
     #[test]
