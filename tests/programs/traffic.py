@@ -24,9 +24,9 @@ def family(host):
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def listen(host, port):
+def listen(host, port, share=socket.SO_REUSEADDR):
     s = socket.socket(family(host), socket.SOCK_STREAM)
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.setsockopt(socket.SOL_SOCKET, share, 1)
     s.bind((host, port))
     s.listen(1024)
     return s
@@ -106,6 +106,39 @@ def ask_prefork(host, port):
     """Tells which child answered."""
     s = socket.create_connection((host, int(port)))
     s.sendall(struct.pack("!Q", 8))
+    child = request(s)
+    local = s.getsockname()[1]
+    s.close()
+    say(local=local, child=child)
+
+
+def reuseport(host, port, children=4):
+    """Each child has a listener of its own on the same port; nobody ever reads."""
+    first = listen(host, int(port), socket.SO_REUSEPORT)
+    port = first.getsockname()[1]
+    pids = []
+    for _ in range(int(children)):
+        ready, told = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            die_with_parent()
+            first.close()
+            s = listen(host, port, socket.SO_REUSEPORT)
+            os.write(told, b"1")
+            while True:
+                c, _ = s.accept()
+                c.sendall(struct.pack("!Q", os.getpid()))
+                c.close()
+        os.read(ready, 1)
+        pids.append(pid)
+    first.close()
+    say(port=port, children=pids)
+    signal.pause()
+
+
+def hear(host, port):
+    """Tells which child has spoken."""
+    s = socket.create_connection((host, int(port)))
     child = request(s)
     local = s.getsockname()[1]
     s.close()

@@ -1,6 +1,6 @@
 //! The owner of a flow is the process that really uses the socket, however short it lives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -76,6 +76,22 @@ fn prefork_servers_children_own_their_connections() {
         assert!(children.contains(&answer["child"].as_u64().expect("a pid")));
         assert_eq!(flow["dst_father_pid"], said["pid"], "{flow:#}");
     }
+}
+
+#[test]
+fn a_connection_that_nobody_reads_from_belongs_to_its_own_listener() {
+    let lab = lab();
+    let (_server, port, said) = serve("reuseport", "127.0.0.1");
+    let answers: Vec<Value> = (0..16).map(|_| talk(&["hear", "127.0.0.1", &port.to_string()])).collect();
+    let collected = lab.finish();
+    let mut heard = HashSet::new();
+    for answer in answers {
+        let flow = collected.flow(answer["local"].as_u64().expect("a port"), port.into());
+        assert_eq!(flow["dst_pid"], answer["child"], "{flow:#}");
+        assert_eq!(flow["dst_father_pid"], said["pid"], "{flow:#}");
+        heard.insert(answer["child"].as_u64());
+    }
+    assert!(heard.len() > 1, "all connections went to the same listener, which proves nothing");
 }
 
 #[test]

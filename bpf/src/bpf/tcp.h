@@ -142,6 +142,13 @@ static __always_inline void begin(struct se_sock *s, __u8 flags)
 	s->opened_ns = bpf_ktime_get_boot_ns();
 }
 
+static __always_inline void set_owner(struct se_sock *s, const struct se_owner *owner)
+{
+	s->pid = owner->pid;
+	s->start_ticks = owner->start_ticks;
+	s->flags = (s->flags & ~SE_EXEC_MASK) | SE_CONFIRMED | owner->exec;
+}
+
 /*
  * connect() or listen(): the caller owns the socket. tcp_v4_connect() and inet_csk_listen_start() run in the process.
  * An open connection is not told of here: the sweep finds it, and a short one costs a single record, its close.
@@ -154,9 +161,8 @@ static __always_inline void on_open(struct sock *sk, __u8 role)
 	if (!s)
 		return;
 	owner = current_owner(true);
-	s->pid = owner.pid;
-	s->start_ticks = owner.start_ticks;
-	begin(s, role | SE_CONFIRMED | owner.exec);
+	begin(s, role);
+	set_owner(s, &owner);
 }
 
 /* Softirq: `current` is whoever was interrupted. The owner is the one that connected, or came with the listener. */
@@ -246,11 +252,8 @@ static __always_inline void on_shut(struct sock *sk)
 	if (!s || s->pid || !sk->sk_lock.owned)
 		return;
 	owner = current_owner(true);
-	if (!owner.pid)
-		return;
-	s->pid = owner.pid;
-	s->start_ticks = owner.start_ticks;
-	s->flags = (s->flags & ~SE_EXEC_MASK) | SE_CONFIRMED | owner.exec;
+	if (owner.pid)
+		set_owner(s, &owner);
 }
 
 static __always_inline void on_end(struct sock *sk, int old)
@@ -348,12 +351,10 @@ int BPF_PROG(se_read, struct sock *sk)
 			return 0;
 		begin(s, SE_ROLE_UNKNOWN);
 	}
-	s->flags = (s->flags & ~SE_EXEC_MASK) | SE_CONFIRMED | exec;
-	if (same && s->start_ticks == owner.start_ticks)
-		return 0;
-	s->pid = owner.pid;
-	s->start_ticks = owner.start_ticks;
-	s->owner_changes++;
+	same = same && s->start_ticks == owner.start_ticks;
+	set_owner(s, &owner);
+	if (!same)
+		s->owner_changes++;
 	return 0;
 }
 
