@@ -1,6 +1,8 @@
 //! The control thread: the only owner of the flow table. Merges what the workers hand over, sweeps the kernel, plans
 //! the reports, answers `ctl`.
 
+mod report;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -17,8 +19,8 @@ use crate::answers;
 use crate::clock::{WallClock, boot_ns, thread_cpu_ns};
 use crate::drain::{Drained, Drainer};
 use crate::engines::{Engine, NamingStats};
-use crate::export::messages::{EventFigures, Probe, event, listening_ports};
-use crate::export::{CHUNK_REPORTS, ExportPort, ExportStats, Item};
+use crate::export::ExportPort;
+use crate::export::messages::Probe;
 use crate::flow::{Counters, FlowReport};
 use crate::groups::Groups;
 use crate::place::{NameWanted, Named};
@@ -30,11 +32,6 @@ use crate::worker::WorkerPort;
 
 /// How often the UDP table and the close overflow are drained.
 const DRAIN_EVERY: Duration = Duration::from_secs(1);
-/// How often ntopng hears that the agent lives.
-const EVENT_EVERY: Duration = Duration::from_secs(5);
-/// How often it hears what listens, and how soon after it came.
-const PORTS_EVERY: Duration = Duration::from_secs(60);
-const PORTS_FIRST: Duration = Duration::from_secs(3);
 /// A question of `ctl` is answered from a sweep that is at most this old.
 const FRESH: Duration = Duration::from_millis(500);
 /// A sweep takes at most one part in so many of a CPU: with many sockets there is more time between two, up to a limit.
@@ -172,7 +169,7 @@ impl Control {
             udp_closed: Vec::new(),
             late: Some(Box::new(Delta::new(&[]))),
             reports: Vec::new(),
-            due: Due { tick: now, drain: now, sweep: now, swept: None, event: now, ports: now + PORTS_FIRST },
+            due: Due { tick: now, drain: now, sweep: now, swept: None, event: now, ports: now + report::PORTS_FIRST },
         }
     }
 
@@ -368,68 +365,6 @@ impl Control {
         self.due.sweep = now + self.options.sweep_every.max(affordable);
     }
 
-    fn report(&mut self) {
-        let now_ns = boot_ns();
-        let mut reports = std::mem::take(&mut self.reports);
-        loop {
-            let more = self.table.tick(now_ns, &self.clock, &mut self.processes, |report| reports.push(report));
-            for report in &reports {
-                self.groups.account(report, &self.processes, now_ns);
-            }
-            hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
-            if !more {
-                break;
-            }
-        }
-        self.reports = reports;
-        self.ask_for_processes();
-    }
-
-    /// Events and listening ports; and identities again for a collector that has just come.
-    fn tell_exporters(&mut self, now: Instant) {
-        let mut someone_joined = false;
-        for (port, seen) in self.exporters.iter().zip(&mut self.joined) {
-            let joined = ExportStats::get(&port.stats.joined);
-            someone_joined |= joined != *seen;
-            *seen = joined;
-        }
-        if someone_joined {
-            self.table.collector_joined();
-            self.due.ports = now + PORTS_FIRST;
-        }
-        if someone_joined || now >= self.due.event {
-            self.due.event = now + EVENT_EVERY;
-            self.send_events();
-        }
-        if now >= self.due.ports {
-            self.due.ports = now + PORTS_EVERY;
-            let body: Arc<str> = listening_ports(&self.options.probe, self.table.listeners(), &self.processes).into();
-            for port in &self.exporters {
-                port.offer(Item::Message { topic: "listening-ports", body: Arc::clone(&body) });
-            }
-        }
-    }
-
-    fn send_events(&self) {
-        let lost = self.kernel.cpu_stats().map_or(0, |cpus| cpus.iter().map(lost_records).sum());
-        let reported = &self.totals.reported;
-        for port in &self.exporters {
-            let figures = EventFigures {
-                unix_s: self.clock.unix_ns(boot_ns()) / 1_000_000_000,
-                bytes: reported.bytes.iter().sum(),
-                packets: reported.packets.iter().sum(),
-                lost,
-                queue_full: ExportStats::get(&port.stats.dropped),
-                too_many_flows: self.table.counts().rejected,
-                exported: ExportStats::get(&port.stats.records),
-                exporters: self.exporters.len() as u64,
-                lifetime_s: self.options.timeouts.active_ns / 1_000_000_000,
-                idle_s: self.options.timeouts.idle_ns / 1_000_000_000,
-            };
-            port.offer(Item::Message { topic: "event", body: event(&self.options.probe, &figures).into() });
-        }
-    }
-
     fn answer(&mut self, question: &Question) {
         if self.due.swept.is_none_or(|swept| swept.elapsed() > FRESH) {
             self.take_deltas();
@@ -474,28 +409,9 @@ impl Control {
         }
         self.sweep();
         self.take_found();
-        let mut reports = std::mem::take(&mut self.reports);
-        self.table.report_all(boot_ns(), &self.clock, &mut self.processes, |report| {
-            reports.push(report);
-            if reports.len() == CHUNK_REPORTS {
-                hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
-            }
-        });
-        hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
+        self.report_all();
         for port in &mut self.exporters {
             port.close();
-        }
-    }
-}
-
-/// Takes all reports. Exporters share them.
-fn hand_out(exporters: &[ExportPort], reported: &mut Counters, reports: &mut Vec<FlowReport>) {
-    let mut reports = reports.drain(..);
-    while reports.len() > 0 {
-        let chunk: Arc<[FlowReport]> = reports.by_ref().take(CHUNK_REPORTS).collect();
-        chunk.iter().for_each(|report| reported.add(&report.delta));
-        for port in exporters {
-            port.offer(Item::Flows(Arc::clone(&chunk)));
         }
     }
 }

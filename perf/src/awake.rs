@@ -1,17 +1,17 @@
 //! CPUs that do not sleep. A virtual CPU that halts is slow to wake, and whether it halts hangs on microseconds: without
 //! this a slow-down of bulk traffic is anything between -40 and 40 %, with an agent or with none.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use crate::collect::until_input_ends;
 use crate::load::pin;
+use crate::tether::{Tethered, until_input_ends};
 
 /// A process on each of the first CPUs that spins when nothing else wants to run (SCHED_IDLE). They end with this.
-pub(crate) struct Awake(Vec<Child>);
+pub(crate) struct Awake(Vec<Tethered>);
 
 impl Awake {
     pub(crate) fn keep(cpus: usize) -> Result<Self> {
@@ -24,18 +24,9 @@ impl Awake {
                 .stdin(Stdio::piped())
                 .spawn()
                 .context("cannot start chrt (util-linux)")?;
-            awake.0.push(child);
+            awake.0.push(Tethered(child));
         }
         Ok(awake)
-    }
-}
-
-impl Drop for Awake {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            drop(child.stdin.take());
-            let _ = child.wait();
-        }
     }
 }
 
@@ -44,7 +35,7 @@ pub(crate) struct Options {
     cpu: usize,
 }
 
-/// The other side: spins until its input ends, which it does when the harness is gone, too.
+/// The other side: spins until its input ends.
 pub(crate) fn spin(options: &Options) {
     let over = until_input_ends();
     pin(options.cpu);

@@ -1,15 +1,17 @@
 //! ZMQ collectors: one that notes when it heard of which flow, and one that throws everything away.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+
+use crate::tether::{Tethered, until_input_ends};
 
 /// When the first record of a flow came, by the address of its initiator.
 pub(crate) type Arrived = HashMap<SocketAddr, Instant>;
@@ -28,7 +30,7 @@ fn subscriber() -> Result<(zmq::Socket, String)> {
 /// A collector in a process of its own, so that its CPU time is nobody's. It ends with this.
 pub(crate) struct Sink {
     pub(crate) endpoint: String,
-    process: Child,
+    _process: Tethered,
 }
 
 impl Sink {
@@ -41,14 +43,7 @@ impl Sink {
             .context("cannot start the collector")?;
         let mut endpoint = String::new();
         BufReader::new(process.stdout.take().context("no output")?).read_line(&mut endpoint)?;
-        Ok(Self { endpoint: endpoint.trim().to_owned(), process })
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
+        Ok(Self { endpoint: endpoint.trim().to_owned(), _process: Tethered(process) })
     }
 }
 
@@ -62,17 +57,6 @@ pub(crate) fn sink() -> Result<()> {
         let _ = socket.recv(&mut message, 0);
     }
     Ok(())
-}
-
-/// Set when standard input ends: also when the harness is gone without a word.
-pub(crate) fn until_input_ends() -> Arc<AtomicBool> {
-    let over = Arc::new(AtomicBool::new(false));
-    let ended = Arc::clone(&over);
-    thread::spawn(move || {
-        let _ = io::stdin().read(&mut [0]);
-        ended.store(true, Ordering::Relaxed);
-    });
-    over
 }
 
 /// Receives on a thread of its own. Messages are only noted there, and read when all is over: the collector must not

@@ -10,6 +10,7 @@ mod distance;
 mod hold;
 mod lab;
 mod load;
+mod netflow;
 mod overhead;
 mod peers;
 mod plots;
@@ -18,6 +19,7 @@ mod saturate;
 mod soak;
 mod stats;
 mod table;
+mod tether;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,0 +1,28 @@
+//! Helpers of the harness in processes of their own, which end with it however it ends: they read from it.
+
+use std::io::{self, Read as _};
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+/// A child that ends when its standard input does, which is when this is dropped.
+pub(crate) struct Tethered(pub(crate) Child);
+
+impl Drop for Tethered {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// The other side: set when standard input has ended.
+pub(crate) fn until_input_ends() -> Arc<AtomicBool> {
+    let over = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&over);
+    thread::spawn(move || {
+        let _ = io::stdin().read(&mut [0]);
+        ended.store(true, Ordering::Relaxed);
+    });
+    over
+}
