@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 /// Counts records of `NetFlow` 5 until it is dropped.
 pub(crate) struct NetFlow {
@@ -18,6 +19,8 @@ pub(crate) struct NetFlow {
 impl NetFlow {
     pub(crate) fn listen(server_port: u16) -> Result<Self> {
         let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+        // A probe tells of thousands of flows at once; what we drop would count against it.
+        set_socket_recv_buffer_size_force(&socket, 16 << 20)?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
         let sink = Self { port: socket.local_addr()?.port(), records: Arc::default(), stop: Arc::default() };
         let (records, stop) = (Arc::clone(&sink.records), Arc::clone(&sink.stop));

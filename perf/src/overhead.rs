@@ -101,14 +101,19 @@ struct Pair {
     cpu_ns: f64,
 }
 
+/// The hooks and mechanisms of an agent without its work: what no agent that is built like this can exceed.
+const LIMIT: Arm = Arm::Empty(Hooks::Bare);
+
 /// The kept turns of one kind of traffic with one arm.
 struct Compared {
     workload: Workload,
     arm: Arm,
     pairs: Vec<Pair>,
+    /// Rates as percent of those with [`LIMIT`] in the same turn.
+    of_limit: Vec<f64>,
 }
 
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
     "traffic",
     "with",
     "turns",
@@ -120,6 +125,7 @@ const COLUMNS: [&str; 11] = [
     "CPU ns more per op",
     "CPU from",
     "CPU to",
+    "rate, % of bare",
 ];
 
 pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
@@ -131,14 +137,14 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let (server, sink) = (Server::start()?, Sink::start()?);
     let start_agent = |more: &[&str]| agents.start(&[&["--zmq", &sink.endpoint], more].concat());
     let cgroup = preflight::find_cgroup2().context("cgroup v2 is not mounted")?;
-    let mut arms = vec![Arm::Empty(Hooks::All), Arm::Empty(Hooks::Bare), Arm::Agent];
+    let mut arms = vec![Arm::Empty(Hooks::All), LIMIT, Arm::Agent];
     if options.by_hook {
         arms.splice(0..0, [Hooks::Tracepoints, Hooks::CgroupSkb].map(Arm::Empty));
         arms.push(Arm::AgentNoUdp);
     }
     let mut compared = Vec::new();
     for &workload in &options.traffic {
-        compared.extend(arms.iter().map(|&arm| Compared { workload, arm, pairs: Vec::new() }));
+        compared.extend(arms.iter().map(|&arm| Compared { workload, arm, pairs: Vec::new(), of_limit: Vec::new() }));
     }
     arms.insert(0, Arm::Off);
     let (mut distances_ns, mut moved) = (Vec::new(), 0);
@@ -153,6 +159,9 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
             let Some(off) = of(Arm::Off) else { continue };
             for compared in compared.iter_mut().filter(|compared| compared.workload == workload) {
                 let Some(on) = of(compared.arm) else { continue };
+                if let Some(limit) = of(LIMIT).filter(|limit| is_same(limit.line_ns, on.line_ns)) {
+                    compared.of_limit.push(on.run.rate / limit.run.rate * 100.0);
+                }
                 if !is_same(off.line_ns, on.line_ns) && !options.quick {
                     moved += 1;
                     continue;
@@ -177,7 +186,8 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
             .into(),
         "Empty hooks: the same hooks with programs that do nothing. Bare mechanisms: with a state for each TCP socket, and \
          an empty record of the agent's size for each connection that ends. Both in the same turns; it is what any agent \
-         pays that is built like this."
+         pays that is built like this. Last column: operations a second with the agent, as a share of those with bare \
+         mechanisms in the same turn, median."
             .into(),
         "The agent exports to a ZMQ collector. CPU: user and system time of client and server, the kernel programs \
          included; the agent's own threads and the collector not."
@@ -304,6 +314,10 @@ impl Compared {
             json!(cpu.round()),
             json!(cpu_low.round()),
             json!(cpu_high.round()),
+            match self.arm {
+                Arm::Agent | Arm::AgentNoUdp if !self.of_limit.is_empty() => round2(interval(&self.of_limit).1),
+                _ => Value::Null,
+            },
         ]
     }
 }
