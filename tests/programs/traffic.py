@@ -104,12 +104,7 @@ def prefork(host, port, children=4):
 
 def ask_prefork(host, port):
     """Tells which child answered."""
-    s = socket.create_connection((host, int(port)))
-    s.sendall(struct.pack("!Q", 8))
-    child = request(s)
-    local = s.getsockname()[1]
-    s.close()
-    say(local=local, child=child)
+    hear(host, port, struct.pack("!Q", 8))
 
 
 def reuseport(host, port, children=4):
@@ -136,9 +131,10 @@ def reuseport(host, port, children=4):
     signal.pause()
 
 
-def hear(host, port):
+def hear(host, port, question=b""):
     """Tells which child has spoken."""
     s = socket.create_connection((host, int(port)))
+    s.sendall(question)
     child = request(s)
     local = s.getsockname()[1]
     s.close()

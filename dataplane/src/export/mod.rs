@@ -138,16 +138,12 @@ impl ExportPort {
     pub fn offer(&self, item: Item) {
         let Some(queue) = &self.queue else { return };
         let reports = item.reports();
-        let refused = |_| {
+        ExportStats::add(&self.stats.queued, reports as u64);
+        let full = self.reports.fetch_add(reports, Ordering::Relaxed) + reports > QUEUE_REPORTS_MAX;
+        if full || queue.send(item).is_err() {
+            self.reports.fetch_sub(reports, Ordering::Relaxed);
             self.stats.queued.fetch_sub(reports as u64, Ordering::Relaxed);
             ExportStats::add(&self.stats.dropped, reports as u64);
-        };
-        ExportStats::add(&self.stats.queued, reports as u64);
-        if self.reports.fetch_add(reports, Ordering::Relaxed) + reports > QUEUE_REPORTS_MAX {
-            self.reports.fetch_sub(reports, Ordering::Relaxed);
-            refused(());
-        } else if queue.send(item).is_err() {
-            refused(());
         }
     }
 
