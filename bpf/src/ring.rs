@@ -25,14 +25,15 @@ pub trait Drain {
 ///
 /// libbpf and aya give the space of each record back at once, and go on as long as there are new ones. That takes two
 /// cache lines from the producer for each record. This one takes what was there when it began, and gives it back in
-/// portions.
+/// portions. Of a record larger than a page, which no program of ours makes, it hands out what is mapped in one piece.
 pub struct Ring {
     cpu: usize,
     size_bytes: usize,
     fd: OwnedFd,
     /// One page, written by us: how far records were taken.
     consumer: Mapping,
-    /// One page, written by the kernel: how far they were made; then the data, twice, so that no record is cut in two.
+    /// One page, written by the kernel: how far they were made; then the data, and its first page again, so that no
+    /// record is cut in two. All of it again, as libbpf maps it, would count twice in the process's resident memory.
     producer: Mapping,
     position: usize,
 }
@@ -74,7 +75,7 @@ impl Ring {
     pub(crate) fn new(cpu: usize, size_bytes: usize, fd: OwnedFd) -> io::Result<Self> {
         let page = page_size();
         let consumer = Mapping::new(&fd, page, ProtFlags::READ | ProtFlags::WRITE, 0)?;
-        let producer = Mapping::new(&fd, page + 2 * size_bytes, ProtFlags::READ, page)?;
+        let producer = Mapping::new(&fd, page + size_bytes + page, ProtFlags::READ, page)?;
         let position = consumer.counter().load(Ordering::Acquire);
         Ok(Self { cpu, size_bytes, fd, consumer, producer, position })
     }
@@ -109,6 +110,7 @@ impl Drain for Ring {
     fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> usize {
         // SAFETY: the data begins after the first page of the mapping.
         let data = unsafe { self.producer.start.add(page_size()) };
+        let mapped = self.producer.bytes - page_size();
         let made = self.producer.counter().load(Ordering::Acquire);
         let (mut drained, mut given_back) = (0, self.position);
         while self.position != made && drained < limit {
@@ -120,9 +122,10 @@ impl Drain for Ring {
             }
             let bytes = (header & !BPF_RINGBUF_DISCARD_BIT) as usize;
             if header & BPF_RINGBUF_DISCARD_BIT == 0 {
-                // SAFETY: a finished record lies within the data, mapped twice in a row, and is not written to again
-                // before its space is given back.
-                each(unsafe { slice::from_raw_parts(data.add(offset + BPF_RINGBUF_HDR_SZ as usize).as_ptr(), bytes) });
+                let start = offset + BPF_RINGBUF_HDR_SZ as usize;
+                // SAFETY: what is mapped of a finished record, which is not written to again before its space is given
+                // back.
+                each(unsafe { slice::from_raw_parts(data.add(start).as_ptr(), bytes.min(mapped - start)) });
                 drained += 1;
             }
             self.position += (bytes + BPF_RINGBUF_HDR_SZ as usize).next_multiple_of(8);
@@ -143,13 +146,13 @@ mod tests {
     use std::fs::File;
     use std::os::unix::fs::FileExt;
 
-    /// A file with the layout of a ring; the data is not there twice, so nothing may wrap.
+    /// A file with the layout of a ring; its first page is not really there again, so only one record may cross the end.
     struct Kernel(File);
 
     impl Kernel {
         fn new(size_bytes: usize) -> (Self, Ring) {
             let file = File::from(memfd_create("ring", MemfdFlags::CLOEXEC).unwrap());
-            file.set_len((2 * page_size() + 2 * size_bytes) as u64).unwrap();
+            file.set_len((2 * page_size() + size_bytes + page_size()) as u64).unwrap();
             let ring = Ring::new(0, size_bytes, file.try_clone().unwrap().into()).unwrap();
             (Self(file), ring)
         }
@@ -198,5 +201,22 @@ mod tests {
         kernel.write(0, 0, b"slow");
         kernel.write(made, 0, b"fast");
         assert_eq!(drain(&mut ring, 10), [b"slow", b"fast"]);
+    }
+
+    #[test]
+    fn a_record_across_the_end_comes_whole_and_an_impossible_one_as_far_as_it_is_mapped() {
+        let size = page_size();
+        let (kernel, mut ring) = Kernel::new(size);
+        let made = kernel.write(0, 0, &vec![1; size - 24]);
+        assert_eq!(drain(&mut ring, 1).len(), 1);
+        let across: Vec<u8> = (0..100).collect();
+        kernel.write(made, 0, &across);
+        assert_eq!(drain(&mut ring, 1), [across]);
+
+        let (kernel, mut ring) = Kernel::new(size);
+        let made = kernel.write(0, 0, &vec![1; size - 16]);
+        assert_eq!(drain(&mut ring, 1).len(), 1);
+        kernel.write(made, 0, &vec![2; size + 1]);
+        assert_eq!(drain(&mut ring, 1), [vec![2; size]]);
     }
 }
