@@ -90,7 +90,7 @@ struct Args {
     #[arg(long, value_name = "THREADS", value_parser = clap::value_parser!(u64).range(1..=256))]
     workers: Option<u64>,
 
-    /// KiB of each CPU's ring, a power of two [default: 4096, less from 9 CPUs on, at least 1024].
+    /// KiB of each CPU's ring, a power of two [default: 8192, less from 5 CPUs on, at least 1024].
     #[arg(long, value_name = "KIB", value_parser = parse_ring_kib)]
     ring_kib: Option<u32>,
 

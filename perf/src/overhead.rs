@@ -29,7 +29,7 @@ const PINNED_CPUS: usize = 2;
 /// Fewest pairs from which an interval of 90 % can be read: the second and the last but one of eight are 93 %.
 const PAIRS_MIN: usize = 8;
 /// Of the bare mechanisms: the agent's.
-const RING_BYTES: u32 = 4 << 20;
+const RING_BYTES: u32 = 8 << 20;
 const DRAIN_EVERY: Duration = Duration::from_millis(20);
 /// Until the kernel has cleared up behind the hooks that were there before.
 const SETTLE: Duration = Duration::from_millis(200);

@@ -31,7 +31,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
     rounds: u64,
     /// KiB of the ring, a power of two; the first is that of the main table. Repeatable.
-    #[arg(long, default_values_t = [4096, 256, 1024, 16384], value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
+    #[arg(long, default_values_t = [8192, 256, 1024, 4096], value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
     ring_kib: Vec<u32>,
     /// How far records go: drain (bytes are looked at), shard (the worker's table), merge (control's table, too).
     #[arg(long, value_enum, default_values_t = [Stage::Drain, Stage::Shard, Stage::Merge])]
