@@ -59,6 +59,10 @@ struct sock {
 	int sk_err;
 };
 
+struct sk_buff {
+	__u8 cb[48];
+};
+
 struct socket {
 	struct sock *sk;
 };

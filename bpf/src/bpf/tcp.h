@@ -318,6 +318,28 @@ int BPF_PROG(se_destroy, struct sock *sk)
 }
 
 /*
+ * Something came for a connection: keeps the round-trip time of what it acknowledged. Samples travel in batches, and none
+ * waits for longer than a second of further samples.
+ */
+static __always_inline void on_acked(struct se_sock *s, struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	__u64 acked_us;
+
+	if (!tp || !take_sample(s, tp))
+		return;
+	acked_us = tp->tcp_mstamp;
+	if (s->rtt_count == 1)
+		s->rtt_batch_us = acked_us;
+	if (s->rtt_count >= SE_RTT_BATCH || acked_us - s->rtt_batch_us > SE_RTT_BATCH_US) {
+		if (is_missed(s, sk))
+			on_established(s, false);
+		else
+			flush_rtt(s, sk);
+	}
+}
+
+/*
  * tcp_recvmsg() -> tcp_rcv_space_adjust(), after data was copied to the reader: it is the process that really uses the
  * socket (prefork servers accept in a child, descriptors are passed on). Stream parsers call it from softirq too, where
  * the socket is not owned by a process: sk_lock.owned tells them apart.
@@ -331,6 +353,8 @@ int BPF_PROG(se_read, struct sock *sk)
 	bool same = false;
 	__u8 exec;
 
+	if (s)
+		on_acked(s, sk);
 	if (!sk->sk_lock.owned)
 		return 0;
 	exec = exec_flags(task->group_leader->self_exec_id);
@@ -359,27 +383,29 @@ int BPF_PROG(se_read, struct sock *sk)
 }
 
 /*
+ * The sequence numbers of a segment and of the one after it, which the kernel notes in sk_buff.cb (struct tcp_skb_cb), in
+ * their lower halves: the verifier allows reading cb byte by byte. A payload of 64 KiB looks like none, which only costs
+ * a look at the socket.
+ */
+static __always_inline bool has_payload(const struct sk_buff *skb)
+{
+	return skb->cb[0] != skb->cb[4] || skb->cb[1] != skb->cb[5];
+}
+
+/*
  * tcp_rcv_established(), once per received segment (after GRO) and before it is looked at: what the segment before it
- * has acknowledged is there to see. Samples travel in batches, and none waits for longer than a second of further samples.
+ * has acknowledged is there to see. With data it wakes a reader, who looks (se_read), and this is left at once.
  */
 SEC("tp_btf/tcp_probe")
-int BPF_PROG(se_probe, struct sock *sk)
+int BPF_PROG(se_probe, struct sock *sk, struct sk_buff *skb)
 {
-	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-	__u64 acked_us;
+	struct se_sock *s;
 
-	if (!s || !tp || !take_sample(s, tp))
+	if (has_payload(skb))
 		return 0;
-	acked_us = tp->tcp_mstamp;
-	if (s->rtt_count == 1)
-		s->rtt_batch_us = acked_us;
-	if (s->rtt_count >= SE_RTT_BATCH || acked_us - s->rtt_batch_us > SE_RTT_BATCH_US) {
-		if (is_missed(s, sk))
-			on_established(s, false);
-		else
-			flush_rtt(s, sk);
-	}
+	s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+	if (s)
+		on_acked(s, sk);
 	return 0;
 }
 
