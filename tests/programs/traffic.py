@@ -102,9 +102,9 @@ def prefork(host, port, children=4):
     signal.pause()
 
 
-def ask_prefork(host, port):
+def ask_prefork(host, port, local):
     """Tells which child answered."""
-    hear(host, port, struct.pack("!Q", 8))
+    hear(host, port, local, struct.pack("!Q", 8))
 
 
 def reuseport(host, port, children=4):
@@ -131,14 +131,16 @@ def reuseport(host, port, children=4):
     signal.pause()
 
 
-def hear(host, port, question=b""):
-    """Tells which child has spoken."""
-    s = socket.create_connection((host, int(port)))
+def hear(host, port, local, question=b""):
+    """Tells which child has spoken. From a port of its own: one used again within a minute is the same flow for ntopng."""
+    s = socket.socket(family(host))
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("", int(local)))
+    s.connect((host, int(port)))
     s.sendall(question)
     child = request(s)
-    local = s.getsockname()[1]
     s.close()
-    say(local=local, child=child)
+    say(local=int(local), child=child)
 
 
 def passed(host, port):

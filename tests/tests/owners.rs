@@ -68,7 +68,9 @@ fn prefork_servers_children_own_their_connections() {
     let lab = lab();
     let (_server, port, said) = serve("prefork", "127.0.0.1");
     let children: Vec<u64> = said["children"].as_array().expect("a list").iter().filter_map(Value::as_u64).collect();
-    let answers: Vec<Value> = (0..12).map(|_| talk(&["ask_prefork", "127.0.0.1", &port.to_string()])).collect();
+    let answers: Vec<Value> = (21_100..21_112)
+        .map(|local| talk(&["ask_prefork", "127.0.0.1", &port.to_string(), &local.to_string()]))
+        .collect();
     let collected = lab.finish();
     for answer in answers {
         let flow = collected.flow(answer["local"].as_u64().expect("a port"), port.into());
@@ -82,7 +84,8 @@ fn prefork_servers_children_own_their_connections() {
 fn a_connection_that_nobody_reads_from_belongs_to_its_own_listener() {
     let lab = lab();
     let (_server, port, said) = serve("reuseport", "127.0.0.1");
-    let answers: Vec<Value> = (0..16).map(|_| talk(&["hear", "127.0.0.1", &port.to_string()])).collect();
+    let answers: Vec<Value> =
+        (21_000..21_016).map(|local| talk(&["hear", "127.0.0.1", &port.to_string(), &local.to_string()])).collect();
     let collected = lab.finish();
     let mut heard = HashSet::new();
     for answer in answers {
