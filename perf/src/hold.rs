@@ -1,6 +1,7 @@
 //! `perf hold`: many connections that stay open. What the agent and the kernel remember of each, and what a sweep over
 //! all of them takes.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -9,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use procfs::Current as _;
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 
@@ -64,8 +64,8 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         "Bar: 40 MB and 400 bytes for each flow. Bytes per flow: growth of the agent's resident memory, its tables' first \
          size included, over connections; each has two sockets on this host."
             .into(),
-        "Kernel bytes: growth of the slab caches (/proc/meminfo) while the same connections are made with and without the \
-         agent, the difference over sockets. The rings come on top of it."
+        "Kernel bytes: growth of the kmalloc caches, where the state of sockets lies (/proc/slabinfo), while the same \
+         connections are made with and without the agent, the difference over sockets. The rings come on top of it."
             .into(),
         "Sweep: median of five, CPU time of the thread that does it.".into(),
     ];
@@ -73,10 +73,10 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
 }
 
 fn one(connections: u64, settle: Duration, agents: &Agents) -> Result<Vec<Value>> {
-    let slab_without = slab_growth(connections)?.0;
+    let kmalloc_without = kmalloc_growth(connections)?.0;
     let agent = agents.start(&[])?;
     let idle = agent.usage()?.rss_bytes;
-    let (slab_with, holders) = slab_growth(connections)?;
+    let (kmalloc_with, holders) = kmalloc_growth(connections)?;
     thread::sleep(settle);
     let (cpu, began) = (agent.usage()?.cpu_s(), Instant::now());
     thread::sleep(settle);
@@ -92,7 +92,7 @@ fn one(connections: u64, settle: Duration, agents: &Agents) -> Result<Vec<Value>
         round2(BAR_FIXED_MB + BAR_BYTES_PER_FLOW * connections as f64 / 1e6),
         round2(idle as f64 / 1e6),
         json!(per_flow.round()),
-        json!(((slab_with - slab_without) / (2 * connections) as f64).round()),
+        json!(((kmalloc_with - kmalloc_without) / (2 * connections) as f64).round()),
         round2(sweep_ns / 1e6),
         json!((sweep_ns / sockets as f64).round()),
         round2(cpu_percent),
@@ -111,13 +111,23 @@ fn sweep(agent: &Agent) -> Result<(u64, f64)> {
     Ok((sockets as u64, quantile(&mut cpu_ns, 0.5)))
 }
 
-/// Bytes that the kernel's slab caches grow by, and what holds the connections.
-fn slab_growth(connections: u64) -> Result<(f64, Vec<Holder>)> {
-    let slab = || -> Result<f64> { Ok(procfs::Meminfo::current()?.slab as f64) };
-    let before = slab()?;
+/// Bytes that the kernel's kmalloc caches grow by, and what holds the connections. All of slab would count sockets and
+/// files, too, many times what is asked for, and whatever the round before has left to be freed.
+fn kmalloc_growth(connections: u64) -> Result<(f64, Vec<Holder>)> {
+    let before = kmalloc_bytes()?;
     let holders = hold(connections)?;
     thread::sleep(Duration::from_secs(1));
-    Ok((slab()? - before, holders))
+    Ok((kmalloc_bytes()? - before, holders))
+}
+
+/// Live objects times their size. Lines of /proc/slabinfo: name, live objects, all objects, bytes of one, ...
+fn kmalloc_bytes() -> Result<f64> {
+    let caches = fs::read_to_string("/proc/slabinfo").context("cannot read /proc/slabinfo")?;
+    let live_bytes = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        Some(words.next()?.parse::<f64>().ok()? * words.nth(1)?.parse::<f64>().ok()?)
+    };
+    Ok(caches.lines().filter(|line| line.starts_with("kmalloc-")).filter_map(live_bytes).sum())
 }
 
 /// A process that keeps connections to itself. They end with this.
