@@ -98,25 +98,35 @@ impl Packages {
     }
 }
 
-/// Hash of a path -> package: 16 bytes per file.
+/// Hash of a path -> package: 8 bytes per file.
 struct DpkgIndex {
     modified: Option<SystemTime>,
     hasher: ahash::RandomState,
-    files: Vec<(u64, u32)>,
+    /// Sorted. The upper 48 bits are the path's hash, the lower 16 the number of its package.
+    files: Vec<u64>,
     packages: Vec<String>,
 }
+
+const NUMBER: u64 = 0xffff;
 
 impl DpkgIndex {
     fn read(root: &Path, modified: Option<SystemTime>) -> Self {
         let mut index = Self { modified, hasher: ahash::RandomState::new(), files: Vec::new(), packages: Vec::new() };
+        let mut line = Vec::new();
         for entry in fs::read_dir(root.join(LISTS)).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let Some(package) = name.to_str().and_then(package_of_list) else { continue };
-            let Ok(text) = fs::read(entry.path()) else { continue };
-            let number = index.packages.len() as u32;
+            let Ok(list) = File::open(entry.path()) else { continue };
+            let Ok(number) = u16::try_from(index.packages.len()) else { break };
             index.packages.push(package);
-            for path in text.split(|b| *b == b'\n').filter(|path| may_be_executed(path)) {
-                index.files.push((index.hasher.hash_one(path), number));
+            // Line by line: some lists take a megabyte.
+            let mut lines = BufReader::new(list);
+            while lines.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+                let path = line.strip_suffix(b"\n").unwrap_or(&line);
+                if may_be_executed(path) {
+                    index.files.push(index.hasher.hash_one(path) & !NUMBER | u64::from(number));
+                }
+                line.clear();
             }
         }
         index.files.sort_unstable();
@@ -126,9 +136,10 @@ impl DpkgIndex {
 
     fn find(&self, exe: &str) -> Option<String> {
         spellings(exe).find_map(|path| {
-            let hash = self.hasher.hash_one(path.as_bytes());
-            let at = self.files.binary_search_by_key(&hash, |(hash, _)| *hash).ok()?;
-            self.packages.get(self.files[at].1 as usize).cloned()
+            let hash = self.hasher.hash_one(path.as_bytes()) & !NUMBER;
+            let file = *self.files.get(self.files.partition_point(|file| *file < hash))?;
+            let number = (file & !NUMBER == hash).then_some(file & NUMBER)?;
+            self.packages.get(number as usize).cloned()
         })
     }
 }
