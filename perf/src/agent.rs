@@ -129,6 +129,20 @@ impl Agent {
         })
     }
 
+    /// The books at a moment in which nothing is in the rings: on a live host something may just have come, and a worker
+    /// takes it within a quarter of a second. What is lost without being counted never balances, and is there to see.
+    pub(crate) fn balanced_books(&self) -> Result<Books> {
+        let mut books = self.books()?;
+        for _ in 0..20 {
+            if books.offered == books.delivered + books.overflow + books.lost {
+                break;
+            }
+            thread::sleep(Duration::from_millis(100));
+            books = self.books()?;
+        }
+        Ok(books)
+    }
+
     /// What its kernel programs have done since somebody asks. They are counted for some seconds after each question.
     pub(crate) fn programs(&self) -> Result<Vec<ProgramRuns>> {
         let answer = self.stats()?;
