@@ -119,8 +119,9 @@ impl DpkgIndex {
             let Ok(list) = File::open(entry.path()) else { continue };
             let Ok(number) = u16::try_from(index.packages.len()) else { break };
             index.packages.push(package);
-            // Line by line: some lists take a megabyte.
+            // Line by line: some lists take a megabyte. One that fails halfway leaves nothing to the next.
             let mut lines = BufReader::new(list);
+            line.clear();
             while lines.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
                 let path = line.strip_suffix(b"\n").unwrap_or(&line);
                 if may_be_executed(path) {

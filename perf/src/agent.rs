@@ -119,7 +119,7 @@ impl Agent {
     }
 
     /// Its own books.
-    pub(crate) fn books(&self) -> Result<Books> {
+    fn books(&self) -> Result<Books> {
         let answer = self.stats()?;
         Ok(Books {
             offered: sum(&answer, "offered"),
