@@ -9,7 +9,7 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, OpenObject};
 
 use crate::empty_skel::EmptySkelBuilder;
-use crate::kernel::{KernelError, bpf, create_rings, create_udp_table, put};
+use crate::kernel::{KernelError, bpf, create_rings, create_udp_table, put, ring_bytes_for};
 use crate::ring::Ring;
 
 /// Which of the agent's hooks, and what is in them.
@@ -32,18 +32,18 @@ pub struct EmptyHooks {
 }
 
 impl EmptyHooks {
-    /// Loads and attaches them, with rings of this size.
+    /// Loads and attaches them, with rings of the agent's size.
     ///
     /// # Errors
     /// If the kernel refuses, or the cgroup cannot be opened.
-    pub fn attach(cgroup: &Path, hooks: Hooks, ring_bytes: u32) -> Result<Self, KernelError> {
+    pub fn attach(cgroup: &Path, hooks: Hooks) -> Result<Self, KernelError> {
         let cpus = libbpf_rs::num_possible_cpus().map_err(bpf("cannot count the CPUs"))?;
         let mut storage: MaybeUninit<OpenObject> = MaybeUninit::uninit();
         let mut open = EmptySkelBuilder::default().open(&mut storage).map_err(bpf("cannot open the BPF object"))?;
         open.maps.se_rings.set_max_entries(cpus as u32).map_err(bpf("cannot size the maps"))?;
         open.maps.rodata_data.as_deref_mut().expect("the object has a constant").se_bare = hooks == Hooks::Bare;
         let skel = open.load().map_err(bpf("the kernel refused the empty programs"))?;
-        let rings = create_rings(&skel.maps.se_rings, cpus, ring_bytes)?;
+        let rings = create_rings(&skel.maps.se_rings, cpus, ring_bytes_for(cpus))?;
         put(&skel.maps.se_udp, 0, &create_udp_table(1)?)?;
         let dir = File::open(cgroup)
             .map_err(|source| KernelError::Io { what: format!("cannot open {}", cgroup.display()), source })?;

@@ -28,8 +28,6 @@ use crate::table::{Report, Table, progress, round2};
 const PINNED_CPUS: usize = 2;
 /// Fewest pairs from which an interval of 90 % can be read: the second and the last but one of eight are 93 %.
 const PAIRS_MIN: usize = 8;
-/// Of the bare mechanisms: the agent's.
-const RING_BYTES: u32 = 8 << 20;
 const DRAIN_EVERY: Duration = Duration::from_millis(20);
 /// Until the kernel has cleared up behind the hooks that were there before.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -249,7 +247,7 @@ struct Attached {
 
 impl Attached {
     fn start(cgroup: &Path, hooks: Hooks) -> Result<Self> {
-        let mut hooks = EmptyHooks::attach(cgroup, hooks, RING_BYTES)?;
+        let mut hooks = EmptyHooks::attach(cgroup, hooks)?;
         let (mut rings, stop) = (hooks.take_rings(), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
         let drainer = thread::Builder::new().name("perf-drain".into()).spawn(move || {
