@@ -39,7 +39,7 @@ lint: build-packages
 bench: build-packages ## every stage of the data path alone (minutes)
 	$(CARGO) bench -p sockeye-benches
 
-perf: build perf-packages ## the measurements of SPECIFICATION.md, on this host, as root (about 18 minutes): perf-report.html
+perf: build perf-packages ## the measurements of SPECIFICATION.md, on this host, as root (about 20 minutes): perf-report.html
 	$(BIN)/perf report
 
 clean:

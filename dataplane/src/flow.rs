@@ -20,6 +20,13 @@ impl Addr {
         Ipv6Addr::from(self.0).to_canonical()
     }
 
+    /// Sockets that share such an address all get what is sent to it.
+    #[must_use]
+    pub fn is_multicast(self) -> bool {
+        let ip = self.ip();
+        ip.is_multicast() || matches!(ip, IpAddr::V4(v4) if v4.is_broadcast())
+    }
+
     /// 127.0.0.0/8 or ::1.
     #[must_use]
     pub fn is_loopback(self) -> bool {
@@ -259,7 +266,7 @@ pub struct End {
     /// First sequence number that the kernel's byte count includes: the same for the whole life of a TCP connection,
     /// and another one for the next connection of the same socket.
     pub seq_local: u32,
-    /// `CLOSED`, `CONFIRMED`, `SEEDED`.
+    /// `CLOSED`, `CONFIRMED`, `SEEDED`, `MIXED`.
     pub marks: u8,
     /// Bytes that the peer acknowledged, on the initiator with its SYN (UDP: payload sent).
     pub bytes_sent: u64,
@@ -288,6 +295,9 @@ impl End {
     pub const CONFIRMED: u8 = 2;
     /// The socket is older than the agent.
     pub const SEEDED: u8 = 4;
+    /// Its counters are also of other flows: UDP sockets that used the peer's port one after another. The peer's
+    /// counters are the flow's alone.
+    pub const MIXED: u8 = 8;
 
     /// Whether a mark is set.
     #[must_use]

@@ -361,6 +361,21 @@ def udp_peers(host, port, peers):
     say(peers=out)
 
 
+def udp_turns(host, port, pauses, *turns):
+    """Sockets that use one source port in turn: each sends as many datagrams of 10 bytes, then pauses for seconds."""
+    local = 0
+    for count, pause in zip(turns, pauses.split(",")):
+        with socket.socket(family(host), socket.SOCK_DGRAM) as s:
+            s.settimeout(5)
+            s.bind((host, local))
+            local = s.getsockname()[1]
+            for _ in range(int(count)):
+                s.sendto(b"t" * 10, (host, int(port)))
+                s.recv(100)
+        time.sleep(float(pause))
+    say(local=local)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -148,3 +148,29 @@ fn udp_datagrams_and_payload() {
         assert_eq!(flow["in_bytes"].as_u64(), datagrams.as_u64().map(|n| n * 10), "{flow:#}");
     }
 }
+
+/// The server's socket stays, so the kernel counts for both in one place: each flow must have its own share.
+#[test]
+fn a_udp_port_that_changes_hands() {
+    let (mut agent, collector) = exporting_agent();
+    let (server, server_port, _) = serve("udp_echo", "127.0.0.1");
+    let said = talk(&["udp_turns", "127.0.0.1", &server_port.to_string(), "0,0,1.2,0", "3", "5", "7", "2"]);
+    let source = port(&said);
+    let mut shown = wait_for("the flows of four sockets", Duration::from_secs(3), || {
+        let shown = agent.flows_of_port(server_port);
+        (shown.iter().filter_map(|flow| flow["sent"].as_u64()).sum::<u64>() >= 170).then_some(shown)
+    });
+    shown.sort_by_key(|flow| flow["sent"].as_u64());
+    assert_eq!(shown.len(), 4, "{shown:#?}");
+    for (flow, bytes) in shown.iter().zip([20, 30, 50, 70]) {
+        assert_eq!((flow["sent"].as_u64(), flow["received"].as_u64()), (Some(bytes), Some(bytes)), "{flow:#?}");
+        assert_eq!((&flow["initiator_pid"], flow["responder_pid"].as_u64()), (&said["pid"], Some(server.pid().into())));
+    }
+    settle();
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    // For a collector the four are one.
+    let flow = collected.flow(source, server_port.into());
+    assert_eq!((flow["in_bytes"].as_u64(), flow["out_bytes"].as_u64()), (Some(170), Some(170)), "{flow:#}");
+}

@@ -2,6 +2,9 @@
 
 use crate::flow::{Counters, End, Endpoint, FlowKey, ProcKey, Proto, Side, State, TcpObservation};
 
+/// Stands for no flow.
+pub(super) const NO_FLOW: u32 = u32::MAX;
+
 /// What is kept of a flow. Most flows have one local end; the second one is boxed to keep the entry small.
 #[derive(Debug, Clone)]
 pub struct Flow {
@@ -37,6 +40,8 @@ pub struct Flow {
     pub(super) verdict: Option<State>,
     /// Position in the list of its UDP socket's flows.
     pub(super) udp_position: u32,
+    /// The UDP flow whose name it has taken over, while that one may still lack its other end; [`NO_FLOW`] = none.
+    pub(super) udp_before: u32,
 }
 
 impl Flow {
@@ -60,6 +65,7 @@ impl Flow {
             frozen: None,
             verdict: None,
             udp_position: 0,
+            udp_before: NO_FLOW,
         }
     }
 
@@ -98,7 +104,7 @@ impl Flow {
         let mut total = Counters::default();
         for side in Side::BOTH {
             let (i, peer) = (side as usize, side.other() as usize);
-            let Some(end) = self.end(side) else { continue };
+            let Some(end) = self.end(side).filter(|end| !end.has(End::MIXED)) else { continue };
             total.bytes[i] = total.bytes[i].max(self.payload_sent(side, end));
             total.packets[i] = total.packets[i].max(end.packets_sent);
             total.bytes[peer] = total.bytes[peer].max(end.bytes_received);

@@ -65,7 +65,7 @@ pub struct FlowTable {
     tcp_before: Map<u64, u32>,
     /// UDP socket cookie -> its flows.
     udp_sockets: Map<u64, Vec<u32>>,
-    /// Names of flows that have one local end so far -> flow.
+    /// Names of TCP flows that have one local end so far, and of all UDP flows -> flow.
     pairs: Map<u64, u32>,
     names: ahash::RandomState,
     listeners: Map<(Proto, u32, Endpoint), Listener>,
@@ -171,8 +171,11 @@ impl FlowTable {
             flow.exported = flow.totals();
         }
         let over = flow.all_closed();
-        let names = std::mem::take(&mut flow.pair_hashes);
-        self.unname(id, names);
+        // A name of a TCP connection never comes again; a UDP port does.
+        if flow.key.proto == Proto::Tcp {
+            let names = std::mem::take(&mut flow.pair_hashes);
+            self.unname(id, names);
+        }
         self.counts.paired += 1;
         if over {
             self.schedule_close(id, now_ns);
@@ -209,7 +212,7 @@ impl FlowTable {
         }
     }
 
-    /// Takes a flow out of the pair index: it is complete, or gone.
+    /// Takes a flow out of the pair index: it is complete (TCP), or gone.
     fn unname(&mut self, id: u32, hashes: [u64; 2]) {
         for hash in hashes.into_iter().filter(|hash| *hash != 0) {
             if self.pairs.get(&hash) == Some(&id) {

@@ -1,7 +1,9 @@
+mod udp;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
-use sockeye_bpf::records::{FlowRecord, Kind, UdpKey, UdpValue, flags};
+use sockeye_bpf::records::{FlowRecord, Kind, flags};
 use zerocopy::FromZeros;
 
 use super::*;
@@ -97,25 +99,6 @@ fn reports(table: &mut FlowTable, now_ns: u64) -> Vec<FlowReport> {
     let (mut out, mut processes) = (Vec::new(), processes(now_ns));
     while table.tick(now_ns, &WallClock::with_boot_at(0), &mut processes, |report| out.push(report)) {}
     out
-}
-
-fn udp(cookie: u64, local: (u8, u16), remote: (u8, u16), netns: u32) -> UdpKey {
-    UdpKey {
-        cookie,
-        local_addr: addr(local.0),
-        remote_addr: addr(remote.0),
-        local_port: local.1,
-        remote_port: remote.1,
-        netns,
-    }
-}
-
-fn datagrams(sent: u32, received: u32, first_sent: bool, at_ns: u64) -> UdpValue {
-    let mut v = UdpValue::new_zeroed();
-    (v.packets_sent, v.packets_received) = (sent, received);
-    (v.bytes_sent, v.bytes_received) = (u64::from(sent) * 100, u64::from(received) * 100);
-    (v.first_ns, v.last_ns, v.first_sent) = (at_ns, at_ns, u8::from(first_sent));
-    v
 }
 
 #[test]
@@ -310,53 +293,6 @@ fn identity_is_sent_once_per_collector() {
         carried.extend(reports(&mut t, second * S).iter().map(|r| r.carries_identity));
     }
     assert_eq!(carried, [true, true, false]);
-}
-
-#[test]
-fn udp_ends_by_silence_and_keeps_its_direction() {
-    let (client, server) = (udp(1, (1, 5000), (2, 53), 1), udp(2, (2, 53), (1, 5000), 1));
-    let mut t = table();
-    t.udp(&server, &datagrams(1, 2, false, 10 * S), 10 * S);
-    t.udp(&client, &datagrams(2, 1, true, 10 * S), 10 * S);
-    let told = reports(&mut t, 13 * S);
-    assert_eq!(told.len(), 1);
-    assert_eq!((told[0].key.initiator.port, told[0].delta.packets), (5000, [2, 1]));
-    let told = reports(&mut t, 41 * S);
-    assert_eq!(told[0].state, State::Idle);
-    // The server speaks first this time: to a collector it must stay the responder.
-    t.udp(&server, &datagrams(1, 0, true, 50 * S), 50 * S);
-    let told = reports(&mut t, 53 * S);
-    assert_eq!((told[0].key.initiator.port, told[0].state, told[0].delta.packets), (5000, State::Open, [0, 1]));
-    for second in [90, 200] {
-        reports(&mut t, second * S);
-    }
-    assert!(t.is_empty() && t.udp.is_empty() && t.udp_sockets.is_empty() && t.pairs.is_empty());
-}
-
-#[test]
-fn a_closed_udp_socket_ends_its_flows_and_only_its() {
-    let mut t = table();
-    t.udp(&udp(1, (1, 5000), (2, 53), 1), &datagrams(1, 1, true, 10 * S), 10 * S);
-    t.udp(&udp(1, (1, 5000), (3, 53), 1), &datagrams(1, 1, true, 10 * S), 10 * S);
-    t.udp(&udp(2, (1, 5001), (2, 53), 1), &datagrams(1, 1, true, 10 * S), 10 * S);
-    t.udp_closed(1, 10 * S);
-    let told = reports(&mut t, 11 * S);
-    assert_eq!(told.len(), 2);
-    assert!(told.iter().all(|r| r.state == State::Closed && r.key.initiator.port == 5000));
-}
-
-#[test]
-fn loopback_udp_of_two_namespaces_never_pairs() {
-    let lo = |cookie, local: u16, remote: u16, netns| {
-        let mut key = udp(cookie, (1, local), (1, remote), netns);
-        let ip = Addr::from(IpAddr::V4(Ipv4Addr::LOCALHOST)).0;
-        (key.local_addr, key.remote_addr) = (ip, ip);
-        key
-    };
-    let mut t = table();
-    t.udp(&lo(1, 5000, 53, 1), &datagrams(1, 0, true, S), S);
-    t.udp(&lo(2, 53, 5000, 2), &datagrams(0, 1, false, S), S);
-    assert_eq!((t.len(), t.counts().paired), (2, 0));
 }
 
 #[test]

@@ -1,0 +1,170 @@
+use sockeye_bpf::records::UdpValue;
+
+use super::*;
+
+fn udp(cookie: u64, local: (u8, u16), remote: (u8, u16), netns: u32) -> UdpKey {
+    UdpKey {
+        cookie,
+        local_addr: addr(local.0),
+        remote_addr: addr(remote.0),
+        local_port: local.1,
+        remote_port: remote.1,
+        netns,
+    }
+}
+
+fn datagrams(sent: u32, received: u32, first_sent: bool, at_ns: u64) -> UdpValue {
+    let mut v = UdpValue::new_zeroed();
+    (v.packets_sent, v.packets_received) = (sent, received);
+    (v.bytes_sent, v.bytes_received) = (u64::from(sent) * 100, u64::from(received) * 100);
+    (v.first_ns, v.last_ns, v.first_sent) = (at_ns, at_ns, u8::from(first_sent));
+    v
+}
+
+#[test]
+fn udp_ends_by_silence_and_keeps_its_direction() {
+    let (client, server) = (udp(1, (1, 5000), (2, 53), 1), udp(2, (2, 53), (1, 5000), 1));
+    let mut t = table();
+    t.udp(&server, &datagrams(1, 2, false, 10 * S), 10 * S);
+    t.udp(&client, &datagrams(2, 1, true, 10 * S), 10 * S);
+    let told = reports(&mut t, 13 * S);
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].key.initiator.port, told[0].delta.packets), (5000, [2, 1]));
+    let told = reports(&mut t, 41 * S);
+    assert_eq!(told[0].state, State::Idle);
+    // The server speaks first this time: to a collector it must stay the responder.
+    t.udp(&server, &datagrams(1, 0, true, 50 * S), 50 * S);
+    let told = reports(&mut t, 53 * S);
+    assert_eq!((told[0].key.initiator.port, told[0].state, told[0].delta.packets), (5000, State::Open, [0, 1]));
+    for second in [90, 200] {
+        reports(&mut t, second * S);
+    }
+    assert!(t.is_empty() && t.udp.is_empty() && t.udp_sockets.is_empty() && t.pairs.is_empty());
+}
+
+/// Clients that use one port in turn, towards one server. Drains come after some of the datagrams only, each with its
+/// rows in any order; the server answers every datagram.
+#[derive(Debug, Clone)]
+struct PortInTurns {
+    /// Of each client: how many datagrams, and whether a drain comes after each.
+    clients: Vec<Vec<bool>>,
+    seed: u64,
+}
+
+impl PortInTurns {
+    fn play(&mut self, t: &mut FlowTable) {
+        let (server, mut at_ns) = (udp(1000, (2, 53), (1, 5000), 1), 10 * S);
+        let mut rows: Vec<(UdpKey, UdpValue)> = Vec::new();
+        let mut closed = Vec::new();
+        for (client, datagrams_sent) in std::mem::take(&mut self.clients).iter().enumerate() {
+            let client_key = udp(client as u64 + 1, (1, 5000), (2, 53), 1);
+            for &drained in datagrams_sent {
+                at_ns += 1000;
+                for (key, sent) in [(client_key, true), (server, false), (server, true), (client_key, false)] {
+                    let value = datagrams(u32::from(sent), u32::from(!sent), sent, at_ns);
+                    match rows.iter_mut().find(|(known, _)| *known == key) {
+                        Some((_, sum)) => {
+                            sum.bytes_sent += value.bytes_sent;
+                            sum.bytes_received += value.bytes_received;
+                            sum.packets_sent += value.packets_sent;
+                            sum.packets_received += value.packets_received;
+                            sum.last_ns = at_ns;
+                        }
+                        None => rows.push((key, value)),
+                    }
+                }
+                if drained {
+                    self.drain(t, &mut rows, &mut closed, at_ns);
+                }
+            }
+            closed.push(client_key.cookie);
+        }
+        self.drain(t, &mut rows, &mut closed, at_ns);
+    }
+
+    fn drain(&mut self, t: &mut FlowTable, rows: &mut Vec<(UdpKey, UdpValue)>, closed: &mut Vec<u64>, now_ns: u64) {
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        if !rows.is_empty() {
+            let at = (self.seed >> 33) as usize % rows.len();
+            rows.rotate_left(at);
+        }
+        t.udp_drained(rows, now_ns);
+        closed.drain(..).for_each(|cookie| t.udp_closed(cookie, now_ns));
+        rows.clear();
+    }
+}
+
+#[test]
+fn a_server_that_is_started_again_takes_the_place_of_the_first() {
+    let (client, mut server) = (udp(1, (1, 5000), (2, 53), 1), udp(2, (2, 53), (1, 5000), 1));
+    let mut t = table();
+    t.udp_drained(&mut [(server, datagrams(1, 1, false, 10 * S)), (client, datagrams(1, 1, true, 10 * S))], 10 * S);
+    t.udp_closed(server.cookie, 10 * S);
+    server.cookie = 3;
+    t.udp_drained(&mut [(client, datagrams(5, 5, true, 11 * S)), (server, datagrams(5, 5, true, 11 * S))], 11 * S);
+    let told: Vec<_> =
+        reports(&mut t, 14 * S).iter().map(|r| (r.key.initiator.port, r.local, r.total.packets)).collect();
+    assert_eq!(told, [(5000, [true; 2], [1, 1]), (5000, [true; 2], [5, 5])]);
+}
+
+#[test]
+fn the_same_udp_addresses_in_another_namespace_take_nothing() {
+    let mut t = table();
+    for netns in [1, 2] {
+        let cookie = u64::from(netns) * 10;
+        let client = (udp(cookie, (1, 5000), (2, 53), netns), datagrams(1, 1, true, 10 * S));
+        let server = (udp(cookie + 1, (2, 53), (1, 5000), netns), datagrams(1, 1, false, 10 * S));
+        t.udp_drained(&mut [client, server], 10 * S);
+    }
+    assert_eq!((t.len(), t.counts().paired), (2, 2));
+    assert!(t.flows().all(|flow| flow.ends().all(|end| end.netns == flow.near.netns)));
+}
+
+#[test]
+fn a_closed_udp_socket_ends_its_flows_and_only_its() {
+    let mut t = table();
+    t.udp(&udp(1, (1, 5000), (2, 53), 1), &datagrams(1, 1, true, 10 * S), 10 * S);
+    t.udp(&udp(1, (1, 5000), (3, 53), 1), &datagrams(1, 1, true, 10 * S), 10 * S);
+    t.udp(&udp(2, (1, 5001), (2, 53), 1), &datagrams(1, 1, true, 10 * S), 10 * S);
+    t.udp_closed(1, 10 * S);
+    let told = reports(&mut t, 11 * S);
+    assert_eq!(told.len(), 2);
+    assert!(told.iter().all(|r| r.state == State::Closed && r.key.initiator.port == 5000));
+}
+
+#[test]
+fn loopback_udp_of_two_namespaces_never_pairs() {
+    let lo = |cookie, local: u16, remote: u16, netns| {
+        let mut key = udp(cookie, (1, local), (1, remote), netns);
+        let ip = Addr::from(IpAddr::V4(Ipv4Addr::LOCALHOST)).0;
+        (key.local_addr, key.remote_addr) = (ip, ip);
+        key
+    };
+    let mut t = table();
+    t.udp(&lo(1, 5000, 53, 1), &datagrams(1, 0, true, S), S);
+    t.udp(&lo(2, 53, 5000, 2), &datagrams(0, 1, false, S), S);
+    assert_eq!((t.len(), t.counts().paired), (2, 0));
+}
+
+proptest! {
+    #[test]
+    fn sockets_that_use_a_port_in_turn_are_flows_of_their_own(
+        clients in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..6), 1..5),
+        seed in any::<u64>(),
+    ) {
+        let mut t = table();
+        PortInTurns { clients: clients.clone(), seed }.play(&mut t);
+        let mut told = reports(&mut t, 13 * S);
+        told.sort_by_key(|report| report.first_unix_ns);
+        prop_assert_eq!(told.len(), clients.len());
+        for (report, datagrams_sent) in told.iter().zip(&clients) {
+            let count = datagrams_sent.len() as u64;
+            prop_assert_eq!((report.total.packets, report.total.bytes), ([count; 2], [count * 100; 2]));
+            prop_assert_eq!((report.local, report.state), ([true; 2], State::Closed));
+        }
+        for second in [20, 60, 200] {
+            reports(&mut t, second * S);
+        }
+        prop_assert!(t.is_empty() && t.udp.is_empty() && t.udp_sockets.is_empty() && t.pairs.is_empty());
+    }
+}
