@@ -34,9 +34,9 @@ impl Newest {
     }
 
     /// Takes a record. Counters are absolute, so nothing is lost by forgetting the older one, unless it closed a
-    /// connection and the same socket has opened another since: that one is returned.
+    /// connection and the same socket has opened another since: that one goes to `earlier`.
     #[inline]
-    pub fn put(&mut self, new: &FlowRecord) -> Option<FlowRecord> {
+    pub fn put(&mut self, new: &FlowRecord, earlier: &mut Vec<FlowRecord>) {
         let head = Head { cookie: new.cookie, at_ns: new.at_ns, closed: new.kind == Kind::Close as u8 };
         let hash = self.hasher.hash_one(new.cookie);
         let heads = &mut self.heads;
@@ -45,15 +45,19 @@ impl Newest {
             self.index.insert_unique(hash, heads.len() as u32, rehash);
             self.heads.push(head);
             self.records.push(*new);
-            return None;
+            return;
         };
         let (old, record) = (&mut self.heads[at as usize], &mut self.records[at as usize]);
         if old.at_ns > head.at_ns {
-            return head.closed.then_some(*new);
+            if head.closed {
+                earlier.push(*new);
+            }
+            return;
         }
-        let earlier = old.closed.then_some(*record);
+        if old.closed {
+            earlier.push(*record);
+        }
         (*old, *record) = (head, *new);
-        earlier
     }
 
     /// All records, in the order in which their sockets were first seen.

@@ -176,7 +176,7 @@ impl Delta {
 
     #[inline]
     fn flow(&mut self, new: &FlowRecord) {
-        self.tcp_earlier.extend(self.tcp.put(new));
+        self.tcp.put(new, &mut self.tcp_earlier);
     }
 
     /// Takes the last figures of a connection, and the samples that came with them.
