@@ -305,7 +305,9 @@ impl Control {
     /// UDP counters that have come.
     fn take_drained(&mut self, mut drained: Drained) {
         let now_ns = boot_ns();
-        self.table.udp_drained(&mut drained.rows, now_ns);
+        for (key, value) in &drained.rows {
+            self.table.udp(key, value, now_ns);
+        }
         // Sockets that were closed before the exchange have all their counters in what it returned.
         for cookie in &drained.closed {
             self.table.udp_closed(*cookie, now_ns);

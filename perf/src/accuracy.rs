@@ -156,6 +156,10 @@ fn round(
         let arguments = FlowsArguments { port: Some(port), limit: usize::MAX, ..FlowsArguments::default() };
         let answer = client.ask(&Request::Flows(arguments))?;
         for row in answer.table("flows").map(|table| table.rows.clone()).unwrap_or_default() {
+            // The round before had this port, and its flow is still there.
+            if port == udp.port() && row.get("state").is_some_and(|state| state == "closed") {
+                continue;
+            }
             let initiator = row.get("initiator").and_then(Value::as_str).and_then(|text| text.parse().ok());
             shown.insert((initiator.context("an initiator without an address")?, port), row);
         }

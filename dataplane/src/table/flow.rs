@@ -34,12 +34,12 @@ pub struct Flow {
     pub(super) waited_ticks: u8,
     /// Export epoch in which the processes were last sent.
     pub(super) identity_epoch: u32,
-    /// Processes as they were first exported: a collector takes no others.
-    pub(super) frozen: Option<[ProcKey; 2]>,
+    /// Processes as they were first exported, once there was a report: a collector takes no others.
+    pub(super) frozen: [ProcKey; 2],
     /// Sticky ends that only the table knows.
     pub(super) verdict: Option<State>,
-    /// Position in the list of its UDP socket's flows.
-    pub(super) udp_position: u32,
+    /// Positions in the lists of its UDP sockets' flows, as in `ends()`.
+    pub(super) udp_positions: [u32; 2],
     /// The UDP flow whose name it has taken over, while that one may still lack its other end; [`NO_FLOW`] = none.
     pub(super) udp_before: u32,
 }
@@ -62,9 +62,9 @@ impl Flow {
             entered_tick: 0,
             waited_ticks: 0,
             identity_epoch: 0,
-            frozen: None,
+            frozen: [ProcKey::default(); 2],
             verdict: None,
-            udp_position: 0,
+            udp_positions: [0; 2],
             udp_before: NO_FLOW,
         }
     }

@@ -219,12 +219,14 @@ impl FlowTable {
         let total = flow.totals();
         let delta = with_packets(total.since(&flow.exported));
         flow.exported.add(&delta);
-        flow.reports += 1;
         let owners = Side::BOTH.map(|side| flow.end(side).map_or(ProcKey::default(), |end| end.owner));
-        let frozen = *flow.frozen.get_or_insert(owners);
+        if flow.reports == 0 {
+            flow.frozen = owners;
+        }
+        flow.reports += 1;
         let carries_identity = flow.identity_epoch != epoch;
         flow.identity_epoch = epoch;
-        let shown = if carries_identity { frozen } else { owners };
+        let shown = if carries_identity { flow.frozen } else { owners };
         let process: [Option<Arc<Process>>; 2] = shown.map(|key| processes.get(key, now_ns).0);
         let place = process
             .each_ref()

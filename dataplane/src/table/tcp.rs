@@ -151,9 +151,11 @@ impl FlowTable {
             self.attach(other, gone.near, side, now_ns);
             let kept = &mut self.flows[other as usize];
             kept.exported.add(&gone.exported);
+            if kept.reports == 0 {
+                kept.frozen = gone.frozen;
+            }
             kept.reports += gone.reports;
             kept.opened_ns = kept.opened_ns.min(gone.opened_ns);
-            kept.frozen = kept.frozen.or(gone.frozen);
             self.tcp.insert(&self.flows, o.end.cookie, other);
             return;
         }

@@ -6,6 +6,10 @@ use super::flow::NO_FLOW;
 use super::{Flow, FlowTable, Opened, pairing};
 use crate::flow::{Addr, End, Endpoint, ProcKey, Proto, Side};
 
+/// Positions in [`Flow::ends`].
+const NEAR: usize = 0;
+const FAR: usize = 1;
+
 impl FlowTable {
     /// Adds counters of a UDP socket and peer.
     pub fn udp(&mut self, key: &UdpKey, value: &UdpValue, now_ns: u64) {
@@ -33,71 +37,70 @@ impl FlowTable {
         }
     }
 
-    /// Adds the counters of one exchange of the kernel's table, and sorts them: sockets that are new come first, in the
-    /// order of time. If one has taken the port of another, the server's counters are of both, and the table must know
-    /// before it sees them.
-    pub fn udp_drained(&mut self, rows: &mut [(UdpKey, UdpValue)], now_ns: u64) {
-        rows.sort_by_cached_key(|(key, value)| match (self.udp.contains_key(key), value.first_sent != 0) {
-            (false, true) => value.first_ns,
-            (false, false) => u64::MAX - 1,
-            (true, _) => u64::MAX,
-        });
-        for (key, value) in rows {
-            self.udp(key, value, now_ns);
-        }
-    }
-
     fn enter_udp(&mut self, key: &UdpKey, value: &UdpValue, now_ns: u64) -> Option<u32> {
         let local = Endpoint { addr: Addr(key.local_addr), port: key.local_port };
         let remote = Endpoint { addr: Addr(key.remote_addr), port: key.remote_port };
-        let end = first_sight(key, value);
         let hash = pairing::udp(&self.names, local, remote, key.netns);
-        if let Some(id) = self.partner(hash, local, remote).filter(|_| local != remote) {
-            self.join_udp(id, key, end, now_ns);
+        let partner = self.partner(hash, local, remote);
+        if let Some(id) = partner.filter(|id| self.flows[*id as usize].near.cookie != key.cookie) {
+            self.join_udp(id, key, value, now_ns);
             return Some(id);
         }
-        let before = self.predecessor(hash, local, remote, key.netns);
-        let side = match before {
-            // To a collector the two are one flow, so the direction stays.
+        let other = self.same_name(hash, local, remote, key.netns);
+        let side = match other {
+            // To a collector the two are one flow, so the direction is the same.
             Some((_, side)) => side,
             None if value.first_sent != 0 => Side::Initiator,
             None => Side::Responder,
         };
         let opened = Opened { local, remote, side, at_ns: value.first_ns };
-        let id = self.enter(Proto::Udp, opened, end, now_ns)?;
-        self.index(id, [hash, 0]);
-        self.flows[id as usize].udp_position = self.udp_sockets.get(&key.cookie).map_or(0, Vec::len) as u32;
-        self.remember_udp(*key, id);
-        if let Some((before, _)) = before {
-            self.succeed(id, before, value.first_ns, now_ns);
+        let id = self.enter(Proto::Udp, opened, first_sight(key, value), now_ns)?;
+        self.udp.insert(*key, id);
+        self.list_socket(id, NEAR);
+        match other {
+            Some((newer, side))
+                if self.flows[newer as usize].end(side).is_some_and(|end| end.at_ns > value.first_ns) =>
+            {
+                self.precede(id, newer, now_ns);
+            }
+            Some((older, _)) => {
+                self.index(id, [hash, 0]);
+                self.succeed(id, older, now_ns);
+            }
+            None => self.index(id, [hash, 0]),
         }
         Some(id)
     }
 
-    fn remember_udp(&mut self, key: UdpKey, id: u32) {
-        self.udp.insert(key, id);
-        self.udp_sockets.entry(key.cookie).or_default().push(id);
-    }
-
     /// Adds the second end to a flow, and to those before it by the same name that wait for it too.
-    fn join_udp(&mut self, id: u32, key: &UdpKey, mut end: End, now_ns: u64) {
-        let flow = &self.flows[id as usize];
+    fn join_udp(&mut self, id: u32, key: &UdpKey, value: &UdpValue, now_ns: u64) {
+        let mut end = first_sight(key, value);
+        let flow = &mut self.flows[id as usize];
         let (name, side, mut before) = (flow.key, flow.near_side.other(), flow.udp_before);
+        // It begins with its initiator: the other socket may have counted for others before.
+        if side == Side::Initiator && flow.reports == 0 {
+            flow.opened_ns = value.first_ns;
+        }
         if before != NO_FLOW {
             end.marks |= End::MIXED;
         }
         while let Some(flow) = self.flows.get(before as usize).filter(|flow| flow.key == name && flow.far.is_none()) {
             let next = flow.udp_before;
-            self.attach(before, end, side, now_ns);
-            self.udp_sockets.entry(key.cookie).or_default().push(before);
+            self.attach_udp(before, end, side, now_ns);
             before = next;
         }
-        self.attach(id, end, side, now_ns);
-        self.remember_udp(*key, id);
+        self.attach_udp(id, end, side, now_ns);
+        self.udp.insert(*key, id);
     }
 
-    /// The flow of this name whose end at `local` is another socket of the same namespace: the port has changed hands.
-    fn predecessor(&self, hash: u64, local: Endpoint, remote: Endpoint, netns: u32) -> Option<(u32, Side)> {
+    fn attach_udp(&mut self, id: u32, end: End, side: Side, now_ns: u64) {
+        self.attach(id, end, side, now_ns);
+        self.list_socket(id, FAR);
+    }
+
+    /// The newest flow of this name, if its end at `local` is another socket of the same namespace: the port has changed
+    /// hands. Also the side of `local` in it.
+    fn same_name(&self, hash: u64, local: Endpoint, remote: Endpoint, netns: u32) -> Option<(u32, Side)> {
         // All sockets that share a multicast address get all of it.
         if local == remote || local.addr.is_multicast() || remote.addr.is_multicast() {
             return None;
@@ -110,30 +113,50 @@ impl FlowTable {
         flow.end(side).filter(|end| end.netns == netns).map(|_| (id, side))
     }
 
-    /// Flow `id` takes the place of the one before it. The peer's socket stays the same, and from now on its counters
-    /// are of both; each flow's own socket has counters of that flow alone.
-    fn succeed(&mut self, id: u32, before: u32, since_ns: u64, now_ns: u64) {
-        let peer_side = self.flows[id as usize].near_side.other();
-        let flow = &mut self.flows[before as usize];
-        let (local, remote) = (flow.endpoint(peer_side), flow.endpoint(peer_side.other()));
-        let Some(peer) = flow.end_mut(peer_side) else {
-            self.flows[id as usize].udp_before = before;
+    /// Flow `id` takes the place of an older one. The peer's socket is the same, and the kernel counts for both in one
+    /// place; each flow's own socket has counters of that flow alone.
+    fn succeed(&mut self, id: u32, older: u32, now_ns: u64) {
+        let since_ns = self.flows[id as usize].opened_ns;
+        let Some((peer, key)) = self.peer_of(id, older) else {
+            self.flows[id as usize].udp_before = older;
             return;
         };
-        if peer.at_ns > since_ns {
+        if peer.at_ns >= since_ns {
             peer.marks |= End::MIXED;
         }
-        let end = End {
-            marks: End::CONFIRMED | End::MIXED,
-            bytes_sent: 0,
-            bytes_received: 0,
-            packets_sent: 0,
-            packets_received: 0,
-            at_ns: since_ns,
-            ..*peer
+        let copy = mixed_copy(peer);
+        self.attach_udp(id, copy, self.flows[id as usize].near_side.other(), now_ns);
+        self.udp.insert(key, id);
+    }
+
+    /// The same if the newer flow was heard of first.
+    fn precede(&mut self, id: u32, newer: u32, now_ns: u64) {
+        let Some((peer, _)) = self.peer_of(id, newer) else {
+            self.flows[id as usize].udp_before = std::mem::replace(&mut self.flows[newer as usize].udp_before, id);
+            return;
         };
-        self.attach(id, end, peer_side, now_ns);
-        self.remember_udp(key_of(&end, local, remote), id);
+        peer.marks |= End::MIXED;
+        let copy = mixed_copy(peer);
+        self.attach_udp(id, copy, self.flows[id as usize].near_side.other(), now_ns);
+    }
+
+    /// In flow `other` of the same name, the end that flow `id` lacks.
+    fn peer_of(&mut self, id: u32, other: u32) -> Option<(&mut End, UdpKey)> {
+        let side = self.flows[id as usize].near_side.other();
+        let flow = &mut self.flows[other as usize];
+        let (local, remote) = (flow.endpoint(side), flow.endpoint(side.other()));
+        let end = flow.end_mut(side)?;
+        let key = key_of(end, local, remote);
+        Some((end, key))
+    }
+
+    /// Enters a flow into the list of the socket at one of its ends.
+    fn list_socket(&mut self, id: u32, end: usize) {
+        let flow = &mut self.flows[id as usize];
+        let Some(cookie) = flow.ends().nth(end).map(|end| end.cookie) else { return };
+        let list = self.udp_sockets.entry(cookie).or_default();
+        flow.udp_positions[end] = list.len() as u32;
+        list.push(id);
     }
 
     /// A UDP socket is gone: so are its flows, once their last counters are in.
@@ -157,27 +180,21 @@ impl FlowTable {
                 self.udp.remove(&key);
             }
         }
-        // The end that came first knows its place among its socket's flows; the other socket is a client with few.
-        let near = self.udp_sockets.get(&flow.near.cookie);
-        let near_at =
-            near.filter(|list| list.get(flow.udp_position as usize) == Some(&id)).map(|_| flow.udp_position as usize);
-        self.forget_sibling(flow.near.cookie, id, near_at);
-        if let Some(far) = &flow.far {
-            self.forget_sibling(far.cookie, id, None);
+        for (end, position) in flow.ends().zip(flow.udp_positions) {
+            self.unlist(end.cookie, position as usize);
         }
     }
 
-    fn forget_sibling(&mut self, cookie: u64, id: u32, at: Option<usize>) {
-        let Some(siblings) = self.udp_sockets.get_mut(&cookie) else { return };
-        if let Some(at) = at.or_else(|| siblings.iter().position(|sibling| *sibling == id)) {
-            siblings.swap_remove(at);
-            if let Some(&moved) = siblings.get(at)
-                && let Some(flow) = self.flows.get_mut(moved as usize).filter(|flow| flow.near.cookie == cookie)
-            {
-                flow.udp_position = at as u32;
-            }
+    /// Takes one flow out of its socket's list; the last one of the list moves to its place.
+    fn unlist(&mut self, cookie: u64, at: usize) {
+        let Some(list) = self.udp_sockets.get_mut(&cookie) else { return };
+        list.swap_remove(at);
+        if let Some(&moved) = list.get(at) {
+            let flow = &mut self.flows[moved as usize];
+            let end = if flow.near.cookie == cookie { NEAR } else { FAR };
+            flow.udp_positions[end] = at as u32;
         }
-        if siblings.is_empty() {
+        if list.is_empty() {
             self.udp_sockets.remove(&cookie);
         }
     }
@@ -213,5 +230,17 @@ fn first_sight(key: &UdpKey, value: &UdpValue) -> End {
         srtt_us: 0,
         rttvar_us: 0,
         at_ns: value.last_ns,
+    }
+}
+
+/// The same end in another flow, where it has counted nothing.
+fn mixed_copy(end: &End) -> End {
+    End {
+        marks: End::CONFIRMED | End::MIXED,
+        bytes_sent: 0,
+        bytes_received: 0,
+        packets_sent: 0,
+        packets_received: 0,
+        ..*end
     }
 }

@@ -83,14 +83,12 @@ impl PortInTurns {
     }
 
     fn drain(&mut self, t: &mut FlowTable, rows: &mut Vec<(UdpKey, UdpValue)>, closed: &mut Vec<u64>, now_ns: u64) {
-        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        if !rows.is_empty() {
-            let at = (self.seed >> 33) as usize % rows.len();
-            rows.rotate_left(at);
+        while !rows.is_empty() {
+            self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (key, value) = rows.swap_remove((self.seed >> 33) as usize % rows.len());
+            t.udp(&key, &value, now_ns);
         }
-        t.udp_drained(rows, now_ns);
         closed.drain(..).for_each(|cookie| t.udp_closed(cookie, now_ns));
-        rows.clear();
     }
 }
 
@@ -98,13 +96,27 @@ impl PortInTurns {
 fn a_server_that_is_started_again_takes_the_place_of_the_first() {
     let (client, mut server) = (udp(1, (1, 5000), (2, 53), 1), udp(2, (2, 53), (1, 5000), 1));
     let mut t = table();
-    t.udp_drained(&mut [(server, datagrams(1, 1, false, 10 * S)), (client, datagrams(1, 1, true, 10 * S))], 10 * S);
+    t.udp(&server, &datagrams(1, 1, false, 10 * S), 10 * S);
+    t.udp(&client, &datagrams(1, 1, true, 10 * S), 10 * S);
     t.udp_closed(server.cookie, 10 * S);
     server.cookie = 3;
-    t.udp_drained(&mut [(client, datagrams(5, 5, true, 11 * S)), (server, datagrams(5, 5, true, 11 * S))], 11 * S);
+    t.udp(&client, &datagrams(5, 5, true, 11 * S), 11 * S);
+    t.udp(&server, &datagrams(5, 5, true, 11 * S), 11 * S);
     let told: Vec<_> =
         reports(&mut t, 14 * S).iter().map(|r| (r.key.initiator.port, r.local, r.total.packets)).collect();
     assert_eq!(told, [(5000, [true; 2], [1, 1]), (5000, [true; 2], [5, 5])]);
+}
+
+#[test]
+fn a_socket_that_sends_to_itself_by_another_address_is_no_pair() {
+    let mut t = table();
+    t.udp(&udp(1, (1, 5000), (2, 5000), 1), &datagrams(3, 0, true, 10 * S), 10 * S);
+    t.udp(&udp(1, (2, 5000), (1, 5000), 1), &datagrams(0, 3, false, 10 * S), 10 * S);
+    t.udp_closed(1, 10 * S);
+    let told = reports(&mut t, 13 * S);
+    assert_eq!(told.iter().map(|r| r.total.packets).collect::<Vec<_>>(), [[3, 0]; 2]);
+    reports(&mut t, 20 * S);
+    assert!(t.is_empty() && t.udp.is_empty() && t.udp_sockets.is_empty() && t.pairs.is_empty());
 }
 
 #[test]
@@ -112,9 +124,8 @@ fn the_same_udp_addresses_in_another_namespace_take_nothing() {
     let mut t = table();
     for netns in [1, 2] {
         let cookie = u64::from(netns) * 10;
-        let client = (udp(cookie, (1, 5000), (2, 53), netns), datagrams(1, 1, true, 10 * S));
-        let server = (udp(cookie + 1, (2, 53), (1, 5000), netns), datagrams(1, 1, false, 10 * S));
-        t.udp_drained(&mut [client, server], 10 * S);
+        t.udp(&udp(cookie, (1, 5000), (2, 53), netns), &datagrams(1, 1, true, 10 * S), 10 * S);
+        t.udp(&udp(cookie + 1, (2, 53), (1, 5000), netns), &datagrams(1, 1, false, 10 * S), 10 * S);
     }
     assert_eq!((t.len(), t.counts().paired), (2, 2));
     assert!(t.flows().all(|flow| flow.ends().all(|end| end.netns == flow.near.netns)));
