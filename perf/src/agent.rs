@@ -2,15 +2,17 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use sockeye_bpf::preflight;
 use sockeye_ctl::Client;
 use sockeye_ctl::protocol::{Answer, Request};
+
+use crate::tether::tethered;
 
 /// What the agent does once, at its start, is over then.
 const WARM_UP: Duration = Duration::from_millis(1500);
@@ -58,16 +60,18 @@ impl Agents {
 
     /// An agent of our own, its flows printed to nowhere. It ends with the value that is returned.
     pub(crate) fn start(&self, args: &[&str]) -> Result<Agent> {
+        let program = self.program.display();
+        ensure!(self.program.is_file(), "cannot start the agent {program}: no such program (--agent names another)");
         let dir = tempfile::tempdir()?;
         let socket = dir.path().join("ctl.sock");
-        let mut process = Command::new(&self.program)
+        let mut process = tethered(&self.program)
             .arg("--control-socket")
             .arg(&socket)
             .args(args)
             .stdout(Stdio::null())
             .stderr(File::create(dir.path().join("stderr"))?)
             .spawn()
-            .with_context(|| format!("cannot start the agent {}", self.program.display()))?;
+            .context("cannot start setpriv (util-linux), which is to start the agent")?;
         let client = Client::new(&socket);
         let began = Instant::now();
         while client.ask(&Request::Ports).is_err() {

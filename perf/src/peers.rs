@@ -22,6 +22,7 @@ use crate::load::{Run, Server, Workload};
 use crate::netflow::NetFlow;
 use crate::stats::interval;
 use crate::table::{Report, Table, progress, round2};
+use crate::tether::tethered;
 
 /// Until a tool has loaded and attached what it needs.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -318,7 +319,7 @@ fn different_peers(text: &str, server_port: u16) -> u64 {
 
 fn command(tool: &Peer, port: u16, netflow: u16, agents: &Agents, dir: &Path) -> Result<Command> {
     if tool.program.is_empty() {
-        let mut command = Command::new(&agents.program);
+        let mut command = tethered(&agents.program);
         command.arg("--control-socket").arg(dir.join("ctl.sock")).env("COLUMNS", "200");
         return Ok(command);
     }
@@ -326,7 +327,7 @@ fn command(tool: &Peer, port: u16, netflow: u16, agents: &Agents, dir: &Path) ->
     let there = std::env::split_paths(&path).any(|dir| dir.join(tool.program).is_file());
     // An absolute path stays what it is when it is joined.
     anyhow::ensure!(there, "missing; {} has it", tool.package);
-    let mut command = Command::new("unshare");
+    let mut command = tethered("unshare");
     command.args(["--mount", "sh", "-c", WITH_TRACEFS, "sh"]);
     if tool.program.ends_with("/ss") {
         command.args(["sh", "-c", "while :; do ss -tnpH; sleep 1; done"]);

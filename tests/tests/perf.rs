@@ -1,9 +1,11 @@
 //! The load harness keeps honest books. Its figures are of no interest here, a busy machine makes any.
 
-use std::process::Command;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
-use sockeye_tests::{Agent, program};
+use sockeye_tests::{Agent, program, wait_for};
 
 fn perf(args: &[&str]) -> Value {
     let output = Command::new(program("perf")).args(args).arg("--json").output().expect("perf");
@@ -53,4 +55,22 @@ fn beside_a_running_agent_it_refuses() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("an agent is running already"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn its_agent_does_not_outlive_it() {
+    let mut perf = Command::new(program("perf"))
+        .args(["soak", "--minutes", "5", "--socket", "/no/such/socket"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("perf");
+    let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let agent = wait_for("an agent", Duration::from_secs(20), || {
+        let pids = Command::new("pgrep").args(["-P", &perf.id().to_string(), "-x", "sockeye"]).output().expect("pgrep");
+        Some(String::from_utf8_lossy(&pids.stdout).trim().to_owned()).filter(|pid| !pid.is_empty())
+    });
+    perf.kill().expect("perf runs");
+    perf.wait().expect("perf ends");
+    wait_for("the end of the agent", Duration::from_secs(10), || (name(&agent) != "sockeye\n").then_some(()));
 }
