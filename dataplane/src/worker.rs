@@ -74,6 +74,9 @@ pub struct Worker<R> {
     current: Box<Delta>,
     deltas: rtrb::Producer<Box<Delta>>,
     recycle: rtrb::Consumer<Box<Delta>>,
+    /// Empty ones, the last used on top: it is warm, and those below stay memory that was never touched.
+    #[expect(clippy::vec_box, reason = "the boxes travel through the queues")]
+    spare: Vec<Box<Delta>>,
     stats: Arc<WorkerStats>,
 }
 
@@ -149,10 +152,7 @@ impl<R: Drain> Worker<R> {
     pub fn new(index: usize, rings: Vec<(R, usize)>, wake_control: WakeControl) -> (Self, WorkerPort) {
         let cpus: Vec<usize> = rings.iter().map(|(_, cpu)| *cpu).collect();
         let (to_control, deltas) = rtrb::RingBuffer::new(BOXES);
-        let (mut recycle, from_control) = rtrb::RingBuffer::new(BOXES);
-        for _ in 1..BOXES {
-            recycle.push(Box::new(Delta::new(&cpus))).expect("the queue has room for all boxes");
-        }
+        let (recycle, from_control) = rtrb::RingBuffer::new(BOXES);
         let stats = Arc::new(WorkerStats::default());
         let worker = Self {
             rings,
@@ -160,6 +160,7 @@ impl<R: Drain> Worker<R> {
             current: Box::new(Delta::new(&cpus)),
             deltas: to_control,
             recycle: from_control,
+            spare: (1..BOXES).map(|_| Box::new(Delta::new(&cpus))).collect(),
             stats: Arc::clone(&stats),
         };
         (worker, WorkerPort { index, pinned_cpu: None, cpus, ring_bytes: 0, deltas, recycle, stats })
@@ -168,15 +169,15 @@ impl<R: Drain> Worker<R> {
     /// Visits each ring once.
     pub fn visit(&mut self) -> Visit {
         let mut visit = Visit::default();
-        for (index, (ring, _)) in self.rings.iter_mut().enumerate() {
+        for index in 0..self.rings.len() {
             if self.current.is_full() {
-                if !hand_over(&mut self.current, &mut self.deltas, &mut self.recycle, &self.stats) {
+                if !self.exchange() {
                     self.stats.stalls.fetch_add(1, Ordering::Relaxed);
                     return Visit { stalled: true, ..visit };
                 }
                 (self.wake_control)();
             }
-            let delta = &mut self.current;
+            let (delta, ring) = (&mut self.current, &mut self.rings[index].0);
             let mut bytes = 0;
             let taken = ring.drain(VISIT_RECORDS_MAX, |entry| {
                 bytes += entry.len() as u64 + ENTRY_HEADER_BYTES;
@@ -192,7 +193,22 @@ impl<R: Drain> Worker<R> {
 
     /// Gives the current delta to control, if it says anything and an empty one is there to go on with.
     pub fn hand_over(&mut self) -> bool {
-        !self.current.is_empty() && hand_over(&mut self.current, &mut self.deltas, &mut self.recycle, &self.stats)
+        !self.current.is_empty() && self.exchange()
+    }
+
+    fn exchange(&mut self) -> bool {
+        while let Ok(empty) = self.recycle.pop() {
+            self.spare.push(empty);
+        }
+        let Some(empty) = self.spare.pop() else { return false };
+        let flows = (self.current.tcp.records().len() + self.current.udp.len()) as u64;
+        self.stats.shard_flows.store(flows, Ordering::Relaxed);
+        self.stats.shard_flows_max.fetch_max(flows, Ordering::Relaxed);
+        let full = std::mem::replace(&mut self.current, empty);
+        // There are as many places as boxes, so there is always room.
+        let sent = self.deltas.push(full).is_ok();
+        self.stats.deltas.fetch_add(1, Ordering::Relaxed);
+        sent
     }
 
     /// Works until `stop`, with naps in between, then drains what is left.
@@ -228,23 +244,6 @@ impl<R: Drain> Worker<R> {
 
 /// Length word and page offset before each entry (`BPF_RINGBUF_HDR_SZ`).
 const ENTRY_HEADER_BYTES: u64 = 8;
-
-fn hand_over(
-    current: &mut Box<Delta>,
-    deltas: &mut rtrb::Producer<Box<Delta>>,
-    recycle: &mut rtrb::Consumer<Box<Delta>>,
-    stats: &WorkerStats,
-) -> bool {
-    let Ok(empty) = recycle.pop() else { return false };
-    let flows = (current.tcp.records().len() + current.udp.len()) as u64;
-    stats.shard_flows.store(flows, Ordering::Relaxed);
-    stats.shard_flows_max.fetch_max(flows, Ordering::Relaxed);
-    let full = std::mem::replace(current, empty);
-    // There are as many places as boxes, so there is always room.
-    let sent = deltas.push(full).is_ok();
-    stats.deltas.fetch_add(1, Ordering::Relaxed);
-    sent
-}
 
 /// Starts the workers for these rings: `count` threads, CPUs dealt out evenly.
 ///

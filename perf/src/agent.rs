@@ -193,15 +193,18 @@ pub(crate) fn figure(answer: &Answer, name: &str) -> Option<f64> {
 
 /// How often something was lost, all reasons together.
 pub(crate) fn losses(answer: &Answer) -> u64 {
+    losses_by_reason(answer).iter().map(|(_, count)| count).sum()
+}
+
+/// The same, one by one.
+pub(crate) fn losses_by_reason(answer: &Answer) -> Vec<(&str, u64)> {
     const HARMLESS: [&str; 5] = ["worker_stalled", "container_", "args_", "program_busy", "close_untracked"];
     let rows = answer.table("losses").map(|table| table.rows.as_slice()).unwrap_or_default();
+    let harmless = |reason: &str| HARMLESS.iter().any(|harmless| reason.starts_with(harmless));
     rows.iter()
-        .filter(|row| {
-            let reason = row.get("reason").and_then(Value::as_str).unwrap_or_default();
-            !HARMLESS.iter().any(|harmless| reason.starts_with(harmless))
-        })
-        .filter_map(|row| row.get("count")?.as_u64())
-        .sum()
+        .filter_map(|row| Some((row.get("reason")?.as_str()?, row.get("count")?.as_u64()?)))
+        .filter(|(reason, _)| !harmless(reason))
+        .collect()
 }
 
 /// CPU time, memory and descriptors of a process, by /proc.

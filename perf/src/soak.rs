@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use crate::agent::{Agents, figure, losses};
+use crate::agent::{Agents, figure, losses, losses_by_reason};
 use crate::args::parse_minutes;
 use crate::collect::Sink;
 use crate::load::Server;
@@ -41,7 +41,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let load = Load::start()?;
     let bar = progress("soak", SAMPLES.into());
     let began = Instant::now();
-    let first = losses(&agent.stats()?);
+    let first = agent.stats()?;
     let (mut cpu, mut at) = (agent.usage()?.cpu_s(), began);
     let mut memory = Vec::new();
     for sample in 1..=SAMPLES {
@@ -57,7 +57,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
             json!(usage.fds),
             json!(figure(&stats, "flows").map(|n| n as u64)),
             json!(figure(&stats, "flows_seen").map(|n| n as u64)),
-            json!(losses(&stats) - first),
+            json!(losses(&stats) - losses(&first)),
             round2(cpu_percent),
             json!(load.operations()),
         ]);
@@ -65,7 +65,15 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     }
     bar.finish_and_clear();
     let settled = &memory[(memory.len() as f64 * SETTLED_SHARE) as usize..];
+    let last = agent.stats()?;
+    let reasons: Vec<String> = losses_by_reason(&last)
+        .into_iter()
+        .zip(losses_by_reason(&first))
+        .filter(|((_, now), (_, then))| now > then)
+        .map(|((reason, now), (_, then))| format!("{} {reason}", now - then))
+        .collect();
     let notes = vec![
+        if reasons.is_empty() { "Nothing was lost.".into() } else { format!("Lost: {}.", reasons.join(", ")) },
         "Bursts of short connections, of requests on one connection, and of datagrams, in turn, without a pause; exported \
          to a ZMQ collector."
             .into(),
