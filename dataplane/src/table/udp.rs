@@ -46,7 +46,7 @@ impl FlowTable {
             self.join_udp(id, key, value, now_ns);
             return Some(id);
         }
-        let other = self.same_name(hash, local, remote, key.netns);
+        let other = self.same_name(hash, local, remote, key);
         let side = match other {
             // To a collector the two are one flow, so the direction is the same.
             Some((_, side)) => side,
@@ -84,7 +84,8 @@ impl FlowTable {
         if before != NO_FLOW {
             end.marks |= End::MIXED;
         }
-        while let Some(flow) = self.flows.get(before as usize).filter(|flow| flow.key == name && flow.far.is_none()) {
+        let waits = |flow: &&Flow| flow.key == name && flow.far.is_none() && flow.near.cookie != key.cookie;
+        while let Some(flow) = self.flows.get(before as usize).filter(waits) {
             let next = flow.udp_before;
             self.attach_udp(before, end, side, now_ns);
             before = next;
@@ -100,17 +101,18 @@ impl FlowTable {
 
     /// The newest flow of this name, if its end at `local` is another socket of the same namespace: the port has changed
     /// hands. Also the side of `local` in it.
-    fn same_name(&self, hash: u64, local: Endpoint, remote: Endpoint, netns: u32) -> Option<(u32, Side)> {
+    fn same_name(&self, hash: u64, local: Endpoint, remote: Endpoint, key: &UdpKey) -> Option<(u32, Side)> {
         // All sockets that share a multicast address get all of it.
         if local == remote || local.addr.is_multicast() || remote.addr.is_multicast() {
             return None;
         }
         let id = *self.pairs.get(&hash)?;
-        let flow = self.flows.get(id as usize)?;
+        // A socket is never both ends of a flow.
+        let flow = self.flows.get(id as usize).filter(|flow| flow.ends().all(|end| end.cookie != key.cookie))?;
         let side = Side::BOTH
             .into_iter()
             .find(|side| (flow.endpoint(*side), flow.endpoint(side.other())) == (local, remote))?;
-        flow.end(side).filter(|end| end.netns == netns).map(|_| (id, side))
+        flow.end(side).filter(|end| end.netns == key.netns).map(|_| (id, side))
     }
 
     /// Flow `id` takes the place of an older one. The peer's socket is the same, and the kernel counts for both in one

@@ -120,6 +120,20 @@ fn a_socket_that_sends_to_itself_by_another_address_is_no_pair() {
 }
 
 #[test]
+fn a_socket_that_takes_the_place_of_its_own_peer_is_harmless() {
+    let mut t = table();
+    t.udp(&udp(1, (1, 5000), (2, 5000), 1), &datagrams(1, 0, true, 10 * S), 10 * S);
+    t.udp(&udp(2, (2, 5000), (1, 5000), 1), &datagrams(0, 1, false, 10 * S), 10 * S);
+    t.udp_closed(1, 10 * S);
+    t.udp(&udp(2, (1, 5000), (2, 5000), 1), &datagrams(3, 0, true, 11 * S), 11 * S);
+    t.udp_closed(2, 11 * S);
+    for second in [14, 20, 60] {
+        reports(&mut t, second * S);
+    }
+    assert!(t.is_empty() && t.udp.is_empty() && t.udp_sockets.is_empty() && t.pairs.is_empty());
+}
+
+#[test]
 fn the_same_udp_addresses_in_another_namespace_take_nothing() {
     let mut t = table();
     for netns in [1, 2] {
