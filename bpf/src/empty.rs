@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::mem::{self, MaybeUninit};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, OpenObject};
 
+use crate::charge::create_uncharged;
 use crate::empty_skel::EmptySkelBuilder;
 use crate::kernel::{KernelError, bpf, create_rings, create_udp_table, put, ring_bytes_for};
 use crate::ring::Ring;
@@ -42,6 +43,9 @@ impl EmptyHooks {
         let mut open = EmptySkelBuilder::default().open(&mut storage).map_err(bpf("cannot open the BPF object"))?;
         open.maps.se_rings.set_max_entries(cpus as u32).map_err(bpf("cannot size the maps"))?;
         open.maps.rodata_data.as_deref_mut().expect("the object has a constant").se_bare = hooks == Hooks::Bare;
+        if let Ok(map) = create_uncharged(open.open_object(), &open.maps.se_socks) {
+            open.maps.se_socks.reuse_fd(map.as_fd()).map_err(bpf("cannot use a map"))?;
+        }
         let skel = open.load().map_err(bpf("the kernel refused the empty programs"))?;
         let rings = create_rings(&skel.maps.se_rings, cpus, ring_bytes_for(cpus))?;
         put(&skel.maps.se_udp, 0, &create_udp_table(1)?)?;

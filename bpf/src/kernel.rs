@@ -13,6 +13,7 @@ use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, MapMut, MapType, OpenO
 use thiserror::Error;
 use zerocopy::FromBytes;
 
+use crate::charge::create_uncharged;
 use crate::programs::ProgramHandle;
 use crate::records::{CpuStats, UdpKey, UdpValue};
 use crate::ring::Ring;
@@ -90,6 +91,7 @@ pub struct Kernel {
     udp: Option<UdpTables>,
     counts: MapHandle,
     programs: Vec<ProgramHandle>,
+    charged: Option<io::Error>,
     _links: Vec<Link>,
 }
 
@@ -107,6 +109,10 @@ impl Kernel {
         let set = bpf("cannot size the maps");
         let udp_inner = create_udp_table(options.udp_table_entries)?;
         open.maps.se_rings.set_max_entries(cpus as u32).map_err(set)?;
+        let charged = match create_uncharged(open.open_object(), &open.maps.se_socks) {
+            Ok(map) => open.maps.se_socks.reuse_fd(map.as_fd()).map(|()| None).map_err(bpf("cannot use a map"))?,
+            Err(why) => Some(why),
+        };
         let skel = open.load().map_err(bpf("the kernel refused a program (run with -vv for the verifier's log)"))?;
 
         let rings =
@@ -130,7 +136,7 @@ impl Kernel {
         let loaded = skel.object().progs().filter(|p| p.autoload());
         let programs = loaded.map(|p| ProgramHandle::new(&p)).collect::<io::Result<_>>();
         let programs = programs.map_err(|source| KernelError::Io { what: "cannot keep a program".into(), source })?;
-        Ok((Self { sweeper, udp: Some(udp), counts, programs, _links: links }, rings))
+        Ok((Self { sweeper, udp: Some(udp), counts, programs, charged, _links: links }, rings))
     }
 
     /// The UDP counters. They can be taken once, to be read on a thread of their own.
@@ -153,6 +159,13 @@ impl Kernel {
     #[must_use]
     pub fn programs(&self) -> &[ProgramHandle] {
         &self.programs
+    }
+
+    /// Why the state of sockets is charged to this process's memory cgroup, if it is: then each connection costs its
+    /// applications more.
+    #[must_use]
+    pub fn charged_because(&self) -> Option<&io::Error> {
+        self.charged.as_ref()
     }
 
     /// The counters of each possible CPU.

@@ -8,6 +8,7 @@
 //! * [`empty`] attaches hooks that do nothing, for the load harness.
 //! * [`saturate`] fills the rings without sockets, for the load harness.
 
+mod charge;
 pub mod empty;
 pub mod kernel;
 pub mod preflight;

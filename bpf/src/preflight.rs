@@ -95,13 +95,32 @@ pub fn find_cgroup2() -> Option<PathBuf> {
     cgroup2_in(&fs::read_to_string("/proc/self/mounts").ok()?)
 }
 
-/// The first mount of type cgroup2 whose path shows the root of the hierarchy in `/proc/self/mounts` format (fstab(5)).
-fn cgroup2_in(mounts: &str) -> Option<PathBuf> {
-    mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>())
-        .find(|fields| fields.get(2) == Some(&"cgroup2"))
-        .map(|fields| PathBuf::from(unescape(fields[1])))
+/// The first mount of type cgroup2 in `/proc/self/mounts` format.
+fn cgroup2_in(text: &str) -> Option<PathBuf> {
+    mounts(text).find(|mount| mount.kind == "cgroup2").map(|mount| mount.path())
+}
+
+/// A line of `/proc/self/mounts`.
+pub(crate) struct Mount<'a> {
+    path: &'a str,
+    /// Type of the file system.
+    pub(crate) kind: &'a str,
+    /// Separated by commas.
+    pub(crate) options: &'a str,
+}
+
+impl Mount<'_> {
+    pub(crate) fn path(&self) -> PathBuf {
+        PathBuf::from(unescape(self.path))
+    }
+}
+
+/// The lines of `/proc/self/mounts` (fstab(5)); what is no such line is left out.
+pub(crate) fn mounts(text: &str) -> impl Iterator<Item = Mount<'_>> {
+    text.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        Some(Mount { path: fields.next()?, kind: fields.next()?, options: fields.next()? })
+    })
 }
 
 /// Blanks, tabs, newlines and backslashes are octal escapes there.

@@ -180,11 +180,22 @@ fn check(args: &Args) -> Result<()> {
     let (kernel, rings) = Kernel::start(&kernel_options(args))?;
     let kib = rings.first().map_or(0, |ring| ring.size_bytes() / 1024);
     println!("ok       {:<14} {} of {kib} KiB", "rings", rings.len());
+    match kernel.charged_because() {
+        None => println!("ok       {:<14} charged to no memory cgroup", "sockets"),
+        Some(why) => println!("costly   {:<14} {}", "sockets", charged(why)),
+    }
     for program in kernel.programs() {
         let cost = program.cost().context("cannot read a program's figures")?;
         println!("ok       {:<14} {} instructions verified", cost.name, cost.verified_instructions);
     }
     Ok(())
+}
+
+fn charged(why: &std::io::Error) -> String {
+    format!(
+        "their state is charged to the agent's memory cgroup, about 5 us for each connection ({why}): let the agent \
+         write to cgroup.procs of the host's root cgroup"
+    )
 }
 
 fn run(args: &Args, config: &Config) -> Result<()> {
@@ -196,6 +207,11 @@ fn run(args: &Args, config: &Config) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot wait for signals")?;
 
     let (mut kernel, rings) = Kernel::start(&kernel_options(args)).context("cannot start the kernel side")?;
+    if let Some(why) = kernel.charged_because()
+        && args.verbose > 0
+    {
+        eprintln!("sockeye: {}.", charged(why));
+    }
     let udp_tables = kernel.take_udp_tables().context("the UDP tables are in use")?;
     let drainer = Drainer::start(udp_tables).context("cannot start the thread that drains UDP counters")?;
     let stop_workers = Arc::new(AtomicBool::new(false));

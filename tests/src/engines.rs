@@ -151,9 +151,26 @@ impl Cgroup {
     /// If it cannot.
     #[must_use]
     pub fn new(path: &str) -> Self {
-        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
-        let mount = mounts.lines().find_map(|line| line.split(' ').nth(1).filter(|_| line.contains(" cgroup2 ")));
-        let mut dir = PathBuf::from(mount.expect("cgroup v2"));
+        Self::below(&mount_of(|kind, _| kind == "cgroup2").expect("cgroup v2"), path)
+    }
+
+    /// Makes a path below the root of the hierarchy that has the memory controller.
+    ///
+    /// # Panics
+    /// If it cannot.
+    #[must_use]
+    pub fn of_memory(path: &str) -> Self {
+        let v1 = mount_of(|kind, options| kind == "cgroup" && options.split(',').any(|option| option == "memory"));
+        let root = v1.unwrap_or_else(|| {
+            let root = mount_of(|kind, _| kind == "cgroup2").expect("cgroup v2");
+            fs::write(root.join("cgroup.subtree_control"), "+memory").expect("the memory controller");
+            root
+        });
+        Self::below(&root, path)
+    }
+
+    fn below(root: &Path, path: &str) -> Self {
+        let mut dir = root.to_path_buf();
         let mut dirs = Vec::new();
         for part in path.split('/').filter(|part| !part.is_empty()) {
             dir.push(part);
@@ -166,16 +183,51 @@ impl Cgroup {
         Self { dirs }
     }
 
+    fn dir(&self) -> &Path {
+        self.dirs.last().expect("at least one")
+    }
+
+    /// A program that runs there: a shell that puts itself there, and becomes the program then.
+    #[must_use]
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new("sh");
+        let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", self.dir().display());
+        command.args(["-c", &script, "sh"]).arg(program(name));
+        command
+    }
+
     /// A process there that connects to a local port, and lives for some milliseconds: `brief`.
     #[must_use]
     pub fn brief(&self, port: u16, life_ms: u32, label: u16) -> Command {
-        let dir = self.dirs.last().map_or("", |dir| dir.to_str().unwrap_or_default());
-        let mut command = Command::new("sh");
-        // A shell that puts itself there, and becomes the program then.
-        command.args(["-c", &format!("echo $$ > {dir}/cgroup.procs && exec \"$@\""), "sh"]).arg(program("brief"));
+        let mut command = self.command("brief");
         command.args([format!("127.0.0.1:{port}"), life_ms.to_string(), label.to_string()]).stdout(Stdio::piped());
         command
     }
+
+    /// Bytes of kernel objects that are charged to it.
+    ///
+    /// # Panics
+    /// If it has no memory controller.
+    #[must_use]
+    pub fn kernel_bytes(&self) -> i64 {
+        let v1 = fs::read_to_string(self.dir().join("memory.kmem.usage_in_bytes"));
+        let text = v1.unwrap_or_else(|_| {
+            let stat = fs::read_to_string(self.dir().join("memory.stat")).expect("the memory controller");
+            let slab = stat.lines().find_map(|line| line.strip_prefix("slab "));
+            slab.expect("bytes of kernel objects").to_owned()
+        });
+        text.trim().parse().expect("a number")
+    }
+}
+
+/// Where a file system of this kind and with these options is mounted.
+fn mount_of(wanted: impl Fn(&str, &str) -> bool) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (path, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+        wanted(kind, options).then(|| PathBuf::from(path))
+    })
 }
 
 impl Drop for Cgroup {

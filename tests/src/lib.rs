@@ -103,11 +103,21 @@ impl Agent {
     /// If it does not start.
     #[must_use]
     pub fn start(args: &[&str]) -> Self {
+        let mut command = Command::new(program("sockeye"));
+        command.args(args);
+        Self::start_by(command)
+    }
+
+    /// The same by a command that becomes the agent, and takes more arguments of it.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_by(mut command: Command) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let socket = dir.path().join("ctl.sock");
         let log = |name| fs::File::create(dir.path().join(name)).expect("a log");
-        let child = Command::new(program("sockeye"))
-            .args(args)
+        let child = command
             .arg("--control-socket")
             .arg(&socket)
             .env("COLUMNS", "160")

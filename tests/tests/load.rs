@@ -1,9 +1,12 @@
 //! Nothing is lost under load, and ending the agent at any moment leaves nothing behind.
 
 use std::collections::HashSet;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, setrlimit};
 use serde_json::Value;
+use sockeye_tests::engines::Cgroup;
 use sockeye_tests::{Agent, Traffic, exporting_agent, output, serve, settle, slowness, wait_for};
 
 /// Ids of the kernel programs that are ours, by name.
@@ -90,4 +93,21 @@ fn ending_the_agent_under_load_leaves_nothing_and_breaks_nothing() {
         traffic.tell();
         traffic.wait();
     }
+}
+
+#[test]
+fn the_state_of_sockets_is_charged_to_no_cgroup() {
+    const SOCKETS: i64 = 4000;
+    setrlimit(Resource::RLIMIT_NOFILE, 8192, 8192).expect("more descriptors");
+    let cgroup = Cgroup::of_memory("sockeye-test-charge");
+    let agent = Agent::start_by(cgroup.command("sockeye"));
+    settle();
+    let before = cgroup.kernel_bytes();
+    let listeners: Vec<TcpListener> =
+        (0..SOCKETS).map(|_| TcpListener::bind("127.0.0.1:0").expect("a listener")).collect();
+    let more = cgroup.kernel_bytes() - before;
+    wait_for("all of them", Duration::from_secs(10), || {
+        (agent.figure("agent", "listeners").as_i64()? >= SOCKETS).then_some(())
+    });
+    assert!(more < SOCKETS * 100, "{more} bytes more for {} sockets", listeners.len());
 }
