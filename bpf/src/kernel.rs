@@ -76,11 +76,11 @@ impl Default for KernelOptions {
 }
 
 /// Size of each ring on a host with so many CPUs: 8 MiB, which take what comes in 5 ms at 10 million records a second,
-/// in which a kernel thread may keep the worker from its CPU; from 5 CPUs on less, so that all take 32 MiB, but at least
+/// in which a kernel thread may keep the worker from its CPU; from 3 CPUs on less, so that all take 16 MiB, but at least
 /// 1 MiB each.
 #[must_use]
 pub fn ring_bytes_for(cpus: usize) -> u32 {
-    let share = u32::try_from((32 << 20) / cpus.max(1)).unwrap_or(u32::MAX);
+    let share = u32::try_from((16 << 20) / cpus.max(1)).unwrap_or(u32::MAX);
     let power_of_two = 1 << share.checked_ilog2().unwrap_or(0);
     power_of_two.clamp(1 << 20, 8 << 20)
 }
@@ -261,6 +261,6 @@ mod tests {
     #[test]
     fn rings_of_many_cpus_are_smaller() {
         let mib = |cpus| ring_bytes_for(cpus) >> 20;
-        assert_eq!([0, 1, 4, 5, 8, 9, 16, 17, 64, 4096].map(mib), [8, 8, 8, 4, 4, 2, 2, 1, 1, 1]);
+        assert_eq!([0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 4096].map(mib), [8, 8, 8, 4, 4, 2, 2, 1, 1, 1, 1]);
     }
 }
