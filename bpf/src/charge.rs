@@ -33,7 +33,9 @@ use crate::preflight::mounts;
 pub(crate) fn create_uncharged(object: &OpenObject, map: &OpenMapMut<'_>) -> io::Result<OwnedFd> {
     let memory = memory_cgroups_in(&fs::read_to_string("/proc/self/mounts")?)
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no hierarchy of memory cgroups is mounted"))?;
-    let members = File::options().write(true).open(memory.join("cgroup.procs"))?;
+    let path = memory.join("cgroup.procs");
+    let named = |err: io::Error| io::Error::new(err.kind(), format!("{}: {err}", path.display()));
+    let members = File::options().write(true).open(&path).map_err(named)?;
     let types = load_types(object)?;
     let map = Declared::of(map);
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
@@ -50,7 +52,7 @@ pub(crate) fn create_uncharged(object: &OpenObject, map: &OpenMapMut<'_>) -> io:
     }
     match child.spawn() {
         Err(ended) if ended.raw_os_error() == Some(Errno::CANCELED.raw_os_error()) => receive(&ours),
-        Err(failed) => Err(failed),
+        Err(failed) => Err(named(failed)),
         Ok(_) => Err(io::Error::other("a directory was executed")),
     }
 }

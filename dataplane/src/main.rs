@@ -193,8 +193,8 @@ fn check(args: &Args) -> Result<()> {
 
 fn charged(why: &std::io::Error) -> String {
     format!(
-        "their state is charged to the agent's memory cgroup, about 5 us for each connection ({why}): let the agent \
-         write to cgroup.procs of the host's root cgroup"
+        "the state of sockets is charged to the agent's memory cgroup, at 5 us more for each connection ({why}): let the agent \
+         write to cgroup.procs at the root of the memory cgroups"
     )
 }
 

@@ -53,6 +53,23 @@ fn the_host_lacks_something() {
 }
 
 #[test]
+fn memory_cgroups_that_cannot_be_entered_make_sockets_dearer() {
+    const FIND: &str = r#"root=$(awk '
+        $3 == "cgroup" && $4 ~ /(^|,)memory(,|$)/ {v1 = $2}
+        $3 == "cgroup2" {v2 = $2}
+        END {print v1 ? v1 : v2}' /proc/self/mounts)"#;
+    let checked = |preparation: &str| {
+        let output = sockeye_after(&format!("check() {{ \"$@\" check; }}; {FIND}; {preparation} check"));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        text.lines().find(|line| line.contains("sockets")).unwrap_or_else(|| panic!("{text}")).to_owned()
+    };
+    assert!(checked("").starts_with("ok "));
+    let dear = checked("mount --bind $root $root && mount -o remount,bind,ro $root &&");
+    assert!(dear.starts_with("costly ") && dear.contains("Read-only") && dear.contains("cgroup.procs"), "{dear}");
+}
+
+#[test]
 fn the_command_line_is_wrong() {
     refused(&sockeye(&["--zqm", "tcp://127.0.0.1:1c"]), 64, &["--zqm", "--help"]);
     refused(&sockeye(&["--zmq", "udp://127.0.0.1:1"]), 64, &["udp://127.0.0.1:1", "tcp://HOST:PORTc"]);
