@@ -50,8 +50,8 @@ def request(s):
     return struct.unpack("!Q", head)[0]
 
 
-def answer(s):
-    """Serves one connection: sends what is asked for, reads the rest, closes."""
+def answer(s, pause_s=0):
+    """Serves one connection: sends what is asked for, reads the rest, closes, perhaps after a pause."""
     try:
         want = request(s)
         if want is not None:
@@ -59,6 +59,7 @@ def answer(s):
             receive_all(s)
     except ConnectionError:
         pass  # the client may end by a reset
+    time.sleep(pause_s)
     s.close()
 
 
@@ -75,6 +76,15 @@ def serve(host, port):
     while True:
         c, _ = s.accept()
         threading.Thread(target=answer, args=(c,), daemon=True).start()
+
+
+def serve_lazily(host, port):
+    """The same, and closes its end six seconds after the client."""
+    s = listen(host, int(port))
+    say(port=s.getsockname()[1])
+    while True:
+        c, _ = s.accept()
+        threading.Thread(target=answer, args=(c, 6), daemon=True).start()
 
 
 def die_with_parent():
@@ -168,7 +178,8 @@ def unacknowledged(s):
 
 
 def client(host, port, send, want, end="close"):
-    """One connection: asks for WANT bytes, sends SEND bytes on top of the request, ends by close, reset or never."""
+    """One connection: asks for WANT bytes, sends SEND bytes on top of the request, ends by close, reset or never, or
+    leaves before the server has closed."""
     s = socket.create_connection((host, int(port)))
     local = s.getsockname()[1]
     sent, received = 0, 0
@@ -190,7 +201,7 @@ def client(host, port, send, want, end="close"):
         os.kill(os.getpid(), signal.SIGKILL)
     if end == "reset":
         s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    else:
+    elif end != "leave":
         s.shutdown(socket.SHUT_WR)
         s.settimeout(10)
         receive_all(s)

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sockeye_tests::{Agent, Collector, Traffic, exporting_agent, free_port, serve, settle, talk, wait_for};
+use sockeye_tests::{
+    Agent, Collector, Traffic, exporting_agent, exporting_agent_with, free_port, serve, settle, talk, wait_for,
+};
 
 fn port(value: &Value) -> u64 {
     value["local"].as_u64().expect("a port")
@@ -61,6 +63,25 @@ fn one_socket_that_connects_again_and_again() {
         let flow = collected.flow(said["locals"][i].as_u64().expect("a port"), server_port.into());
         assert_eq!((&flow["in_bytes"], &flow["out_bytes"]), (&said["sent"][i], &said["received"][i]), "{flow:#}");
         assert_eq!((&flow["src_pid"], &flow["end_reason"]), (&said["pid"], &Value::from(reason)), "{flow:#}");
+    }
+}
+
+#[test]
+fn an_end_that_stays_open_long_after_the_other() {
+    // No sweep sees them open: they come right after one, and the next is in ten seconds.
+    let (mut agent, collector) = exporting_agent_with(&["--sweep-interval", "10"]);
+    let (server, server_port, _) = serve("serve_lazily", "127.0.0.1");
+    let said: Vec<Value> =
+        (0..3).map(|_| talk(&["client", "127.0.0.1", &server_port.to_string(), "500", "70", "leave"])).collect();
+    std::thread::sleep(Duration::from_secs(8));
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    for said in said {
+        let flow = collected.flow(port(&said), server_port.into());
+        assert_eq!((&flow["in_bytes"], &flow["out_bytes"]), (&said["sent"], &said["received"]), "{flow:#}");
+        assert_eq!(flow["dst_pid"], server.pid(), "{flow:#}");
+        assert!(flow["src_pid"].is_u64() && flow["end_reason"] == "closed", "{flow:#}");
     }
 }
 

@@ -12,16 +12,19 @@ mod tcp;
 mod tests;
 mod udp;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 use sockeye_bpf::records::UdpKey;
 
 pub use flow::Flow;
 pub use plan::{TICK_NS, Timeouts};
 
-use crate::flow::{End, Endpoint, FlowKey, ProcKey, Proto, Side};
+use crate::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side};
 use cookies::Cookies;
 use plan::Wheel;
+
+/// Most addresses of this host that are kept in mind.
+const LOCAL_ADDRS_MAX: usize = 4096;
 
 type Map<K, V> = HashMap<K, V, ahash::RandomState>;
 
@@ -73,6 +76,12 @@ pub struct FlowTable {
     listening_ports: Map<(u32, u16), ()>,
     /// Start times of the last sweeps, the newest first.
     sweeps_ns: [u64; 3],
+    /// Start time of the last sweep after which every open socket was known.
+    whole_sweep_ns: u64,
+    /// The sweep has found each socket to be known, or made it known.
+    sweep_is_whole: bool,
+    /// Addresses of this host that ends of flows had, loopback ones left out.
+    local_addrs: HashSet<Addr, ahash::RandomState>,
     wheel: Wheel,
     timeouts: Timeouts,
     flows_max: usize,
@@ -96,6 +105,9 @@ impl FlowTable {
             listeners_next: Map::default(),
             listening_ports: Map::default(),
             sweeps_ns: [0; 3],
+            whole_sweep_ns: 0,
+            sweep_is_whole: false,
+            local_addrs: HashSet::default(),
             wheel: Wheel::default(),
             timeouts,
             flows_max,
@@ -140,11 +152,15 @@ impl FlowTable {
     /// A sweep begins. Its records follow through [`Self::tcp_record`].
     pub fn sweep_begins(&mut self, now_ns: u64) {
         self.sweeps_ns = [now_ns, self.sweeps_ns[0], self.sweeps_ns[1]];
+        self.sweep_is_whole = true;
         self.listeners_next.clear();
     }
 
     /// The sweep is complete: what it did not find does not listen any more.
     pub fn sweep_ends(&mut self) {
+        if self.sweep_is_whole {
+            self.whole_sweep_ns = self.sweeps_ns[0];
+        }
         std::mem::swap(&mut self.listeners, &mut self.listeners_next);
         self.listening_ports =
             self.listeners.values().filter(|l| l.proto == Proto::Tcp).map(|l| ((l.netns, l.local.port), ())).collect();
@@ -167,6 +183,7 @@ impl FlowTable {
         flow.guessed = false;
         flow.active_ns = flow.active_ns.max(end.at_ns);
         flow.far = Some(Box::new(end));
+        let local = flow.endpoint(side).addr;
         if flow.reports == 0 && flow.ends().any(|end| end.has(End::SEEDED)) {
             flow.exported = flow.totals();
         }
@@ -177,6 +194,7 @@ impl FlowTable {
             self.unname(id, names);
         }
         self.counts.paired += 1;
+        self.note_local(local);
         if over {
             self.schedule_close(id, now_ns);
         }
@@ -192,6 +210,7 @@ impl FlowTable {
         let key = if opened.side == Side::Initiator { key } else { key.reversed() };
         let id = u32::try_from(self.flows.insert(Flow::new(key, end, opened.side, opened.at_ns))).ok()?;
         self.flows[id as usize].entered_tick = plan::tick_of(now_ns);
+        self.note_local(opened.local.addr);
         self.counts.created += 1;
         self.wheel.schedule(&mut self.flows, id, now_ns + self.timeouts.settle_ns);
         if end.has(End::CLOSED) {
@@ -203,6 +222,22 @@ impl FlowTable {
     /// The other end of a host-local connection may still be on its way from another worker.
     fn schedule_close(&mut self, id: u32, now_ns: u64) {
         self.wheel.schedule(&mut self.flows, id, now_ns + self.timeouts.close_grace_ns);
+    }
+
+    fn note_local(&mut self, addr: Addr) {
+        if addr.is_loopback() || self.local_addrs.contains(&addr) {
+            return;
+        }
+        // They come again by themselves.
+        if self.local_addrs.len() >= LOCAL_ADDRS_MAX {
+            self.local_addrs.clear();
+        }
+        self.local_addrs.insert(addr);
+    }
+
+    /// Whether an address is one of this host, as far as its flows have told.
+    fn is_local(&self, addr: Addr) -> bool {
+        addr.is_loopback() || self.local_addrs.contains(&addr)
     }
 
     fn index(&mut self, id: u32, hashes: [u64; 2]) {

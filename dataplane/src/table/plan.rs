@@ -168,6 +168,11 @@ impl FlowTable {
             self.wheel.schedule(&mut self.flows, id, now_ns + SECOND_NS);
             return;
         }
+        if over && flow.reports == 0 && self.may_lack_open_end(id, now_ns) {
+            self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
+            return;
+        }
+        let flow = &mut self.flows[id as usize];
         if flow.waited_ticks < NAMES_WAIT_TICKS && !names_known(flow, processes, now_ns) {
             flow.waited_ticks += 1;
             self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
@@ -177,6 +182,19 @@ impl FlowTable {
         let next_ns = now_ns + self.next_look_ns(id, now_ns, over);
         self.flows[id as usize].last_look = over;
         self.wheel.schedule(&mut self.flows, id, next_ns);
+    }
+
+    /// One end of a connection has closed, and the other one is on this host, too: it may stay open for long. It is known
+    /// once all sockets were looked at after that close.
+    fn may_lack_open_end(&self, id: u32, now_ns: u64) -> bool {
+        let flow = &self.flows[id as usize];
+        flow.key.proto == Proto::Tcp
+            && flow.far.is_none()
+            && flow.state() == State::Closed
+            && flow.near.at_ns >= self.whole_sweep_ns
+            && now_ns.saturating_sub(flow.near.at_ns) < self.timeouts.active_ns
+            && self.flows.len() < self.flows_max
+            && self.is_local(flow.endpoint(flow.near_side.other()).addr)
     }
 
     fn next_look_ns(&self, id: u32, now_ns: u64, over: bool) -> u64 {

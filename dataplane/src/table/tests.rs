@@ -136,6 +136,51 @@ fn both_ends_become_one_flow_with_both_processes() {
 }
 
 #[test]
+fn an_end_that_stays_open_long_after_the_other_is_waited_for() {
+    // It lived between two sweeps: only its closes are told of, five seconds apart.
+    for loopback in [true, false] {
+        let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+        let mut t = table();
+        let told = |side, kind, at_ns| {
+            let mut r = c.record(side, kind, at_ns, 100);
+            if loopback {
+                let here = |last| Addr::from(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))).0;
+                (r.local_addr, r.remote_addr) = (here(r.local_addr[15]), here(r.remote_addr[15]));
+            }
+            r
+        };
+        // By an earlier flow the address of the other side is known as one of this host.
+        let before = Connection { number: 2, sent: 1, received: 1, seeded: false };
+        t.tcp_record(&before.record(Side::Responder, Kind::Sweep, 9 * S, 50), 9 * S);
+        t.sweep_begins(9 * S);
+        t.sweep_ends();
+        t.tcp_record(&told(Side::Initiator, Kind::Close, 10 * S), 10 * S);
+        let about = |told: Vec<FlowReport>| -> Vec<_> {
+            let of_it = |r: &FlowReport| r.key.initiator.port == c.key().initiator.port;
+            told.into_iter().filter(of_it).map(|r| (r.state, r.delta.bytes, r.owners.map(|o| o.pid))).collect()
+        };
+        for second in 11..14 {
+            assert_eq!(about(reports(&mut t, second * S)), []);
+        }
+        t.sweep_begins(14 * S);
+        t.tcp_record(&told(Side::Responder, Kind::Sweep, 14 * S), 14 * S);
+        t.sweep_ends();
+        assert_eq!(about(reports(&mut t, 15 * S)), [(State::Closing, [5000, 70_000], [101, 100])]);
+        t.tcp_record(&told(Side::Responder, Kind::Close, 20 * S), 20 * S);
+        assert_eq!(about(reports(&mut t, 21 * S)), [(State::Closed, [0, 0], [101, 100])]);
+        assert_eq!(t.counts().paired, 1);
+    }
+}
+
+#[test]
+fn an_end_on_another_host_is_not_waited_for() {
+    let c = Connection { number: 1, sent: 1, received: 1, seeded: false };
+    let mut t = table();
+    t.tcp_record(&c.record(Side::Initiator, Kind::Close, 10 * S, 100), 10 * S);
+    assert_eq!(reports(&mut t, 11 * S).len(), 1);
+}
+
+#[test]
 fn the_same_addresses_in_other_namespaces_never_pair() {
     let (mut a, mut b) = (Connection { number: 1, sent: 1, received: 1, seeded: false }.life(), Vec::new());
     // Another namespace has the same addresses and ports, and other sequence numbers.
