@@ -11,7 +11,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{ptr, slice};
 
@@ -33,6 +33,9 @@ use crate::preflight::mounts;
 pub(crate) fn create_uncharged(object: &OpenObject, map: &OpenMapMut<'_>) -> io::Result<OwnedFd> {
     let memory = memory_cgroups_in(&fs::read_to_string("/proc/self/mounts")?)
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no hierarchy of memory cgroups is mounted"))?;
+    if !is_root_of_host(&memory) {
+        return Err(io::Error::other(format!("{} is not the root of the host's", memory.display())));
+    }
     let path = memory.join("cgroup.procs");
     let named = |err: io::Error| io::Error::new(err.kind(), format!("{}: {err}", path.display()));
     let members = File::options().write(true).open(&path).map_err(named)?;
@@ -61,6 +64,13 @@ pub(crate) fn create_uncharged(object: &OpenObject, map: &OpenMapMut<'_>) -> io:
 fn memory_cgroups_in(text: &str) -> Option<PathBuf> {
     let v1 = mounts(text).find(|m| m.kind == "cgroup" && m.options.split(',').any(|option| option == "memory"));
     v1.or_else(|| mounts(text).find(|m| m.kind == "cgroup2")).map(|mount| mount.path())
+}
+
+/// In a cgroup namespace the root of a mount may be any cgroup. That of the host has a file of its own in v1, and lacks one
+/// in v2 (kernel/cgroup/cgroup-v1.c and cgroup.c, `CFTYPE_ONLY_ON_ROOT` and `CFTYPE_NOT_ON_ROOT`).
+fn is_root_of_host(dir: &Path) -> bool {
+    let is_v2 = dir.join("cgroup.controllers").exists();
+    if is_v2 { !dir.join("cgroup.type").exists() } else { dir.join("release_agent").exists() }
 }
 
 /// Gives an object's types to the kernel, as libbpf does for itself when it loads the object.

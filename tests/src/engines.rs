@@ -187,12 +187,20 @@ impl Cgroup {
         self.dirs.last().expect("at least one")
     }
 
-    /// A program that runs there: a shell that puts itself there, and becomes the program then.
+    /// What runs there: a shell that puts itself there, and becomes what its further arguments say then.
     #[must_use]
-    pub fn command(&self, name: &str) -> Command {
+    pub fn shell(&self) -> Command {
         let mut command = Command::new("sh");
         let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", self.dir().display());
-        command.args(["-c", &script, "sh"]).arg(program(name));
+        command.args(["-c", &script, "sh"]);
+        command
+    }
+
+    /// One of our programs there.
+    #[must_use]
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = self.shell();
+        command.arg(program(name));
         command
     }
 

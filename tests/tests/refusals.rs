@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use sockeye_tests::engines::Cgroup;
 use sockeye_tests::{Agent, program, wait_for};
 
 fn refused(output: &Output, code: i32, parts: &[&str]) {
@@ -52,21 +53,36 @@ fn the_host_lacks_something() {
     one_sentence(&output);
 }
 
-#[test]
-fn memory_cgroups_that_cannot_be_entered_make_sockets_dearer() {
-    const FIND: &str = r#"root=$(awk '
-        $3 == "cgroup" && $4 ~ /(^|,)memory(,|$)/ {v1 = $2}
-        $3 == "cgroup2" {v2 = $2}
+/// What `sockeye check` says of the state of sockets, run by a command, in a shell that first changes its surroundings. `$root`
+/// is the root of the memory cgroups and `$kind` how to mount them.
+fn check_of_sockets(mut command: Command, preparation: &str) -> String {
+    const FIND: &str = r#"eval $(awk '
+        $3 == "cgroup" && $4 ~ /(^|,)memory(,|$)/ {v1 = "root=" $2 "; kind=\"-t cgroup -o memory\""}
+        $3 == "cgroup2" {v2 = "root=" $2 "; kind=\"-t cgroup2\""}
         END {print v1 ? v1 : v2}' /proc/self/mounts)"#;
-    let checked = |preparation: &str| {
-        let output = sockeye_after(&format!("check() {{ \"$@\" check; }}; {FIND}; {preparation} check"));
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-        text.lines().find(|line| line.contains("sockets")).unwrap_or_else(|| panic!("{text}")).to_owned()
+    let script = format!("{FIND}; {preparation} exec {} check", program("sockeye").display());
+    let output = command.args(["sh", "-c", &script]).output().expect("a shell");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text.lines().find(|line| line.contains("sockets")).unwrap_or_else(|| panic!("{text}")).to_owned()
+}
+
+#[test]
+fn without_the_root_of_memory_cgroups_sockets_are_dearer() {
+    let mounts_of_its_own = || {
+        let mut command = Command::new("unshare");
+        command.arg("-m");
+        command
     };
-    assert!(checked("").starts_with("ok "));
-    let dear = checked("mount --bind $root $root && mount -o remount,bind,ro $root &&");
-    assert!(dear.starts_with("costly ") && dear.contains("Read-only") && dear.contains("cgroup.procs"), "{dear}");
+    assert!(check_of_sockets(mounts_of_its_own(), "").starts_with("ok "));
+    let said = check_of_sockets(mounts_of_its_own(), "mount --bind $root $root && mount -o remount,bind,ro $root &&");
+    assert!(said.starts_with("costly ") && said.contains("cgroup.procs: Read-only"), "{said}");
+    // In a namespace the root is the cgroup that it was made in, as in a container.
+    let cgroup = Cgroup::of_memory("sockeye-test-namespace");
+    let mut command = cgroup.shell();
+    command.args(["unshare", "-m", "-C"]);
+    let said = check_of_sockets(command, "umount -l $root && mount $kind none $root &&");
+    assert!(said.starts_with("costly ") && said.contains("is not the root of the host's"), "{said}");
 }
 
 #[test]
