@@ -16,6 +16,7 @@ mod peers;
 mod plots;
 mod report;
 mod saturate;
+mod scaling;
 mod soak;
 mod stats;
 mod table;

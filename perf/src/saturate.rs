@@ -16,6 +16,7 @@ use crate::agent::may_load_programs;
 use crate::args::parse_seconds;
 use crate::distance;
 use crate::lab::{Lab, Placement, Sample, Stage, Wake};
+use crate::scaling;
 use crate::stats::quantile;
 use crate::table::{Report, Table, progress, round2};
 
@@ -90,6 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     bar.finish_and_clear();
     let distances_ns: Vec<f64> =
         main.iter().chain(&variants).flat_map(|series| &series.found).map(|found| found.line_ns).collect();
+    let [scaling, least, most] = spread(variants.iter().flat_map(|s| &s.found).filter_map(|f| f.scaling).collect());
     let notes = vec![
         format!(
             "Each run: offered = delivered + lost, checked. {rounds} rounds of {seconds} s, seed {}; medians, with the lowest \
@@ -105,6 +107,10 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         format!(
             "From CPU to CPU a cache line took {}: it bounds what one CPU can take from another, also with the bare ring.",
             distance::in_words(&distances_ns)
+        ),
+        format!(
+            "Two loops that share nothing did {scaling:.2} times ({least:.2} to {most:.2}) as much on two CPUs as one does on \
+             one, right before the runs with two rings: it bounds what two workers can do.",
         ),
         format!(
             "A busy thread on the worker's CPU, while the other CPU was busy, too, did not run for up to {:.2} ms in {seconds} \
@@ -129,6 +135,8 @@ struct Found {
     loss_free_flat_out: bool,
     /// How far the CPUs were apart right before.
     line_ns: f64,
+    /// With two rings: what two CPUs did together of what one does, right before.
+    scaling: Option<f64>,
 }
 
 impl Series {
@@ -138,6 +146,7 @@ impl Series {
 
     fn measure(&mut self, seconds: f64) -> Result<()> {
         let line_ns = distance::line_ns();
+        let scaling = (self.lab.rings == 2).then(scaling::of_two_cpus);
         let flat_out = self.lab.measure(None, seconds)?;
         let loss_free_flat_out = flat_out.lost == 0;
         let loss_free_per_s = if loss_free_flat_out {
@@ -145,7 +154,7 @@ impl Series {
         } else {
             self.lab.loss_free_rate(flat_out.delivered_per_s(), seconds / 4.0)?
         };
-        self.found.push(Found { flat_out, loss_free_per_s, loss_free_flat_out, line_ns });
+        self.found.push(Found { flat_out, loss_free_per_s, loss_free_flat_out, line_ns, scaling });
         Ok(())
     }
 
