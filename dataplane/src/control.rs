@@ -195,7 +195,6 @@ impl Control {
     /// Listeners first: they tell which end of an older connection accepted it.
     fn first_sweep(&mut self) {
         self.sweep_for(|record| record.kind == Kind::Listener as u8);
-        self.sweep_all = true;
         self.sweep();
     }
 
@@ -344,12 +343,12 @@ impl Control {
         let mut unknown = false;
         let swept = self.kernel.sweeper().sockets(self.sweep_all, |swept| match swept {
             Swept::Socket(record) if wanted(record) => table.tcp_record(record, now_ns),
-            Swept::Socket(_) => {}
+            Swept::Socket(_) => unknown = true,
             Swept::Same(cookie) => unknown |= !table.tcp_same(cookie, now_ns),
         });
         self.sweep_all = unknown || swept.is_err();
         if swept.is_ok() {
-            self.table.sweep_ends();
+            self.table.sweep_ends(!unknown);
             for listener in self.table.listeners() {
                 self.processes.get(listener.owner, now_ns);
             }

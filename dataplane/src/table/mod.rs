@@ -78,8 +78,6 @@ pub struct FlowTable {
     sweeps_ns: [u64; 3],
     /// Start time of the last sweep after which every open socket was known.
     whole_sweep_ns: u64,
-    /// The sweep has found each socket to be known, or made it known.
-    sweep_is_whole: bool,
     /// Addresses of this host that ends of flows had, loopback ones left out.
     local_addrs: HashSet<Addr, ahash::RandomState>,
     wheel: Wheel,
@@ -106,7 +104,6 @@ impl FlowTable {
             listening_ports: Map::default(),
             sweeps_ns: [0; 3],
             whole_sweep_ns: 0,
-            sweep_is_whole: false,
             local_addrs: HashSet::default(),
             wheel: Wheel::default(),
             timeouts,
@@ -152,13 +149,13 @@ impl FlowTable {
     /// A sweep begins. Its records follow through [`Self::tcp_record`].
     pub fn sweep_begins(&mut self, now_ns: u64) {
         self.sweeps_ns = [now_ns, self.sweeps_ns[0], self.sweeps_ns[1]];
-        self.sweep_is_whole = true;
         self.listeners_next.clear();
     }
 
-    /// The sweep is complete: what it did not find does not listen any more.
-    pub fn sweep_ends(&mut self) {
-        if self.sweep_is_whole {
+    /// The sweep is complete: what it did not find does not listen any more. `whole`: each socket that it has found is known
+    /// now.
+    pub fn sweep_ends(&mut self, whole: bool) {
+        if whole {
             self.whole_sweep_ns = self.sweeps_ns[0];
         }
         std::mem::swap(&mut self.listeners, &mut self.listeners_next);

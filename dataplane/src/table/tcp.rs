@@ -18,10 +18,7 @@ impl FlowTable {
 
     /// The sweep has found a connection as it was before. `false` if none is known by this cookie.
     pub fn tcp_same(&mut self, cookie: u64, now_ns: u64) -> bool {
-        let Some(id) = self.tcp.get(&self.flows, cookie) else {
-            self.sweep_is_whole = false;
-            return false;
-        };
+        let Some(id) = self.tcp.get(&self.flows, cookie) else { return false };
         let flow = &mut self.flows[id as usize];
         let side = flow.side_of(cookie);
         let Some(end) = flow.end_mut(side) else { return false };
