@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{self, MaybeUninit};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,6 +24,7 @@ use rustix::net::{
 };
 
 use crate::preflight::mounts;
+use crate::sys::own;
 
 /// Creates a map of an object that is not loaded yet, as it is declared there, in the root of the memory cgroups, for
 /// `reuse_fd()`. A child does it: whoever manages this process's own cgroup sees nothing of it.
@@ -88,15 +89,6 @@ fn load_types(object: &OpenObject) -> io::Result<OwnedFd> {
     // SAFETY: the pointer and the length are of the slice; there are no options.
     let fd = unsafe { libbpf_sys::bpf_btf_load(types.as_ptr().cast(), types.len() as _, ptr::null_mut()) };
     own(fd)
-}
-
-/// A descriptor that libbpf has just returned, or its error.
-fn own(fd: i32) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        return Err(io::Error::from_raw_os_error(-fd));
-    }
-    // SAFETY: the kernel has just returned this descriptor to us, nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// What a map is created with.

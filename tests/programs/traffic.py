@@ -69,22 +69,18 @@ def send_n(s, n):
         n -= s.send(block[: min(n, len(block))])
 
 
-def serve(host, port):
+def serve(host, port, pause_s=0):
     """Answers each connection in a thread."""
     s = listen(host, int(port))
     say(port=s.getsockname()[1])
     while True:
         c, _ = s.accept()
-        threading.Thread(target=answer, args=(c,), daemon=True).start()
+        threading.Thread(target=answer, args=(c, pause_s), daemon=True).start()
 
 
 def serve_lazily(host, port):
     """The same, and closes its end six seconds after the client."""
-    s = listen(host, int(port))
-    say(port=s.getsockname()[1])
-    while True:
-        c, _ = s.accept()
-        threading.Thread(target=answer, args=(c, 6), daemon=True).start()
+    serve(host, port, 6)
 
 
 def die_with_parent():
