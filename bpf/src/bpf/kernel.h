@@ -99,6 +99,7 @@ struct tcp_sock {
 	__u32 segs_out;
 	__u32 rcv_nxt;
 	__u32 snd_una;
+	__u32 snd_sml;
 	__u32 write_seq;
 	__u32 srtt_us;
 	__u32 mdev_us;

@@ -58,6 +58,8 @@ int se_seed(struct bpf_iter__task_file *ctx)
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (tp)
 		s->delivered = tp->delivered; /* what was acknowledged before is no sample of ours */
+	if ((flags & SE_ROLE_MASK) == SE_ROLE_UNKNOWN)
+		note_begin(s, sk);
 	return 0;
 }
 
@@ -91,6 +93,26 @@ static __always_inline __u64 swept_mark(const struct se_sock *s, __u8 state, str
 }
 
 /*
+ * Where a connection begins whose handshake is not over: nothing is noted of it yet, and what read_begin() looks at moves at
+ * its end. snd_sml does not: it is where the last small segment ended, and before there is data where the connection begins
+ * (tcp_connect_init, tcp_create_openreq_child). False: the socket is not whole yet, because the kernel is between connect()
+ * and the SYN, or between the birth of an accepted connection and its first segment; or it is established now. The next
+ * walk tells of it.
+ */
+static __always_inline bool begin_of_handshake(struct se_sock *s, __u8 state, struct sock *sk, struct tcp_sock *tp)
+{
+	if (!(tp->segs_in | tp->segs_out))
+		return false;
+	/* A server may answer data that came with the SYN (TCP Fast Open). */
+	if (state == TCP_SYN_RECV && tp->segs_out)
+		return true;
+	barrier();
+	s->seq_local = tp->snd_sml;
+	barrier();
+	return sk->__sk_common.skc_state == state;
+}
+
+/*
  * Every tracked socket of every namespace, with the kernel's own absolute counters; of a connection that is as it was in
  * the last walk, only the cookie: most of many connections are idle. 1: the ring is full, come again.
  */
@@ -107,12 +129,16 @@ int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 
 	if (!sk || !stored)
 		return 0;
+	/* The state first: that it is established is told after the beginning was noted. */
+	state = sk->__sk_common.skc_state;
+	barrier();
 	s.pid = stored->pid;
 	s.start_ticks = stored->start_ticks;
 	s.flags = stored->flags;
 	s.owner_changes = stored->owner_changes;
 	s.opened_ns = stored->opened_ns;
-	state = sk->__sk_common.skc_state;
+	s.seq_local = stored->seq_local;
+	s.seq_remote = stored->seq_remote;
 	if (s.flags & SE_UDP) {
 		if (!BPF_CORE_READ((struct inet_sock *)sk, inet_sport))
 			return 0;
@@ -128,6 +154,8 @@ int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 	}
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (kind == SE_SWEEP && tp) {
+		if ((state == TCP_SYN_SENT || state == TCP_SYN_RECV) && !begin_of_handshake(&s, state, sk, tp))
+			return 0;
 		mark = swept_mark(&s, state, tp);
 		if (mark == stored->swept && all && !*all) {
 			same = bpf_ringbuf_reserve(&se_swept, sizeof(*same), 0);

@@ -44,20 +44,41 @@ static __always_inline bool fin_may_be_acked(__u8 state)
 	       state == TCP_TIME_WAIT;
 }
 
+/* The first sequence number that bytes_acked includes, and the peer's initial one. */
+static __always_inline void read_begin(struct tcp_sock *tp, __u32 *seq_local, __u32 *seq_remote)
+{
+	*seq_local = tp->snd_una - (__u32)tp->bytes_acked;
+	*seq_remote = tp->rcv_nxt - (__u32)tp->bytes_received - 1;
+}
+
+/*
+ * Keeps them for the life of the connection: they are its name in user space, and a walk that looks while another CPU is
+ * between the two numbers of a difference (tcp_snd_una_update, tcp_rcv_nxt_update) would make up another connection.
+ */
+static __always_inline void note_begin(struct se_sock *s, struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	if (tp)
+		read_begin(tp, &s->seq_local, &s->seq_remote);
+}
+
 /*
  * bytes_acked counts sequence numbers: the SYN of the side that connected, and a FIN once it is acknowledged
  * (net/ipv4/tcp_input.c, tcp_snd_una_update). A FIN takes the last number of write_seq (tcp_send_fin). bytes_received
  * counts the peer's FIN, after which tcp_fin() has set SOCK_DONE. The SYN stays in: only user space may learn the role
  * of a socket that is older than the agent.
  */
-static __always_inline void read_counters(struct se_flow *f, struct sock *sk, struct tcp_sock *tp)
+static __always_inline void read_counters(struct se_flow *f, const struct se_sock *s, struct sock *sk,
+					  struct tcp_sock *tp)
 {
 	__u64 acked = tp->bytes_acked, received = tp->bytes_received;
-	__u32 snd_una = tp->snd_una;
 
-	f->seq_local = snd_una - (__u32)acked;
-	f->seq_remote = tp->rcv_nxt - (__u32)received - 1;
-	f->bytes_sent = acked - (acked && fin_may_be_acked(f->state) && snd_una == tp->write_seq);
+	f->seq_local = s->seq_local;
+	f->seq_remote = s->seq_remote;
+	if (!(s->seq_local | s->seq_remote))
+		read_begin(tp, &f->seq_local, &f->seq_remote);
+	f->bytes_sent = acked - (acked && fin_may_be_acked(f->state) && tp->snd_una == tp->write_seq);
 	f->bytes_received = received - (received && (sk->__sk_common.skc_flags >> SOCK_DONE & 1));
 	f->segs_out = tp->segs_out;
 	f->segs_in = tp->segs_in;
@@ -86,7 +107,7 @@ static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, 
 	read_tuple(f, sk, tp);
 	f->netns = sk->__sk_common.skc_net.net->ns.inum;
 	if (tp)
-		read_counters(f, sk, tp);
+		read_counters(f, s, sk, tp);
 }
 
 /* Round-trip samples of a connection that goes on. */
@@ -139,6 +160,8 @@ static __always_inline void begin(struct se_sock *s, __u8 flags)
 	s->delivered = 0;
 	s->over = 0;
 	s->swept = 0;
+	s->seq_local = 0;
+	s->seq_remote = 0;
 	s->opened_ns = bpf_ktime_get_boot_ns();
 }
 
@@ -166,10 +189,11 @@ static __always_inline void on_open(struct sock *sk, __u8 role)
 }
 
 /* Softirq: `current` is whoever was interrupted. The owner is the one that connected, or came with the listener. */
-static __always_inline void on_established(struct se_sock *s, bool connected)
+static __always_inline void on_established(struct se_sock *s, struct sock *sk, bool connected)
 {
 	if (s->over || (s->flags & SE_ROLE_MASK) != SE_INITIATOR)
 		begin(s, (connected ? SE_INITIATOR : SE_RESPONDER) | (s->flags & SE_EXEC_MASK));
+	note_begin(s, sk);
 }
 
 /* A connection with the state of its listener: its ESTABLISHED was missed (see se_destroy). A listener has no peer. */
@@ -228,7 +252,7 @@ static __always_inline void on_close(struct se_sock *s, struct sock *sk, int old
 	if (s->over)
 		return;
 	if (is_missed(s, sk))
-		on_established(s, false);
+		on_established(s, sk, false);
 	if ((s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER)
 		return;
 	tp = bpf_skc_to_tcp_sock(sk);
@@ -285,7 +309,7 @@ int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
 	case TCP_ESTABLISHED:
 		s = track(sk);
 		if (s)
-			on_established(s, old == TCP_SYN_SENT);
+			on_established(s, sk, old == TCP_SYN_SENT);
 		break;
 	case TCP_FIN_WAIT1:
 	case TCP_LAST_ACK:
@@ -333,7 +357,7 @@ static __always_inline void on_acked(struct se_sock *s, struct sock *sk)
 		s->rtt_batch_us = acked_us;
 	if (s->rtt_count >= SE_RTT_BATCH || acked_us - s->rtt_batch_us > SE_RTT_BATCH_US) {
 		if (is_missed(s, sk))
-			on_established(s, false);
+			on_established(s, sk, false);
 		else
 			flush_rtt(s, sk);
 	}
@@ -363,7 +387,7 @@ int BPF_PROG(se_read, struct sock *sk)
 		if ((same && s->flags & SE_CONFIRMED) || s->owner_changes >= SE_OWNER_CHANGES_MAX)
 			return 0;
 		if (is_missed(s, sk))
-			on_established(s, false);
+			on_established(s, sk, false);
 	}
 	owner = current_owner(true);
 	if (!owner.pid)
@@ -374,6 +398,7 @@ int BPF_PROG(se_read, struct sock *sk)
 		if (!s)
 			return 0;
 		begin(s, SE_ROLE_UNKNOWN);
+		note_begin(s, sk);
 	}
 	same = same && s->start_ticks == owner.start_ticks;
 	set_owner(s, &owner);

@@ -71,10 +71,6 @@ impl FlowTable {
     }
 
     fn new_tcp(&mut self, o: &TcpObservation, now_ns: u64) {
-        // Between connect() and the choice of a source port; the next record has it.
-        if o.local.port == 0 && !o.end.has(End::CLOSED) {
-            return;
-        }
         let candidates = pairing::tcp(&self.names, o);
         for (hash, side) in candidates.into_iter().flatten() {
             if let Some(id) = self.partner(hash, o.local, o.remote) {

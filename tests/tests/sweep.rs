@@ -1,0 +1,99 @@
+//! The walk over all sockets looks at connections while other CPUs work on them: whatever the moment, it must tell the
+//! same of what never changes in a connection's life.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sockeye_bpf::kernel::{Kernel, KernelOptions};
+use sockeye_bpf::records::{FlowRecord, Kind};
+use sockeye_bpf::sweep::Swept;
+
+/// States in which the peer's initial sequence number is not known yet.
+const SYN_STATES: [u8; 2] = [2, 3];
+
+fn echo(mut stream: TcpStream) {
+    let mut byte = [0];
+    while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
+}
+
+fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(to).expect("a connection");
+    stream.set_nodelay(true).expect("an open socket");
+    stream
+}
+
+/// Asks for an echo so many times, or until `stop`.
+fn ask(mut stream: &TcpStream, times: usize, stop: &AtomicBool) {
+    let mut byte = [7];
+    for _ in 0..times {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        stream.write_all(&byte).expect("sent");
+        stream.read_exact(&mut byte).expect("an echo");
+    }
+}
+
+/// Sequence numbers at which a connection began: of the sender, and of the peer where it is known.
+type Names = (u32, Option<u32>);
+
+fn names(record: &FlowRecord) -> Names {
+    (record.seq_local, (!SYN_STATES.contains(&record.state)).then_some(record.seq_remote))
+}
+
+#[test]
+fn a_connection_has_the_same_name_in_every_walk() {
+    let (mut kernel, _rings) = Kernel::start(&KernelOptions::default()).expect("the kernel side");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let server = listener.local_addr().expect("an address");
+    let stop = AtomicBool::new(false);
+    let mut seen: HashMap<u64, Names> = HashMap::new();
+    let mut walks = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for stream in listener.incoming() {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let stream = stream.expect("a connection");
+                scope.spawn(|| echo(stream));
+            }
+        });
+        // Short ones, for the moments of a handshake, and long ones that are always busy.
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                ask(&connect(server), 1, &stop)
+            }
+        });
+        (0..2).for_each(|_| {
+            scope.spawn(|| ask(&connect(server), usize::MAX, &stop));
+        });
+        let until = Instant::now() + Duration::from_secs(10);
+        let mut wrong = Vec::new();
+        while Instant::now() < until && wrong.is_empty() {
+            walks += 1;
+            let walked = kernel.sweeper().sockets(false, |swept| {
+                let Swept::Socket(record) = swept else { return };
+                if record.kind != Kind::Sweep as u8 || ![record.local_port, record.remote_port].contains(&server.port())
+                {
+                    return;
+                }
+                let now = names(record);
+                let before = seen.entry(record.cookie).or_insert(now);
+                if before.0 != now.0 || before.1.is_some_and(|peer| now.1.is_some_and(|now| now != peer)) {
+                    wrong.push(format!("state {}: {before:?}, and now {now:?}", record.state));
+                }
+                before.1 = before.1.or(now.1);
+            });
+            walked.expect("a walk");
+        }
+        stop.store(true, Ordering::Relaxed);
+        drop(TcpStream::connect(server)); // wakes the server
+        assert!(wrong.is_empty(), "after {walks} walks and {} sockets: {wrong:?}", seen.len());
+    });
+    assert!(walks > 100 && seen.len() > 100, "{walks} walks, {} sockets", seen.len());
+}
