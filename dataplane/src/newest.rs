@@ -3,20 +3,19 @@
 use hashbrown::HashTable;
 use sockeye_bpf::records::{FlowRecord, Kind};
 
-/// What a new record is compared with. Apart from the records, so that it stays in the cache when those do not: then an
-/// update only writes to memory, and waits for none.
+/// What a new record is compared with, and where the newest one lies. In the table itself, and not in the records: to find
+/// it waits for memory once, and an update then only writes.
 #[derive(Clone, Copy)]
 struct Head {
     cookie: u64,
     at_ns: u64,
     closed: bool,
+    position: u32,
 }
 
 /// Records by socket cookie, one each.
 pub struct Newest {
-    /// Positions in the other two.
-    index: HashTable<u32>,
-    heads: Vec<Head>,
+    heads: HashTable<Head>,
     records: Vec<FlowRecord>,
     hasher: ahash::RandomState,
 }
@@ -26,8 +25,7 @@ impl Newest {
     /// to is not resident.
     pub fn with_capacity(sockets: usize) -> Self {
         Self {
-            index: HashTable::with_capacity(sockets),
-            heads: Vec::with_capacity(sockets),
+            heads: HashTable::with_capacity(sockets),
             records: Vec::with_capacity(sockets),
             hasher: ahash::RandomState::new(),
         }
@@ -37,27 +35,26 @@ impl Newest {
     /// connection and the same socket has opened another since: that one goes to `earlier`.
     #[inline]
     pub fn put(&mut self, new: &FlowRecord, earlier: &mut Vec<FlowRecord>) {
-        let head = Head { cookie: new.cookie, at_ns: new.at_ns, closed: new.kind == Kind::Close as u8 };
+        let closed = new.kind == Kind::Close as u8;
         let hash = self.hasher.hash_one(new.cookie);
-        let heads = &mut self.heads;
-        let Some(&at) = self.index.find(hash, |at| heads[*at as usize].cookie == new.cookie) else {
-            let rehash = |at: &u32| self.hasher.hash_one(heads[*at as usize].cookie);
-            self.index.insert_unique(hash, heads.len() as u32, rehash);
-            self.heads.push(head);
+        let Some(head) = self.heads.find_mut(hash, |head| head.cookie == new.cookie) else {
+            let position = self.records.len() as u32;
+            let head = Head { cookie: new.cookie, at_ns: new.at_ns, closed, position };
+            self.heads.insert_unique(hash, head, |head| self.hasher.hash_one(head.cookie));
             self.records.push(*new);
             return;
         };
-        let (old, record) = (&mut self.heads[at as usize], &mut self.records[at as usize]);
-        if old.at_ns > head.at_ns {
-            if head.closed {
+        let record = &mut self.records[head.position as usize];
+        if head.at_ns > new.at_ns {
+            if closed {
                 earlier.push(*new);
             }
             return;
         }
-        if old.closed {
+        if head.closed {
             earlier.push(*record);
         }
-        (*old, *record) = (head, *new);
+        (head.at_ns, head.closed, *record) = (new.at_ns, closed, *new);
     }
 
     /// All records, in the order in which their sockets were first seen.
@@ -67,7 +64,6 @@ impl Newest {
 
     /// Empties it, and keeps the memory.
     pub fn clear(&mut self) {
-        self.index.clear();
         self.heads.clear();
         self.records.clear();
     }

@@ -21,8 +21,9 @@ pub type RttHistogram = Histogram<u64>;
 
 /// Longest round-trip time that is told apart, microseconds.
 pub const RTT_MAX_US: u64 = 60_000_000;
-/// Flows that one delta holds. When it is full the worker hands over early, or leaves records in the ring.
-pub const FLOWS_MAX: usize = 1 << 15;
+/// Flows that one delta holds. When it is full the worker hands over early, or leaves records in the ring. With the records of
+/// one more visit they are what a hash table of 32,768 places takes.
+pub const FLOWS_MAX: usize = 24_576;
 /// Groups of round-trip times that one delta holds: 1.5 KB each.
 pub const GROUPS_MAX: usize = 512;
 /// Process identities that one delta holds.

@@ -23,6 +23,9 @@ use crate::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side};
 use cookies::Cookies;
 use plan::Wheel;
 
+/// So many flows have their place from the start: untouched, it is no memory yet, while a list that grows by being copied
+/// stops control, and leaves its former places to the allocator.
+const FLOWS_RESERVED: usize = 1 << 20;
 /// Most addresses of this host that are kept in mind.
 const LOCAL_ADDRS_MAX: usize = 4096;
 
@@ -92,7 +95,7 @@ impl FlowTable {
     #[must_use]
     pub fn new(flows_max: usize, timeouts: Timeouts) -> Self {
         Self {
-            flows: Slab::new(),
+            flows: Slab::with_capacity(flows_max.min(FLOWS_RESERVED)),
             tcp: Cookies::default(),
             tcp_before: Map::default(),
             udp: Map::default(),
