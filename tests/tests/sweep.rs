@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use sockeye_bpf::kernel::{Kernel, KernelOptions};
 use sockeye_bpf::records::{FlowRecord, Kind};
 use sockeye_bpf::sweep::Swept;
+use sockeye_tests::slowness;
 
 /// States in which the peer's initial sequence number is not known yet.
 const SYN_STATES: [u8; 2] = [2, 3];
@@ -45,14 +46,45 @@ fn names(record: &FlowRecord) -> Names {
     (record.seq_local, (!SYN_STATES.contains(&record.state)).then_some(record.seq_remote))
 }
 
+/// What walks have said of the connections of one port.
+#[derive(Default)]
+struct Walks {
+    count: u32,
+    /// By socket cookie.
+    seen: HashMap<u64, Names>,
+    /// Connections that had another name before.
+    wrong: Vec<String>,
+}
+
+impl Walks {
+    fn walk(&mut self, kernel: &mut Kernel, port: u16) {
+        self.count += 1;
+        let walked = kernel.sweeper().sockets(false, |swept| {
+            let Swept::Socket(record) = swept else { return };
+            if record.kind == Kind::Sweep as u8 && [record.local_port, record.remote_port].contains(&port) {
+                self.compare(record);
+            }
+        });
+        walked.expect("a walk");
+    }
+
+    fn compare(&mut self, record: &FlowRecord) {
+        let now = names(record);
+        let before = self.seen.entry(record.cookie).or_insert(now);
+        if before.0 != now.0 || before.1.is_some_and(|peer| now.1.is_some_and(|now| now != peer)) {
+            self.wrong.push(format!("state {}: {before:?}, and now {now:?}", record.state));
+        }
+        before.1 = before.1.or(now.1);
+    }
+}
+
 #[test]
 fn a_connection_has_the_same_name_in_every_walk() {
     let (mut kernel, _rings) = Kernel::start(&KernelOptions::default()).expect("the kernel side");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let server = listener.local_addr().expect("an address");
     let stop = AtomicBool::new(false);
-    let mut seen: HashMap<u64, Names> = HashMap::new();
-    let mut walks = 0;
+    let mut walks = Walks::default();
     thread::scope(|scope| {
         scope.spawn(|| {
             for stream in listener.incoming() {
@@ -66,34 +98,20 @@ fn a_connection_has_the_same_name_in_every_walk() {
         // Short ones, for the moments of a handshake, and long ones that are always busy.
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                ask(&connect(server), 1, &stop)
+                ask(&connect(server), 1, &stop);
             }
         });
         (0..2).for_each(|_| {
             scope.spawn(|| ask(&connect(server), usize::MAX, &stop));
         });
-        let until = Instant::now() + Duration::from_secs(10);
-        let mut wrong = Vec::new();
-        while Instant::now() < until && wrong.is_empty() {
-            walks += 1;
-            let walked = kernel.sweeper().sockets(false, |swept| {
-                let Swept::Socket(record) = swept else { return };
-                if record.kind != Kind::Sweep as u8 || ![record.local_port, record.remote_port].contains(&server.port())
-                {
-                    return;
-                }
-                let now = names(record);
-                let before = seen.entry(record.cookie).or_insert(now);
-                if before.0 != now.0 || before.1.is_some_and(|peer| now.1.is_some_and(|now| now != peer)) {
-                    wrong.push(format!("state {}: {before:?}, and now {now:?}", record.state));
-                }
-                before.1 = before.1.or(now.1);
-            });
-            walked.expect("a walk");
+        let until = Instant::now() + Duration::from_secs(10) * slowness();
+        while Instant::now() < until && walks.wrong.is_empty() {
+            walks.walk(&mut kernel, server.port());
         }
         stop.store(true, Ordering::Relaxed);
         drop(TcpStream::connect(server)); // wakes the server
-        assert!(wrong.is_empty(), "after {walks} walks and {} sockets: {wrong:?}", seen.len());
     });
-    assert!(walks > 100 && seen.len() > 100, "{walks} walks, {} sockets", seen.len());
+    let (count, sockets) = (walks.count, walks.seen.len());
+    assert!(walks.wrong.is_empty(), "after {count} walks and {sockets} sockets: {:?}", walks.wrong);
+    assert!(count > 100 && sockets > 100, "{count} walks, {sockets} sockets");
 }
