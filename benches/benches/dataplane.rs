@@ -163,7 +163,8 @@ fn merge(c: &mut Criterion) {
         });
     }
     let records: Vec<FlowRecord> = (0..RECORDS).map(record).collect();
-    let empty = || FlowTable::new(1 << 20, Timeouts::default());
+    // No larger than needed: its memory is that of the table before, as a slot of a long-lived table was another flow's.
+    let empty = || FlowTable::new(RECORDS as usize, Timeouts::default());
     group.bench_function("new flow", |b| {
         b.iter_batched(empty, |mut t| records.iter().for_each(|r| t.tcp_record(r, 0)), BatchSize::LargeInput);
     });
