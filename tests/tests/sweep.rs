@@ -83,32 +83,35 @@ fn a_connection_has_the_same_name_in_every_walk() {
     let (mut kernel, _rings) = Kernel::start(&KernelOptions::default()).expect("the kernel side");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let server = listener.local_addr().expect("an address");
-    let stop = AtomicBool::new(false);
+    let (stop, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut walks = Walks::default();
-    thread::scope(|scope| {
-        scope.spawn(|| {
+    thread::scope(|servers| {
+        servers.spawn(|| {
             for stream in listener.incoming() {
-                if stop.load(Ordering::Relaxed) {
+                if over.load(Ordering::Relaxed) {
                     return;
                 }
                 let stream = stream.expect("a connection");
-                scope.spawn(|| echo(stream));
+                servers.spawn(|| echo(stream));
             }
         });
-        // Short ones, for the moments of a handshake, and long ones that are always busy.
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                ask(&connect(server), 1, &stop);
+        thread::scope(|clients| {
+            // Short ones, for the moments of a handshake, and long ones that are always busy.
+            clients.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    ask(&connect(server), 1, &stop);
+                }
+            });
+            (0..2).for_each(|_| {
+                clients.spawn(|| ask(&connect(server), usize::MAX, &stop));
+            });
+            let until = Instant::now() + Duration::from_secs(10) * slowness();
+            while Instant::now() < until && walks.wrong.is_empty() {
+                walks.walk(&mut kernel, server.port());
             }
+            stop.store(true, Ordering::Relaxed);
         });
-        (0..2).for_each(|_| {
-            scope.spawn(|| ask(&connect(server), usize::MAX, &stop));
-        });
-        let until = Instant::now() + Duration::from_secs(10) * slowness();
-        while Instant::now() < until && walks.wrong.is_empty() {
-            walks.walk(&mut kernel, server.port());
-        }
-        stop.store(true, Ordering::Relaxed);
+        over.store(true, Ordering::Relaxed);
         drop(TcpStream::connect(server)); // wakes the server
     });
     let (count, sockets) = (walks.count, walks.seen.len());
