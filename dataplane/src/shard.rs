@@ -104,6 +104,8 @@ pub struct Delta {
     pub peer_rtt: RttGroups<Network>,
     /// Per ring of this worker, in the worker's order.
     pub rings: Vec<(usize, RingCounts)>,
+    /// The most flows that it ever held: their memory it keeps.
+    held_max: usize,
 }
 
 impl Delta {
@@ -122,11 +124,13 @@ impl Delta {
             process_rtt: RttGroups::default(),
             peer_rtt: RttGroups::default(),
             rings: cpus.iter().map(|cpu| (*cpu, RingCounts::default())).collect(),
+            held_max: 0,
         }
     }
 
     /// Empties it and keeps the memory.
     pub fn clear(&mut self) {
+        self.held_max = self.held_max.max(self.flows());
         self.tcp.clear();
         self.tcp_earlier.clear();
         self.udp.clear();
@@ -141,10 +145,29 @@ impl Delta {
         }
     }
 
+    /// Flows in it.
+    #[must_use]
+    pub fn flows(&self) -> usize {
+        self.tcp.records().len() + self.tcp_earlier.len() + self.udp.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn held_max(&self) -> usize {
+        self.held_max
+    }
+
+    /// An empty one gives its memory back, if it is that of many more flows than are needed.
+    pub fn shrink(&mut self, needed: usize) {
+        if self.held_max > 2 * needed {
+            let cpus: Vec<usize> = self.rings.iter().map(|(cpu, _)| *cpu).collect();
+            *self = Self::new(&cpus);
+        }
+    }
+
     /// Whether no more records may be added.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.tcp.records().len() + self.tcp_earlier.len() + self.udp.len() + self.udp_closed.len() >= FLOWS_MAX
+        self.flows() + self.udp_closed.len() >= FLOWS_MAX
             || self.identities.len().max(self.cgroups.len()) >= IDENTITIES_MAX
             || self.process_rtt.len().max(self.peer_rtt.len()) >= GROUPS_MAX
     }

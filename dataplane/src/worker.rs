@@ -30,6 +30,10 @@ const FILL_HIGH: f64 = 0.25;
 const NAP_STALLED: Duration = Duration::from_millis(1);
 /// Boxes that travel between a worker and control: one being filled, the others on their way.
 const BOXES: usize = 4;
+/// So long the largest delta decides how much memory the boxes keep.
+const KEPT_FOR: Duration = Duration::from_secs(10);
+/// Memory of fewer flows than this is not given back.
+const KEPT_FLOWS: usize = 2048;
 
 /// Figures that control reads while the worker runs.
 #[derive(Debug, Default)]
@@ -77,6 +81,8 @@ pub struct Worker<R> {
     /// Empty ones, the last used on top: it is warm, and those below stay memory that was never touched.
     #[expect(clippy::vec_box, reason = "the boxes travel through the queues")]
     spare: Vec<Box<Delta>>,
+    /// The most flows in a delta since the boxes last shrank.
+    recent_flows_max: usize,
     stats: Arc<WorkerStats>,
 }
 
@@ -161,6 +167,7 @@ impl<R: Drain> Worker<R> {
             deltas: to_control,
             recycle: from_control,
             spare: (1..BOXES).map(|_| Box::new(Delta::new(&cpus))).collect(),
+            recent_flows_max: 0,
             stats: Arc::clone(&stats),
         };
         (worker, WorkerPort { index, pinned_cpu: None, cpus, ring_bytes: 0, deltas, recycle, stats })
@@ -196,14 +203,27 @@ impl<R: Drain> Worker<R> {
         !self.current.is_empty() && self.exchange()
     }
 
-    fn exchange(&mut self) -> bool {
+    fn take_back(&mut self) {
         while let Ok(empty) = self.recycle.pop() {
             self.spare.push(empty);
         }
+    }
+
+    /// After a storm: boxes that were filled then, and are too large for what has come since, give their memory back.
+    fn shrink(&mut self) {
+        self.take_back();
+        let needed = self.recent_flows_max.max(KEPT_FLOWS);
+        self.spare.iter_mut().for_each(|delta| delta.shrink(needed));
+        self.recent_flows_max = 0;
+    }
+
+    fn exchange(&mut self) -> bool {
+        self.take_back();
         let Some(empty) = self.spare.pop() else { return false };
-        let flows = (self.current.tcp.records().len() + self.current.udp.len()) as u64;
-        self.stats.shard_flows.store(flows, Ordering::Relaxed);
-        self.stats.shard_flows_max.fetch_max(flows, Ordering::Relaxed);
+        let flows = self.current.flows();
+        self.recent_flows_max = self.recent_flows_max.max(flows);
+        self.stats.shard_flows.store(flows as u64, Ordering::Relaxed);
+        self.stats.shard_flows_max.fetch_max(flows as u64, Ordering::Relaxed);
         let full = std::mem::replace(&mut self.current, empty);
         // There are as many places as boxes, so there is always room.
         let sent = self.deltas.push(full).is_ok();
@@ -221,11 +241,16 @@ impl<R: Drain> Worker<R> {
     /// The same with another way to `wait` for the next visit.
     pub fn run_with(mut self, stop: &AtomicBool, mut wait: impl FnMut(Visit)) {
         let mut last_hand_over = Instant::now();
+        let mut last_shrink = last_hand_over;
         while !stop.load(Ordering::Relaxed) {
             let visit = self.visit();
             if last_hand_over.elapsed() >= HAND_OVER {
                 self.hand_over();
                 last_hand_over = Instant::now();
+            }
+            if last_shrink.elapsed() >= KEPT_FOR {
+                self.shrink();
+                last_shrink = Instant::now();
             }
             wait(visit);
         }
@@ -315,6 +340,22 @@ mod tests {
         delta.clear();
         port.recycle.push(delta).unwrap();
         assert!(!worker.hand_over(), "an empty delta stays");
+    }
+
+    #[test]
+    fn boxes_keep_the_memory_of_a_storm_for_a_while() {
+        let (mut worker, mut port) =
+            Worker::new(0, vec![(Script((1..=8192).map(record).collect()), 0)], Box::new(|| {}));
+        while worker.visit().records > 0 {}
+        assert!(worker.hand_over());
+        let mut delta = port.deltas.pop().unwrap();
+        delta.clear();
+        port.recycle.push(delta).unwrap();
+        let kept = |worker: &Worker<Script>| worker.spare.iter().filter(|delta| delta.held_max() > 0).count();
+        worker.shrink();
+        assert_eq!(kept(&worker), 1, "there may be more");
+        worker.shrink();
+        assert_eq!((kept(&worker), worker.spare.len()), (0, BOXES - 1), "nothing came since");
     }
 
     #[test]

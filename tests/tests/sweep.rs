@@ -52,7 +52,7 @@ struct Walks {
     count: u32,
     /// By socket cookie.
     seen: HashMap<u64, Names>,
-    /// Connections that had another name before.
+    /// Connections that had another name before, and walks that failed.
     wrong: Vec<String>,
 }
 
@@ -65,7 +65,10 @@ impl Walks {
                 self.compare(record);
             }
         });
-        walked.expect("a walk");
+        // No panic, which would leave the other threads at work.
+        if let Err(err) = walked {
+            self.wrong.push(format!("{err}: {err:?}"));
+        }
     }
 
     fn compare(&mut self, record: &FlowRecord) {
