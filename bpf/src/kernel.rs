@@ -1,7 +1,7 @@
 //! Loading and attaching the kernel programs. Dropping [`Kernel`] detaches everything: all links are file descriptors
 //! of this process, so the kernel does the same when the process is killed.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -125,8 +125,15 @@ impl Kernel {
         }
         seed(&skel.progs.se_seed)?;
 
+        let by_files = is_walk_over_states_unsafe();
+        let sweep = if by_files {
+            skel.progs.se_sweep_files.attach_trace()
+        } else {
+            skel.progs.se_sweep.attach_iter(skel.maps.se_socks.as_fd())
+        };
         let sweeper = Sweeper::new(
-            skel.progs.se_sweep.attach_iter(skel.maps.se_socks.as_fd()).map_err(bpf("cannot attach the sweep"))?,
+            sweep.map_err(bpf("cannot attach the sweep"))?,
+            by_files,
             ring_of(&skel.maps.se_swept, 0, skel.maps.se_swept.max_entries())?,
             handle(&skel.maps.se_sweep_all)?,
             handle(&skel.maps.se_closes)?,
@@ -147,6 +154,12 @@ impl Kernel {
     /// The reader of sockets.
     pub fn sweeper(&mut self) -> &mut Sweeper {
         &mut self.sweeper
+    }
+
+    /// Whether a sweep finds only sockets that a process has open, and not what is left of a connection after its close.
+    #[must_use]
+    pub fn misses_orphans(&self) -> bool {
+        self.sweeper.by_files
     }
 
     /// Bytes of the buffer that the sweep goes through.
@@ -244,6 +257,16 @@ fn attach_cgroup(progs: &crate::skel::MainProgs<'_>, path: &Path) -> Result<Vec<
         .collect()
 }
 
+/// From 7.0 on: see `se_sweep_files` in `sweep.h`.
+fn is_walk_over_states_unsafe() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    major_version(&release).is_none_or(|major| major >= 7)
+}
+
+fn major_version(release: &str) -> Option<u32> {
+    release.split('.').next()?.parse().ok()
+}
+
 /// Runs the iterator over all open files once: it marks the sockets that it finds.
 fn seed(program: &ProgramMut<'_>) -> Result<(), KernelError> {
     let link = program.attach_trace().map_err(bpf("cannot attach the seed iterator"))?;
@@ -257,6 +280,12 @@ fn seed(program: &ProgramMut<'_>) -> Result<(), KernelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_major_version_of_a_release() {
+        let majors = ["6.18.5+deb14-amd64\n", "7.2.13+deb14-amd64\n", "10.0.0", "", "next"].map(major_version);
+        assert_eq!(majors, [Some(6), Some(7), Some(10), None, None]);
+    }
 
     #[test]
     fn rings_of_many_cpus_are_smaller() {

@@ -222,12 +222,13 @@ fn run(args: &Args, config: &Config) -> Result<()> {
     let (ports, workers) =
         worker::start(rings, count, &stop_workers, &wake_control).context("cannot start the workers")?;
     let enrichment = start_enrichment(config).context("cannot start the enrichment threads")?;
+    let timeouts = Timeouts {
+        idle_ns: args.idle_timeout * 1_000_000_000,
+        active_ns: args.active_timeout * 1_000_000_000,
+        ..Timeouts::default()
+    };
     let options = ControlOptions {
-        timeouts: Timeouts {
-            idle_ns: args.idle_timeout * 1_000_000_000,
-            active_ns: args.active_timeout * 1_000_000_000,
-            ..Timeouts::default()
-        },
+        timeouts: if kernel.misses_orphans() { timeouts.without_orphans() } else { timeouts },
         flows_max: usize::try_from(args.flows_max).unwrap_or(usize::MAX),
         sweep_every: Duration::from_secs(args.sweep_interval),
         probe,

@@ -5,7 +5,7 @@ use std::process::Command;
 use sockeye_tests::program;
 
 /// Verified instructions on the development kernel (6.18), with half as much again for other kernels.
-const BOUNDS: [(&str, u32); 10] = [
+const BOUNDS: [(&str, u32); 11] = [
     ("se_set_state", 10900),
     ("se_destroy", 1700),
     ("se_read", 9400),
@@ -16,6 +16,7 @@ const BOUNDS: [(&str, u32); 10] = [
     ("se_ingress", 1000),
     ("se_seed", 300),
     ("se_sweep", 1500),
+    ("se_sweep_files", 1500),
 ];
 
 #[test]

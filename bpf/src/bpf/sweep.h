@@ -116,19 +116,15 @@ static __always_inline bool begin_of_handshake(struct se_sock *s, __u8 state, st
  * Every tracked socket of every namespace, with the kernel's own absolute counters; of a connection that is as it was in
  * the last walk, only the cookie: most of many connections are idle. 1: the ring is full, come again.
  */
-SEC("iter/bpf_sk_storage_map")
-int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
+static __always_inline int sweep_socket(struct sock *sk, struct se_sock *stored)
 {
-	struct se_sock *stored = ctx->value, s;
 	__u32 zero = 0, *all = bpf_map_lookup_elem(&se_sweep_all, &zero);
-	struct sock *sk = ctx->sk;
+	struct se_sock s;
 	__u64 mark = 0, *same;
 	struct tcp_sock *tp;
 	struct se_flow *f;
 	__u8 state, kind;
 
-	if (!sk || !stored)
-		return 0;
 	/* The state first: that it is established is told after the beginning was noted. */
 	state = sk->__sk_common.skc_state;
 	barrier();
@@ -174,6 +170,41 @@ int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 	submit(f);
 	stored->swept = mark;
 	return 0;
+}
+
+SEC("iter/bpf_sk_storage_map")
+int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct se_sock *stored = ctx->value;
+	struct sock *sk = ctx->sk;
+
+	return sk && stored ? sweep_socket(sk, stored) : 0;
+}
+
+/*
+ * The same over the open files of all processes, for Linux 7.0 and later: there a socket that is freed loses the way from
+ * its state to itself first (bpf_selem_unlink_nofail), and a walk over the states that comes by just then takes the kernel
+ * down with it (__bpf_sk_storage_map_seq_show: NULL pointer). This one holds each socket that it looks at. It does not see
+ * those without a file: connections that nobody has accepted yet, and what is left of one after its process closed it.
+ */
+SEC("iter/task_file")
+int se_sweep_files(struct bpf_iter__task_file *ctx)
+{
+	struct file *file = ctx->file;
+	struct se_sock *stored;
+	struct socket *sock;
+	struct sock *sk;
+
+	if (!file)
+		return 0;
+	sock = bpf_sock_from_file(file);
+	if (!sock)
+		return 0;
+	sk = sock->sk;
+	if (!sk || !is_inet(sk))
+		return 0;
+	stored = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+	return stored ? sweep_socket(sk, stored) : 0;
 }
 
 #endif

@@ -21,8 +21,6 @@ const SECOND_NS: u64 = 1_000_000_000;
 const REPORTS_AT_ONCE: usize = 4096;
 /// Ticks that a report waits for the names of its processes.
 const NAMES_WAIT_TICKS: u8 = 4;
-/// A socket must have been missed by three sweeps, and for this long.
-const VANISHED_NS: u64 = 10 * SECOND_NS;
 /// How long an accepted connection may wait for its first reader before the listener's process is named.
 const OWNER_WAIT_TICKS: u32 = (10 * SECOND_NS / TICK_NS) as u32;
 
@@ -41,6 +39,8 @@ pub struct Timeouts {
     pub linger_ns: u64,
     /// The same for an idle UDP flow: longer than a collector keeps it, so that its direction stays the same.
     pub idle_linger_ns: u64,
+    /// A TCP socket that three sweeps have missed, and for this long, is gone.
+    pub vanished_ns: u64,
 }
 
 impl Default for Timeouts {
@@ -52,11 +52,19 @@ impl Default for Timeouts {
             close_grace_ns: SECOND_NS / 2,
             linger_ns: 3 * SECOND_NS,
             idle_linger_ns: 60 * SECOND_NS,
+            vanished_ns: 10 * SECOND_NS,
         }
     }
 }
 
 impl Timeouts {
+    /// For sweeps that do not find what is left of a connection after its process has closed it: the kernel keeps that up to
+    /// some minutes (`tcp_fin_timeout`, `tcp_orphan_retries`).
+    #[must_use]
+    pub fn without_orphans(self) -> Self {
+        Self { vanished_ns: 300 * SECOND_NS, ..self }
+    }
+
     /// Early enough that batching and a late tick do not exceed the active timeout.
     fn report_every_ns(&self) -> u64 {
         self.active_ns - (self.active_ns / 6).min(10 * SECOND_NS)
@@ -215,7 +223,7 @@ impl FlowTable {
     /// Notices what no record tells: UDP silence, and TCP sockets that the sweep does not find any more.
     fn judge(&mut self, id: u32, now_ns: u64) {
         // Questions of ctl bring sweeps close together, and a record may be late on a starved host.
-        let missed_ns = self.sweeps_ns[2].min(now_ns.saturating_sub(VANISHED_NS));
+        let missed_ns = self.sweeps_ns[2].min(now_ns.saturating_sub(self.timeouts.vanished_ns));
         let idle_ns = self.timeouts.idle_ns;
         let flow = &mut self.flows[id as usize];
         if flow.verdict.is_some() || flow.all_closed() {
