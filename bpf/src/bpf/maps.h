@@ -20,12 +20,13 @@ struct se_sock {
 	/* TCP, where the connection began: see note_begin(). Both 0 = not noted */
 	__u32 seq_local;
 	__u32 seq_remote;
+	__u64 cookie; /* of the socket: a walk may find the memory of one that is gone in use by another */
 	/*
 	 * What is written with each sample, by se_probe on the CPU that received it or by se_read on that of the process, lies
 	 * on cache lines of its own (the kernel puts the state 8 bytes after the beginning of one): who only compares the
 	 * owner does not wait for them.
 	 */
-	__u64 pad1[2];
+	__u64 pad1;
 	__u32 rtt_count;
 	__u32 delivered; /* the kernel's count of segments that were acknowledged, when last looked at */
 	__u64 rtt_batch_us; /* the socket's clock (tcp_mstamp): of the oldest sample that waits */

@@ -55,6 +55,7 @@ int se_seed(struct bpf_iter__task_file *ctx)
 	s->start_ticks = leader->start_boottime / SE_NS_PER_TICK;
 	s->flags = flags | exec_flags(leader->self_exec_id);
 	s->netns = sk->__sk_common.skc_net.net->ns.inum;
+	s->cookie = bpf_get_socket_cookie(sk);
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (tp)
 		s->delivered = tp->delivered; /* what was acknowledged before is no sample of ours */
@@ -113,6 +114,18 @@ static __always_inline bool begin_of_handshake(struct se_sock *s, __u8 state, st
 }
 
 /*
+ * A walk over the states does not hold the sockets: the memory of one that is gone may belong to another one by now, of which
+ * the record would have figures.
+ */
+static __always_inline void submit_if_still(void *record, const struct se_sock *s, struct sock *sk)
+{
+	if (bpf_get_socket_cookie(sk) == s->cookie)
+		submit(record);
+	else
+		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+}
+
+/*
  * Every tracked socket of every namespace, with the kernel's own absolute counters; of a connection that is as it was in
  * the last walk, only the cookie: most of many connections are idle. 1: the ring is full, come again.
  */
@@ -128,6 +141,7 @@ static __always_inline int sweep_socket(struct sock *sk, struct se_sock *stored)
 	/* The state first: that it is established is told after the beginning was noted. */
 	state = sk->__sk_common.skc_state;
 	barrier();
+	s.cookie = stored->cookie;
 	s.pid = stored->pid;
 	s.start_ticks = stored->start_ticks;
 	s.flags = stored->flags;
@@ -143,8 +157,10 @@ static __always_inline int sweep_socket(struct sock *sk, struct se_sock *stored)
 		kind = SE_LISTENER;
 	} else if (state != TCP_CLOSE && sk->__sk_common.skc_dport) {
 		kind = SE_SWEEP;
-		if (is_missed(&s, sk))
+		if (is_missed(&s, sk)) {
 			s.flags = (s.flags & ~SE_ROLE_MASK) | SE_RESPONDER;
+			s.cookie = bpf_get_socket_cookie(sk); /* not that of its listener */
+		}
 	} else {
 		return 0;
 	}
@@ -157,8 +173,8 @@ static __always_inline int sweep_socket(struct sock *sk, struct se_sock *stored)
 			same = bpf_ringbuf_reserve(&se_swept, sizeof(*same), 0);
 			if (!same)
 				return 1;
-			*same = bpf_get_socket_cookie(sk);
-			submit(same);
+			*same = s.cookie;
+			submit_if_still(same, &s, sk);
 			return 0;
 		}
 	}
@@ -166,8 +182,8 @@ static __always_inline int sweep_socket(struct sock *sk, struct se_sock *stored)
 	if (!f)
 		return 1;
 	__builtin_memset(f, 0, sizeof(*f));
-	fill_flow(f, kind, state, &s, sk, bpf_get_socket_cookie(sk));
-	submit(f);
+	fill_flow(f, kind, state, &s, sk);
+	submit_if_still(f, &s, sk);
 	stored->swept = mark;
 	return 0;
 }

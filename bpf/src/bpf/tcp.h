@@ -91,7 +91,7 @@ static __always_inline void read_counters(struct se_flow *f, const struct se_soc
 }
 
 static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, const struct se_sock *s,
-				      struct sock *sk, __u64 cookie)
+				      struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
@@ -101,7 +101,7 @@ static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, 
 	f->error = sk->sk_err;
 	f->pid = s->pid;
 	f->start_ticks = s->start_ticks;
-	f->cookie = cookie;
+	f->cookie = s->cookie;
 	f->at_ns = bpf_ktime_get_boot_ns();
 	f->age_ms = s->opened_ns ? (f->at_ns - s->opened_ns) / 1000000 : 0;
 	read_tuple(f, sk, tp);
@@ -152,8 +152,9 @@ static __always_inline bool take_sample(struct se_sock *s, struct tcp_sock *tp)
 	return true;
 }
 
-static __always_inline void begin(struct se_sock *s, __u8 flags)
+static __always_inline void begin(struct se_sock *s, struct sock *sk, __u8 flags)
 {
+	s->cookie = bpf_get_socket_cookie(sk);
 	s->flags = flags;
 	s->owner_changes = 0;
 	s->rtt_count = 0;
@@ -184,7 +185,7 @@ static __always_inline void on_open(struct sock *sk, __u8 role)
 	if (!s)
 		return;
 	owner = current_owner(true);
-	begin(s, role);
+	begin(s, sk, role);
 	set_owner(s, &owner);
 }
 
@@ -192,7 +193,7 @@ static __always_inline void on_open(struct sock *sk, __u8 role)
 static __always_inline void on_established(struct se_sock *s, struct sock *sk, bool connected)
 {
 	if (s->over || (s->flags & SE_ROLE_MASK) != SE_INITIATOR)
-		begin(s, (connected ? SE_INITIATOR : SE_RESPONDER) | (s->flags & SE_EXEC_MASK));
+		begin(s, sk, (connected ? SE_INITIATOR : SE_RESPONDER) | (s->flags & SE_EXEC_MASK));
 	note_begin(s, sk);
 }
 
@@ -202,21 +203,20 @@ static __always_inline bool is_missed(const struct se_sock *s, struct sock *sk)
 	return (s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER && sk->__sk_common.skc_dport;
 }
 
-static __always_inline void fill_close(struct se_close *c, __u8 state, const struct se_sock *s, struct sock *sk,
-				       __u64 cookie)
+static __always_inline void fill_close(struct se_close *c, __u8 state, const struct se_sock *s, struct sock *sk)
 {
-	fill_flow(&c->flow, SE_CLOSE, state, s, sk, cookie);
+	fill_flow(&c->flow, SE_CLOSE, state, s, sk);
 	for (int i = 0; i < SE_CLOSE_RTT; i++)
 		c->samples_us[i] = i < s->rtt_count ? s->rtt_us[i] : 0;
 }
 
 /* A close that found its ring full goes to a hash map that user space drains; only when that is full is it lost. */
-static __always_inline void spill_close(__u8 state, const struct se_sock *s, struct sock *sk, __u64 cookie,
-					struct se_stats *st)
+static __always_inline void spill_close(__u8 state, const struct se_sock *s, struct sock *sk, struct se_stats *st)
 {
+	__u64 cookie = s->cookie;
 	struct se_close c = {};
 
-	fill_close(&c, state, s, sk, cookie);
+	fill_close(&c, state, s, sk);
 	if (bpf_map_update_elem(&se_closes, &cookie, &c, BPF_NOEXIST))
 		count(&st->lost[SE_CLOSE]);
 	else
@@ -226,7 +226,6 @@ static __always_inline void spill_close(__u8 state, const struct se_sock *s, str
 /* The close record must not get lost: nothing could heal it. */
 static __always_inline void emit_close(__u8 state, const struct se_sock *s, struct sock *sk)
 {
-	__u64 cookie = bpf_get_socket_cookie(sk);
 	struct se_stats *st = stats();
 	struct se_close *c;
 
@@ -234,10 +233,10 @@ static __always_inline void emit_close(__u8 state, const struct se_sock *s, stru
 		return;
 	c = offer(st, SE_CLOSE, sizeof(*c));
 	if (!c) {
-		spill_close(state, s, sk, cookie, st);
+		spill_close(state, s, sk, st);
 		return;
 	}
-	fill_close(c, state, s, sk, cookie);
+	fill_close(c, state, s, sk);
 	submit(c);
 }
 
@@ -397,7 +396,7 @@ int BPF_PROG(se_read, struct sock *sk)
 		s = track(sk);
 		if (!s)
 			return 0;
-		begin(s, SE_ROLE_UNKNOWN);
+		begin(s, sk, SE_ROLE_UNKNOWN);
 		note_begin(s, sk);
 	}
 	same = same && s->start_ticks == owner.start_ticks;
