@@ -247,10 +247,10 @@ impl<R: Drain> Worker<R> {
             if last_hand_over.elapsed() >= HAND_OVER {
                 self.hand_over();
                 last_hand_over = Instant::now();
-            }
-            if last_shrink.elapsed() >= KEPT_FOR {
-                self.shrink();
-                last_shrink = Instant::now();
+                if last_shrink.elapsed() >= KEPT_FOR {
+                    self.shrink();
+                    last_shrink = last_hand_over;
+                }
             }
             wait(visit);
         }

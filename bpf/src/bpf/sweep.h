@@ -9,6 +9,15 @@ static __always_inline bool is_inet(struct sock *sk)
 	return sk->__sk_common.skc_family == AF_INET || sk->__sk_common.skc_family == AF_INET6;
 }
 
+/* The IPv4 or IPv6 socket that is open as this file, or NULL. */
+static __always_inline struct sock *inet_socket_of(struct file *file)
+{
+	struct socket *sock = file ? bpf_sock_from_file(file) : NULL;
+	struct sock *sk = sock ? sock->sk : NULL;
+
+	return sk && is_inet(sk) ? sk : NULL;
+}
+
 static __always_inline int seed_flags(struct sock *sk)
 {
 	__u8 state = sk->__sk_common.skc_state;
@@ -29,20 +38,12 @@ SEC("iter/task_file")
 int se_seed(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task, *leader;
-	struct file *file = ctx->file;
-	struct socket *sock;
+	struct sock *sk = inet_socket_of(ctx->file);
 	struct tcp_sock *tp;
 	struct se_sock *s;
-	struct sock *sk;
 	int flags;
 
-	if (!task || !file)
-		return 0;
-	sock = bpf_sock_from_file(file);
-	if (!sock)
-		return 0;
-	sk = sock->sk;
-	if (!sk || !is_inet(sk))
+	if (!task || !sk)
 		return 0;
 	flags = seed_flags(sk);
 	if (flags < 0 || bpf_sk_storage_get(&se_socks, sk, NULL, 0))
@@ -206,18 +207,10 @@ int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
 SEC("iter/task_file")
 int se_sweep_files(struct bpf_iter__task_file *ctx)
 {
-	struct file *file = ctx->file;
+	struct sock *sk = inet_socket_of(ctx->file);
 	struct se_sock *stored;
-	struct socket *sock;
-	struct sock *sk;
 
-	if (!file)
-		return 0;
-	sock = bpf_sock_from_file(file);
-	if (!sock)
-		return 0;
-	sk = sock->sk;
-	if (!sk || !is_inet(sk))
+	if (!sk)
 		return 0;
 	stored = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	return stored ? sweep_socket(sk, stored) : 0;
