@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,11 +39,30 @@ fn ask(mut stream: &TcpStream, times: usize, stop: &AtomicBool) {
     }
 }
 
-/// Sequence numbers at which a connection began: of the sender, and of the peer where it is known.
-type Names = (u32, Option<u32>);
+/// What never changes: both ends (local, remote), and the sequence numbers at which the connection began, of the peer where
+/// it is known.
+#[derive(Debug, Clone, Copy)]
+struct Names {
+    ends: [(IpAddr, u16); 2],
+    seq_local: u32,
+    seq_remote: Option<u32>,
+}
 
-fn names(record: &FlowRecord) -> Names {
-    (record.seq_local, (!SYN_STATES.contains(&record.state)).then_some(record.seq_remote))
+impl Names {
+    fn of(record: &FlowRecord) -> Names {
+        let addr = |bytes| Ipv6Addr::from(bytes).to_canonical();
+        Names {
+            ends: [(addr(record.local_addr), record.local_port), (addr(record.remote_addr), record.remote_port)],
+            seq_local: record.seq_local,
+            seq_remote: (!SYN_STATES.contains(&record.state)).then_some(record.seq_remote),
+        }
+    }
+
+    /// The same connection, as far as both tell.
+    fn agree(&self, other: &Names) -> bool {
+        let peers = self.seq_remote.zip(other.seq_remote);
+        self.ends == other.ends && self.seq_local == other.seq_local && peers.is_none_or(|(a, b)| a == b)
+    }
 }
 
 /// What walks have said of the connections of one port.
@@ -72,12 +91,12 @@ impl Walks {
     }
 
     fn compare(&mut self, record: &FlowRecord) {
-        let now = names(record);
+        let now = Names::of(record);
         let before = self.seen.entry(record.cookie).or_insert(now);
-        if before.0 != now.0 || before.1.is_some_and(|peer| now.1.is_some_and(|now| now != peer)) {
+        if !before.agree(&now) {
             self.wrong.push(format!("state {}: {before:?}, and now {now:?}", record.state));
         }
-        before.1 = before.1.or(now.1);
+        before.seq_remote = before.seq_remote.or(now.seq_remote);
     }
 }
 

@@ -35,6 +35,10 @@ typedef struct {
 	struct net *net;
 } possible_net_t;
 
+struct hlist_node {
+	struct hlist_node **pprev;
+};
+
 struct sock_common {
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
@@ -43,6 +47,7 @@ struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	unsigned long skc_flags;
+	struct hlist_node skc_node;
 	possible_net_t skc_net;
 	struct in6_addr_k skc_v6_daddr;
 	struct in6_addr_k skc_v6_rcv_saddr;

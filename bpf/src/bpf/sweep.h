@@ -97,13 +97,13 @@ static __always_inline __u64 swept_mark(const struct se_sock *s, __u8 state, str
 /*
  * Where a connection begins whose handshake is not over: nothing is noted of it yet, and what read_begin() looks at moves at
  * its end. snd_sml does not: it is where the last small segment ended, and before there is data where the connection begins
- * (tcp_connect_init, tcp_create_openreq_child). False: the socket is not whole yet, because the kernel is between connect()
- * and the SYN, or between the birth of an accepted connection and its first segment; or it is established now. The next
- * walk tells of it.
+ * (tcp_connect_init, tcp_create_openreq_child). False: the socket is not whole yet (an accepted connection gets its address
+ * and numbers one by one, and is hashed when it has them all; one that connects is hashed first, and has its number before
+ * its SYN), or it is established now. The next walk tells of it.
  */
 static __always_inline bool begin_of_handshake(struct se_sock *s, __u8 state, struct sock *sk, struct tcp_sock *tp)
 {
-	if (!(tp->segs_in | tp->segs_out))
+	if (!sk->__sk_common.skc_node.pprev || !(tp->segs_in | tp->segs_out))
 		return false;
 	/* A server may answer data that came with the SYN (TCP Fast Open). */
 	if (state == TCP_SYN_RECV && tp->segs_out)
