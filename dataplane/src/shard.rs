@@ -24,6 +24,8 @@ pub const RTT_MAX_US: u64 = 60_000_000;
 /// Flows that one delta holds. When it is full the worker hands over early, or leaves records in the ring. With the records of
 /// one more visit they are what a hash table of 32,768 places takes.
 pub const FLOWS_MAX: usize = 24_576;
+/// Flows for which a delta has room without growing: what thousands of connections per second leave between hand-overs.
+pub const FLOWS_USUAL: usize = 2048;
 /// Groups of round-trip times that one delta holds: 1.5 KB each.
 pub const GROUPS_MAX: usize = 512;
 /// Process identities that one delta holds.
@@ -114,7 +116,7 @@ impl Delta {
     pub fn new(cpus: &[usize]) -> Self {
         Self {
             // One visit may go on for some records when it is full.
-            tcp: Newest::with_capacity(FLOWS_MAX + VISIT_RECORDS_MAX),
+            tcp: Newest::with_capacity(FLOWS_MAX + VISIT_RECORDS_MAX, FLOWS_USUAL),
             tcp_earlier: Vec::new(),
             udp: HashMap::default(),
             udp_closed: Vec::new(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sockeye_bpf::ring::{Drain, Ring};
 
-use crate::shard::Delta;
+use crate::shard::{Delta, FLOWS_USUAL};
 
 /// Records taken from one ring before the next gets its turn.
 pub const VISIT_RECORDS_MAX: usize = 4096;
@@ -32,8 +32,6 @@ const NAP_STALLED: Duration = Duration::from_millis(1);
 const BOXES: usize = 4;
 /// So long the largest delta decides how much memory the boxes keep.
 const KEPT_FOR: Duration = Duration::from_secs(10);
-/// Memory of fewer flows than this is not given back.
-const KEPT_FLOWS: usize = 2048;
 
 /// Figures that control reads while the worker runs.
 #[derive(Debug, Default)]
@@ -212,7 +210,7 @@ impl<R: Drain> Worker<R> {
     /// After a storm: boxes that were filled then, and are too large for what has come since, give their memory back.
     fn shrink(&mut self) {
         self.take_back();
-        let needed = self.recent_flows_max.max(KEPT_FLOWS);
+        let needed = self.recent_flows_max.max(FLOWS_USUAL);
         self.spare.iter_mut().for_each(|delta| delta.shrink(needed));
         self.recent_flows_max = 0;
     }
