@@ -120,6 +120,8 @@ pub struct Control {
     udp_closed: Vec<u64>,
     /// Closes that found their ring full; kept for its memory.
     late: Option<Box<Delta>>,
+    /// All of them before this moment were taken.
+    late_until_ns: u64,
     /// Of the current tick; kept for its memory.
     reports: Vec<FlowReport>,
     joined: Vec<u64>,
@@ -168,6 +170,7 @@ impl Control {
             sweep_all: true,
             udp_closed: Vec::new(),
             late: Some(Box::new(Delta::new(&[]))),
+            late_until_ns: 0,
             reports: Vec::new(),
             due: Due { tick: now, drain: now, sweep: now, swept: None, event: now, ports: now + report::PORTS_FIRST },
         }
@@ -223,6 +226,7 @@ impl Control {
 
     fn take_deltas(&mut self) {
         let now_ns = boot_ns();
+        let told_ns = self.workers.iter().map(|worker| worker.stats.told_until_ns.load(Ordering::Acquire)).min();
         for index in 0..self.workers.len() {
             while let Ok(mut delta) = self.workers[index].deltas.pop() {
                 self.merge(&delta, now_ns);
@@ -231,6 +235,7 @@ impl Control {
                 let _ = self.workers[index].recycle.push(delta);
             }
         }
+        self.table.told_until(told_ns.unwrap_or(0).min(self.late_until_ns));
         self.ask_for_processes();
     }
 
@@ -292,6 +297,9 @@ impl Control {
         self.drainer.ask(&mut self.udp_closed);
         if let Some(mut late) = self.late.take() {
             let closes = self.kernel.sweeper().closes(|close| late.close(close));
+            if closes.is_ok() {
+                self.late_until_ns = now_ns;
+            }
             self.totals.overflow_closes += self.count_error(closes, "drain the close overflow");
             self.merge(&late, now_ns);
             late.clear();
@@ -348,7 +356,7 @@ impl Control {
         });
         self.sweep_all = unknown || swept.is_err();
         if swept.is_ok() {
-            self.table.sweep_ends(!unknown);
+            self.table.sweep_ends(!unknown, boot_ns());
             for listener in self.table.listeners() {
                 self.processes.get(listener.owner, now_ns);
             }

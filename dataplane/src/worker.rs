@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use sockeye_bpf::ring::{Drain, Ring};
 
+use crate::clock::boot_ns;
 use crate::shard::{Delta, FLOWS_USUAL};
 
 /// Records taken from one ring before the next gets its turn.
@@ -46,6 +47,8 @@ pub struct WorkerStats {
     pub shard_flows: AtomicU64,
     /// The most there ever were in one.
     pub shard_flows_max: AtomicU64,
+    /// Boot time, nanoseconds: control has, or will find in its queue, everything that the rings held then.
+    pub told_until_ns: AtomicU64,
 }
 
 /// The control thread's ends of a worker's two queues.
@@ -81,6 +84,8 @@ pub struct Worker<R> {
     spare: Vec<Box<Delta>>,
     /// The most flows in a delta since the boxes last shrank.
     recent_flows_max: usize,
+    /// When the last visit began that took all that the rings held, boot time.
+    emptied_ns: u64,
     stats: Arc<WorkerStats>,
 }
 
@@ -102,6 +107,11 @@ impl Visit {
         let fill = if records < VISIT_RECORDS_MAX { bytes as f64 / capacity_bytes as f64 } else { 1.0 };
         self.records += records;
         self.fill = self.fill.max(fill);
+    }
+
+    /// Nothing was left in a ring that was there when the visit began.
+    fn has_emptied_all(self) -> bool {
+        self.fill < 1.0 && !self.stalled
     }
 
     /// How long to wait now, if the visit before began so long ago. Each visit costs a wake-up, and looking more often
@@ -166,6 +176,7 @@ impl<R: Drain> Worker<R> {
             recycle: from_control,
             spare: (1..BOXES).map(|_| Box::new(Delta::new(&cpus))).collect(),
             recent_flows_max: 0,
+            emptied_ns: 0,
             stats: Arc::clone(&stats),
         };
         (worker, WorkerPort { index, pinned_cpu: None, cpus, ring_bytes: 0, deltas, recycle, stats })
@@ -174,6 +185,7 @@ impl<R: Drain> Worker<R> {
     /// Visits each ring once.
     pub fn visit(&mut self) -> Visit {
         let mut visit = Visit::default();
+        let began_ns = boot_ns();
         for index in 0..self.rings.len() {
             if self.current.is_full() {
                 if !self.exchange() {
@@ -193,12 +205,20 @@ impl<R: Drain> Worker<R> {
             visit.add(taken, bytes, ring.capacity_bytes());
         }
         self.stats.visits.fetch_add(1, Ordering::Relaxed);
+        if visit.has_emptied_all() {
+            self.emptied_ns = began_ns;
+        }
         visit
     }
 
     /// Gives the current delta to control, if it says anything and an empty one is there to go on with.
     pub fn hand_over(&mut self) -> bool {
-        !self.current.is_empty() && self.exchange()
+        let handed_over = !self.current.is_empty() && self.exchange();
+        if self.current.is_empty() {
+            // Who reads this finds the delta in the queue.
+            self.stats.told_until_ns.store(self.emptied_ns, Ordering::Release);
+        }
+        handed_over
     }
 
     fn take_back(&mut self) {
@@ -406,5 +426,24 @@ mod tests {
             worker.hand_over();
         }
         assert_eq!(taken, offered);
+    }
+
+    #[test]
+    fn what_a_ring_held_is_told_of_when_it_was_emptied_and_handed_over() {
+        let many: Vec<_> = (0..VISIT_RECORDS_MAX as u64 + 1).map(record).collect();
+        let began_ns = boot_ns();
+        let (mut worker, port) = Worker::new(0, vec![(Script(many), 0)], Box::new(|| {}));
+        let told_ns = || port.stats.told_until_ns.load(Ordering::Acquire);
+        worker.visit();
+        assert!(worker.hand_over());
+        assert_eq!(told_ns(), 0, "one record is in the ring");
+        worker.visit();
+        assert_eq!(told_ns(), 0, "and now in the delta");
+        worker.hand_over();
+        let first_ns = told_ns();
+        assert!(first_ns > began_ns && first_ns < boot_ns());
+        worker.visit();
+        assert!(!worker.hand_over(), "nothing came");
+        assert!(told_ns() > first_ns);
     }
 }

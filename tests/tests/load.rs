@@ -1,13 +1,16 @@
 //! Nothing is lost under load, and ending the agent at any moment leaves nothing behind.
 
 use std::collections::HashSet;
+use std::fs;
 use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::Value;
 use sockeye_tests::engines::Cgroup;
-use sockeye_tests::{Agent, Traffic, exporting_agent, output, serve, settle, slowness, wait_for};
+use sockeye_tests::{Agent, Guard, Traffic, exporting_agent, output, serve, settle, slowness, wait_for};
 
 /// Ids of the kernel programs that are ours, by name.
 fn our_programs() -> HashSet<u64> {
@@ -92,6 +95,48 @@ fn ending_the_agent_under_load_leaves_nothing_and_breaks_nothing() {
         assert_eq!(traffic.says()["sent"], 1508);
         traffic.tell();
         traffic.wait();
+    }
+}
+
+/// Threads that drain the rings.
+fn workers(agent: &Agent) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("the agent's threads");
+    let name = |task: &Path| fs::read_to_string(task.join("comm")).unwrap_or_default();
+    let tasks = tasks.filter_map(|task| Some(task.ok()?.path())).filter(|task| name(task).starts_with("sockeye-w"));
+    tasks.filter_map(|task| Some(task.file_name()?.to_str()?.to_owned())).collect()
+}
+
+/// Keeps a CPU busy.
+fn busy(cpu: usize) -> Guard {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &cpu.to_string(), "sh", "-c", "while :; do :; done"]);
+    Guard(command.spawn().expect("taskset starts"))
+}
+
+/// A delta ends between the closes of two ends, and the next one comes seconds later.
+#[test]
+fn starved_workers_tell_of_both_ends_of_a_flow_at_once() {
+    let connections = 8000 / u64::from(slowness());
+    let (mut agent, collector) = exporting_agent();
+    let (_server, port, _) = serve("serve", "127.0.0.1");
+    for worker in workers(&agent) {
+        let _ = output("chrt", &["--idle", "--pid", "0", &worker]);
+    }
+    let cpus = std::thread::available_parallelism().expect("CPUs").get();
+    let load: Vec<Guard> = (0..cpus).map(busy).collect();
+    let mut storm =
+        Traffic::start(None, &["storm", "127.0.0.1", &port.to_string(), &connections.to_string(), "127.0.1.5"]);
+    assert_eq!(storm.says()["done"], connections);
+    std::thread::sleep(Duration::from_secs(5));
+    drop(load);
+    settle();
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    let flows: Vec<&Value> = collected.flows().iter().filter(|f| f["dst_port"] == port).collect();
+    assert_eq!(flows.len() as u64, connections);
+    for flow in flows {
+        assert!(flow["src_pid"].is_u64() && flow["dst_pid"].is_u64(), "{flow:#}");
     }
 }
 

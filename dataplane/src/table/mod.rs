@@ -79,8 +79,10 @@ pub struct FlowTable {
     listening_ports: Map<(u32, u16), ()>,
     /// Start times of the last sweeps, the newest first.
     sweeps_ns: [u64; 3],
-    /// Start time of the last sweep after which every open socket was known.
+    /// Start time of the last sweep after which every open socket was known, and every close before its end.
     whole_sweep_ns: u64,
+    /// Start and end of one after which closes may still be on their way.
+    whole_sweep_next: Option<(u64, u64)>,
     /// Addresses of this host that ends of flows had, loopback ones left out.
     local_addrs: HashSet<Addr, ahash::RandomState>,
     wheel: Wheel,
@@ -107,6 +109,7 @@ impl FlowTable {
             listening_ports: Map::default(),
             sweeps_ns: [0; 3],
             whole_sweep_ns: 0,
+            whole_sweep_next: None,
             local_addrs: HashSet::default(),
             wheel: Wheel::default(),
             timeouts,
@@ -157,13 +160,20 @@ impl FlowTable {
 
     /// The sweep is complete: what it did not find does not listen any more. `whole`: each socket that it has found is known
     /// now.
-    pub fn sweep_ends(&mut self, whole: bool) {
+    pub fn sweep_ends(&mut self, whole: bool, now_ns: u64) {
         if whole {
-            self.whole_sweep_ns = self.sweeps_ns[0];
+            self.whole_sweep_next.get_or_insert((self.sweeps_ns[0], now_ns));
         }
         std::mem::swap(&mut self.listeners, &mut self.listeners_next);
         self.listening_ports =
             self.listeners.values().filter(|l| l.proto == Proto::Tcp).map(|l| ((l.netns, l.local.port), ())).collect();
+    }
+
+    /// All that the kernel told of before this moment has been taken.
+    pub fn told_until(&mut self, at_ns: u64) {
+        if let Some((began_ns, _)) = self.whole_sweep_next.take_if(|(_, ended_ns)| *ended_ns <= at_ns) {
+            self.whole_sweep_ns = began_ns;
+        }
     }
 
     /// The flow with this name that still lacks the end at `local`.

@@ -193,7 +193,8 @@ impl FlowTable {
     }
 
     /// One end of a connection has closed, and the other one is on this host, too: it may stay open for long. It is known
-    /// once all sockets were looked at after that close.
+    /// once all sockets were looked at after that close; and if it had closed until then, once that record has come from its
+    /// ring, whose worker may be starved.
     fn may_lack_open_end(&self, id: u32, now_ns: u64) -> bool {
         let flow = &self.flows[id as usize];
         flow.key.proto == Proto::Tcp

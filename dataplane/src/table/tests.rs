@@ -153,7 +153,8 @@ fn an_end_that_stays_open_long_after_the_other_is_waited_for() {
         let before = Connection { number: 2, sent: 1, received: 1, seeded: false };
         t.tcp_record(&before.record(Side::Responder, Kind::Sweep, 9 * S, 50), 9 * S);
         t.sweep_begins(9 * S);
-        t.sweep_ends(true);
+        t.sweep_ends(true, 9 * S);
+        t.told_until(9 * S);
         t.tcp_record(&told(Side::Initiator, Kind::Close, 10 * S), 10 * S);
         let about = |told: Vec<FlowReport>| -> Vec<_> {
             let of_it = |r: &FlowReport| r.key.initiator.port == c.key().initiator.port;
@@ -164,7 +165,7 @@ fn an_end_that_stays_open_long_after_the_other_is_waited_for() {
         }
         t.sweep_begins(14 * S);
         t.tcp_record(&told(Side::Responder, Kind::Sweep, 14 * S), 14 * S);
-        t.sweep_ends(true);
+        t.sweep_ends(true, 14 * S);
         assert_eq!(about(reports(&mut t, 15 * S)), [(State::Closing, [5000, 70_000], [101, 100])]);
         t.tcp_record(&told(Side::Responder, Kind::Close, 20 * S), 20 * S);
         assert_eq!(about(reports(&mut t, 21 * S)), [(State::Closed, [0, 0], [101, 100])]);
@@ -226,13 +227,42 @@ fn a_sweep_that_raced_with_the_close_changes_nothing() {
 }
 
 #[test]
+fn a_local_connection_waits_for_a_close_that_a_starved_worker_has_yet_to_bring() {
+    let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+    let close = |side| {
+        let mut r = c.record(side, Kind::Close, 10 * S, 100);
+        let here = |last| Addr::from(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))).0;
+        (r.local_addr, r.remote_addr) = (here(r.local_addr[15]), here(r.remote_addr[15]));
+        r
+    };
+    for comes in [true, false] {
+        let mut t = table();
+        t.tcp_record(&close(Side::Initiator), 10 * S);
+        t.sweep_begins(11 * S);
+        t.sweep_ends(true, 12 * S);
+        // Later sweeps do not put it off.
+        t.sweep_begins(13 * S);
+        t.sweep_ends(true, 14 * S);
+        t.told_until(12 * S - 1);
+        assert!(reports(&mut t, 14 * S).is_empty());
+        if comes {
+            t.tcp_record(&close(Side::Responder), 14 * S);
+        }
+        t.told_until(12 * S);
+        let told = reports(&mut t, 15 * S);
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].owners.map(|owner| owner.pid), [101, if comes { 100 } else { 0 }]);
+    }
+}
+
+#[test]
 fn a_flow_taken_for_vanished_comes_back_with_its_next_record() {
     let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
     let mut t = table();
     t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 50), 10 * S);
     for second in [20, 30, 40] {
         t.sweep_begins(second * S);
-        t.sweep_ends(true);
+        t.sweep_ends(true, second * S);
     }
     assert_eq!(reports(&mut t, 50 * S)[0].state, State::Vanished);
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 15 * S, 100), 50 * S);
@@ -281,7 +311,7 @@ fn a_socket_that_the_sweep_misses_three_times_has_vanished() {
     assert_eq!(reports(&mut t, 13 * S).len(), 1);
     for second in [20, 30, 40] {
         t.sweep_begins(second * S);
-        t.sweep_ends(true);
+        t.sweep_ends(true, second * S);
     }
     let told = reports(&mut t, 100 * S);
     assert_eq!((told[0].state, t.counts().vanished), (State::Vanished, 0));
@@ -299,7 +329,7 @@ fn a_connection_that_the_sweep_finds_as_it_was_lives_on() {
     for second in [20, 30, 40, 100] {
         t.sweep_begins(second * S);
         assert!(t.tcp_same(record.cookie, second * S));
-        t.sweep_ends(true);
+        t.sweep_ends(true, second * S);
     }
     assert!(!t.tcp_same(record.cookie + 1000, 100 * S), "of that one all must be told");
     let told = reports(&mut t, 110 * S);
