@@ -32,7 +32,7 @@ cp -r "$stdlib/." "$pay$stdlib/"
 rm -rf "$pay$stdlib"/{test,idlelib,tkinter,lib2to3,ensurepip,distutils,config-*,pydoc_data}
 find "$pay$stdlib" -name __pycache__ -prune -exec rm -rf {} +
 cp -r /usr/lib/python3/dist-packages/zmq "$pay/usr/lib/python3/dist-packages/"
-tests/kernels/mkpay.sh "$pay" /usr/bin/python3 ip nsenter setpriv unshare bpftool id "$pay"/opt/bin/* "$pay"/opt/tests/* \
+tests/kernels/mkpay.sh "$pay" /usr/bin/python3 ip nsenter setpriv unshare chrt taskset bpftool id "$pay"/opt/bin/* "$pay"/opt/tests/* \
   $(find "$pay$stdlib/lib-dynload" "$pay/usr/lib/python3/dist-packages/zmq" -name '*.so')
 
 export MODS="veth tun" MEM=3072 VMTIMEOUT=${VMTIMEOUT:-900}
