@@ -169,6 +169,11 @@ impl Flow {
             && self.end(Side::Responder).is_some_and(|end| !end.has(End::CONFIRMED) && !end.has(End::CLOSED))
     }
 
+    /// Its other end can be found by the sequence numbers, or is here.
+    pub(super) fn is_named(&self) -> bool {
+        self.pair_hashes != [0; 2] || self.far.is_some()
+    }
+
     /// It may have been taken for vanished, and here it is.
     pub(super) fn was_found(&mut self) {
         if self.verdict == Some(State::Vanished) {

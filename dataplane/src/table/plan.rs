@@ -21,7 +21,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 const REPORTS_AT_ONCE: usize = 4096;
 /// Ticks that a report waits for the names of its processes.
 const NAMES_WAIT_TICKS: u8 = 4;
-/// How long an accepted connection may wait for its first reader before the listener's process is named.
+/// How long an accepted connection may wait for its first reader before the listener's process is named, and one within this
+/// host for the end of its handshake.
 const OWNER_WAIT_TICKS: u32 = (10 * SECOND_NS / TICK_NS) as u32;
 
 /// When things happen, nanoseconds.
@@ -172,11 +173,13 @@ impl FlowTable {
             }
             return;
         }
-        if !over && flow.reports == 0 && flow.awaits_owner() && tick_of(now_ns) < flow.entered_tick + OWNER_WAIT_TICKS {
+        let (untold, awaits_owner) = (flow.reports == 0, flow.awaits_owner());
+        let recent = tick_of(now_ns) < flow.entered_tick + OWNER_WAIT_TICKS;
+        if untold && !over && recent && (awaits_owner || self.may_lack_name(id)) {
             self.wheel.schedule(&mut self.flows, id, now_ns + SECOND_NS);
             return;
         }
-        if over && flow.reports == 0 && self.may_lack_open_end(id, now_ns) {
+        if untold && over && self.may_lack_open_end(id, now_ns) {
             self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
             return;
         }
@@ -204,6 +207,13 @@ impl FlowTable {
             && now_ns.saturating_sub(flow.near.at_ns) < self.timeouts.active_ns
             && self.flows.len() < self.flows_max
             && self.is_local(flow.endpoint(flow.near_side.other()).addr)
+    }
+
+    /// A connection within this host whose handshake was not over when it was seen: its other end may be in the table as a
+    /// flow of its own, and with the next record the two become one.
+    fn may_lack_name(&self, id: u32) -> bool {
+        let flow = &self.flows[id as usize];
+        flow.key.proto == Proto::Tcp && !flow.is_named() && self.is_local(flow.endpoint(flow.near_side.other()).addr)
     }
 
     fn next_look_ns(&self, id: u32, now_ns: u64, over: bool) -> u64 {

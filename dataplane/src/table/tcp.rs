@@ -125,7 +125,7 @@ impl FlowTable {
         if told(&before) != told(&o.end) {
             flow.active_ns = flow.active_ns.max(o.end.at_ns);
         }
-        let named = flow.pair_hashes != [0; 2] || flow.far.is_some();
+        let named = flow.is_named();
         if o.end.has(End::CLOSED) && flow.all_closed() {
             self.schedule_close(id, now_ns);
         }

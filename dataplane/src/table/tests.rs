@@ -256,6 +256,31 @@ fn a_local_connection_waits_for_a_close_that_a_starved_worker_has_yet_to_bring()
 }
 
 #[test]
+fn a_local_connection_is_told_of_when_its_handshake_is_over() {
+    let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+    let here = |last| Addr::from(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))).0;
+    let local = |mut r: FlowRecord| {
+        (r.local_addr, r.remote_addr) = (here(r.local_addr[15]), here(r.remote_addr[15]));
+        r
+    };
+    let mut t = table();
+    let mut connecting = local(c.record(Side::Initiator, Kind::Sweep, 10 * S, 0));
+    (connecting.state, connecting.seq_remote) = (2, 0);
+    t.tcp_record(&connecting, 10 * S);
+    assert!(reports(&mut t, 13 * S).is_empty(), "the other end has a flow of its own until then");
+    for side in [Side::Responder, Side::Initiator] {
+        t.tcp_record(&local(c.record(side, Kind::Close, 13 * S, 100)), 13 * S);
+    }
+    let told = reports(&mut t, 14 * S);
+    assert_eq!(told.iter().map(|r| r.owners.map(|owner| owner.pid)).collect::<Vec<_>>(), [[101, 100]]);
+
+    // One that nobody answers is told of all the same.
+    let mut t = table();
+    t.tcp_record(&connecting, 10 * S);
+    assert_eq!(reports(&mut t, 21 * S).len(), 1);
+}
+
+#[test]
 fn a_flow_taken_for_vanished_comes_back_with_its_next_record() {
     let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
     let mut t = table();
