@@ -88,6 +88,7 @@ pub fn ring_bytes_for(cpus: usize) -> u32 {
 /// The attached programs and their maps.
 pub struct Kernel {
     sweeper: Sweeper,
+    misses_orphans: bool,
     udp: Option<UdpTables>,
     counts: MapHandle,
     programs: Vec<ProgramHandle>,
@@ -125,15 +126,14 @@ impl Kernel {
         }
         seed(&skel.progs.se_seed)?;
 
-        let by_files = is_walk_over_states_unsafe();
-        let sweep = if by_files {
+        let misses_orphans = is_walk_over_states_unsafe();
+        let sweep = if misses_orphans {
             skel.progs.se_sweep_files.attach_trace()
         } else {
             skel.progs.se_sweep.attach_iter(skel.maps.se_socks.as_fd())
         };
         let sweeper = Sweeper::new(
             sweep.map_err(bpf("cannot attach the sweep"))?,
-            by_files,
             ring_of(&skel.maps.se_swept, 0, skel.maps.se_swept.max_entries())?,
             handle(&skel.maps.se_sweep_all)?,
             handle(&skel.maps.se_closes)?,
@@ -143,7 +143,7 @@ impl Kernel {
         let loaded = skel.object().progs().filter(|p| p.autoload());
         let programs = loaded.map(|p| ProgramHandle::new(&p)).collect::<io::Result<_>>();
         let programs = programs.map_err(|source| KernelError::Io { what: "cannot keep a program".into(), source })?;
-        Ok((Self { sweeper, udp: Some(udp), counts, programs, charged, _links: links }, rings))
+        Ok((Self { sweeper, misses_orphans, udp: Some(udp), counts, programs, charged, _links: links }, rings))
     }
 
     /// The UDP counters. They can be taken once, to be read on a thread of their own.
@@ -159,7 +159,7 @@ impl Kernel {
     /// Whether a sweep finds only sockets that a process has open, and not what is left of a connection after its close.
     #[must_use]
     pub fn misses_orphans(&self) -> bool {
-        self.sweeper.by_files
+        self.misses_orphans
     }
 
     /// Bytes of the buffer that the sweep goes through.

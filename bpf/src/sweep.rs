@@ -22,7 +22,6 @@ pub enum Swept<'a> {
 /// Reader of the kernel's tables. One per agent, owned by the control thread.
 pub struct Sweeper {
     sockets: Link,
-    pub(crate) by_files: bool,
     swept: Ring,
     /// The kernel's switch, and how it stands.
     all: (MapHandle, bool),
@@ -31,8 +30,8 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    pub(crate) fn new(sockets: Link, by_files: bool, swept: Ring, all: MapHandle, closes: MapHandle) -> Self {
-        Self { sockets, by_files, swept, all: (all, false), closes, close_scratch: Scratch::new() }
+    pub(crate) fn new(sockets: Link, swept: Ring, all: MapHandle, closes: MapHandle) -> Self {
+        Self { sockets, swept, all: (all, false), closes, close_scratch: Scratch::new() }
     }
 
     /// Bytes of the kernel's buffer between the walk and its reader.

@@ -10,13 +10,24 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::Value;
 use sockeye_tests::engines::Cgroup;
-use sockeye_tests::{Agent, Guard, Traffic, exporting_agent, output, serve, settle, slowness, wait_for};
+use sockeye_tests::{Agent, Collected, Guard, Traffic, exporting_agent, output, serve, settle, slowness, wait_for};
 
 /// Ids of the kernel programs that are ours, by name.
 fn our_programs() -> HashSet<u64> {
     let programs: Value = serde_json::from_str(&output("bpftool", &["-j", "prog", "show"])).expect("JSON");
     let ours = |p: &&Value| p["name"].as_str().is_some_and(|name| name.starts_with("se_"));
     programs.as_array().expect("a list").iter().filter(ours).filter_map(|p| p["id"].as_u64()).collect()
+}
+
+/// Each connection of a storm is one flow with all bytes and both processes.
+fn assert_whole(collected: &Collected, port: u16, connections: u64) {
+    collected.assert_clean();
+    let flows: Vec<&Value> = collected.flows().iter().filter(|f| f["dst_port"] == port).collect();
+    assert_eq!(flows.len() as u64, connections);
+    for flow in flows {
+        assert_eq!((&flow["in_bytes"], &flow["out_bytes"]), (&Value::from(8), &Value::from(1)), "{flow:#}");
+        assert!(flow["src_pid"].is_u64() && flow["dst_pid"].is_u64(), "{flow:#}");
+    }
 }
 
 #[test]
@@ -42,14 +53,7 @@ fn ten_thousand_short_connections_at_full_speed() {
     assert_eq!((lost, agent.loss("flow_vanished"), agent.loss("flow_table_full")), (0, 0, 0));
     assert_eq!(agent.sum("exports", "dropped"), 0);
     agent.stop();
-    let collected = collector.finish();
-    collected.assert_clean();
-    let flows: Vec<&Value> = collected.flows().iter().filter(|f| f["dst_port"] == port).collect();
-    assert_eq!(flows.len() as u64, connections);
-    for flow in flows {
-        assert_eq!((&flow["in_bytes"], &flow["out_bytes"]), (&Value::from(8), &Value::from(1)), "{flow:#}");
-        assert!(flow["src_pid"].is_u64() && flow["dst_pid"].is_u64(), "{flow:#}");
-    }
+    assert_whole(&collector.finish(), port, connections);
 }
 
 #[test]
@@ -131,13 +135,7 @@ fn starved_workers_tell_of_both_ends_of_a_flow_at_once() {
     drop(load);
     settle();
     agent.stop();
-    let collected = collector.finish();
-    collected.assert_clean();
-    let flows: Vec<&Value> = collected.flows().iter().filter(|f| f["dst_port"] == port).collect();
-    assert_eq!(flows.len() as u64, connections);
-    for flow in flows {
-        assert!(flow["src_pid"].is_u64() && flow["dst_pid"].is_u64(), "{flow:#}");
-    }
+    assert_whole(&collector.finish(), port, connections);
 }
 
 #[test]

@@ -135,6 +135,13 @@ fn both_ends_become_one_flow_with_both_processes() {
     assert_eq!(names, ["p101", "p100"]);
 }
 
+/// The same between loopback addresses.
+fn on_loopback(mut r: FlowRecord) -> FlowRecord {
+    let here = |last| Addr::from(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))).0;
+    (r.local_addr, r.remote_addr) = (here(r.local_addr[15]), here(r.remote_addr[15]));
+    r
+}
+
 #[test]
 fn an_end_that_stays_open_long_after_the_other_is_waited_for() {
     // It lived between two sweeps: only its closes are told of, five seconds apart.
@@ -142,12 +149,8 @@ fn an_end_that_stays_open_long_after_the_other_is_waited_for() {
         let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
         let mut t = table();
         let told = |side, kind, at_ns| {
-            let mut r = c.record(side, kind, at_ns, 100);
-            if loopback {
-                let here = |last| Addr::from(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))).0;
-                (r.local_addr, r.remote_addr) = (here(r.local_addr[15]), here(r.remote_addr[15]));
-            }
-            r
+            let r = c.record(side, kind, at_ns, 100);
+            if loopback { on_loopback(r) } else { r }
         };
         // By an earlier flow the address of the other side is known as one of this host.
         let before = Connection { number: 2, sent: 1, received: 1, seeded: false };
@@ -229,12 +232,7 @@ fn a_sweep_that_raced_with_the_close_changes_nothing() {
 #[test]
 fn a_local_connection_waits_for_a_close_that_a_starved_worker_has_yet_to_bring() {
     let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
-    let close = |side| {
-        let mut r = c.record(side, Kind::Close, 10 * S, 100);
-        let here = |last| Addr::from(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))).0;
-        (r.local_addr, r.remote_addr) = (here(r.local_addr[15]), here(r.remote_addr[15]));
-        r
-    };
+    let close = |side| on_loopback(c.record(side, Kind::Close, 10 * S, 100));
     for comes in [true, false] {
         let mut t = table();
         t.tcp_record(&close(Side::Initiator), 10 * S);
@@ -258,18 +256,13 @@ fn a_local_connection_waits_for_a_close_that_a_starved_worker_has_yet_to_bring()
 #[test]
 fn a_local_connection_is_told_of_when_its_handshake_is_over() {
     let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
-    let here = |last| Addr::from(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))).0;
-    let local = |mut r: FlowRecord| {
-        (r.local_addr, r.remote_addr) = (here(r.local_addr[15]), here(r.remote_addr[15]));
-        r
-    };
     let mut t = table();
-    let mut connecting = local(c.record(Side::Initiator, Kind::Sweep, 10 * S, 0));
+    let mut connecting = on_loopback(c.record(Side::Initiator, Kind::Sweep, 10 * S, 0));
     (connecting.state, connecting.seq_remote) = (2, 0);
     t.tcp_record(&connecting, 10 * S);
     assert!(reports(&mut t, 13 * S).is_empty(), "the other end has a flow of its own until then");
     for side in [Side::Responder, Side::Initiator] {
-        t.tcp_record(&local(c.record(side, Kind::Close, 13 * S, 100)), 13 * S);
+        t.tcp_record(&on_loopback(c.record(side, Kind::Close, 13 * S, 100)), 13 * S);
     }
     let told = reports(&mut t, 14 * S);
     assert_eq!(told.iter().map(|r| r.owners.map(|owner| owner.pid)).collect::<Vec<_>>(), [[101, 100]]);
