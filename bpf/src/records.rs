@@ -25,7 +25,7 @@ pub const KINDS: usize = 8;
 pub enum Kind {
     /// The last word on a TCP connection.
     Close = 0,
-    /// A live TCP socket, seen by the sweep.
+    /// A live TCP socket, seen by the sweep, or when its process has closed it.
     Sweep = 1,
     /// A listening TCP or bound UDP socket, seen by the sweep.
     Listener = 2,

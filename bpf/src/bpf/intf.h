@@ -20,7 +20,7 @@
 
 enum se_kind {
 	SE_CLOSE = 0,     /* se_close: the last word on a TCP connection */
-	SE_SWEEP = 1,     /* se_flow: a live TCP socket, seen by the sweep */
+	SE_SWEEP = 1,     /* se_flow: a live TCP socket, seen by the sweep, or when its process has closed it */
 	SE_LISTENER = 2,  /* se_flow: a listening TCP or a bound UDP socket, seen by the sweep */
 	SE_RTT = 3,       /* se_rtt: a batch of round-trip samples of one socket */
 	SE_DATAGRAM = 4,  /* se_datagram: one UDP packet that found the UDP table full */

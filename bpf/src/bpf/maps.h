@@ -135,15 +135,30 @@ static __always_inline struct se_sock *track(void *sk)
 	return NULL;
 }
 
+static __always_inline void *reserve_uncounted(const __u64 bytes)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	void *ring = bpf_map_lookup_elem(&se_rings, &cpu);
+
+	return ring ? bpf_ringbuf_reserve(ring, bytes, 0) : NULL;
+}
+
 /* A record in this CPU's ring, or NULL: the caller says what becomes of it then. */
 static __always_inline void *offer(struct se_stats *st, enum se_kind kind, const __u64 bytes)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-	void *ring;
-
 	count(&st->offered[kind]);
-	ring = bpf_map_lookup_elem(&se_rings, &cpu);
-	return ring ? bpf_ringbuf_reserve(ring, bytes, 0) : NULL;
+	return reserve_uncounted(bytes);
+}
+
+/* A record that nothing depends on yet: a full ring is no loss. */
+static __always_inline void *offer_early(enum se_kind kind, const __u64 bytes)
+{
+	struct se_stats *st = stats();
+	void *record = st ? reserve_uncounted(bytes) : NULL;
+
+	if (record)
+		count(&st->offered[kind]);
+	return record;
 }
 
 /* A record in this CPU's ring, or NULL with the loss counted. */

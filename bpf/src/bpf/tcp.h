@@ -175,7 +175,7 @@ static __always_inline void set_owner(struct se_sock *s, const struct se_owner *
 
 /*
  * connect() or listen(): the caller owns the socket. tcp_v4_connect() and inet_csk_listen_start() run in the process.
- * An open connection is not told of here: the sweep finds it, and a short one costs a single record, its close.
+ * An open connection is not told of here: the sweep finds it.
  */
 static __always_inline void on_open(struct sock *sk, __u8 role)
 {
@@ -264,19 +264,29 @@ static __always_inline void on_close(struct se_sock *s, struct sock *sk, int old
 }
 
 /*
- * tcp_close() and tcp_shutdown(), in the process: whoever closes a connection has it. Only for one without an owner,
- * because its connect was missed (see se_destroy) and nobody has read from it.
+ * tcp_close() and tcp_shutdown(), in the process. The connection is told of as it is now, although its close will follow:
+ * that often comes in a softirq, and where the kernel leaves our programs out then, a short connection would have been
+ * there for nobody. Whoever closes one without an owner, because its connect was missed (see se_destroy) and nobody has
+ * read from it, has it.
  */
-static __always_inline void on_shut(struct sock *sk)
+static __always_inline void on_shut(struct sock *sk, int state)
 {
 	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	struct se_owner owner;
+	struct se_flow *f;
 
-	if (!s || s->pid || !sk->sk_lock.owned)
+	if (!s || !sk->sk_lock.owned)
 		return;
-	owner = current_owner(true);
-	if (owner.pid)
-		set_owner(s, &owner);
+	if (!s->pid) {
+		owner = current_owner(true);
+		if (owner.pid)
+			set_owner(s, &owner);
+	}
+	f = offer_early(SE_SWEEP, sizeof(*f));
+	if (!f)
+		return;
+	fill_flow(f, SE_SWEEP, state, s, sk);
+	submit(f);
 }
 
 static __always_inline void on_end(struct sock *sk, int old)
@@ -312,7 +322,7 @@ int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
 		break;
 	case TCP_FIN_WAIT1:
 	case TCP_LAST_ACK:
-		on_shut(sk);
+		on_shut(sk, new);
 		break;
 	case TCP_CLOSE:
 		on_end(sk, old);

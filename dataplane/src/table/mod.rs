@@ -83,6 +83,8 @@ pub struct FlowTable {
     whole_sweep_ns: u64,
     /// Start and end of one after which closes may still be on their way.
     whole_sweep_next: Option<(u64, u64)>,
+    /// All that the kernel told of before this moment has been taken.
+    told_until_ns: u64,
     /// Addresses of this host that ends of flows had, loopback ones left out.
     local_addrs: HashSet<Addr, ahash::RandomState>,
     wheel: Wheel,
@@ -110,6 +112,7 @@ impl FlowTable {
             sweeps_ns: [0; 3],
             whole_sweep_ns: 0,
             whole_sweep_next: None,
+            told_until_ns: u64::MAX,
             local_addrs: HashSet::default(),
             wheel: Wheel::default(),
             timeouts,
@@ -171,6 +174,7 @@ impl FlowTable {
 
     /// All that the kernel told of before this moment has been taken.
     pub fn told_until(&mut self, at_ns: u64) {
+        self.told_until_ns = at_ns;
         if let Some((began_ns, _)) = self.whole_sweep_next.take_if(|(_, ended_ns)| *ended_ns <= at_ns) {
             self.whole_sweep_ns = began_ns;
         }

@@ -168,6 +168,10 @@ impl FlowTable {
             if changed {
                 report(self.make_report(id, now_ns, clock, processes));
             }
+            if self.may_hear_of(id) {
+                self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
+                return;
+            }
             if self.remove(id).verdict == Some(State::Vanished) {
                 self.counts.vanished += 1;
             }
@@ -209,6 +213,15 @@ impl FlowTable {
             && self.is_local(flow.endpoint(flow.near_side.other()).addr)
     }
 
+    /// What its sockets told before they closed may still be in a ring of another CPU, whose worker is starved: it would be
+    /// taken for a new flow.
+    fn may_hear_of(&self, id: u32) -> bool {
+        let flow = &self.flows[id as usize];
+        flow.key.proto == Proto::Tcp
+            && flow.ends().any(|end| end.at_ns >= self.told_until_ns)
+            && self.flows.len() < self.flows_max
+    }
+
     /// A connection within this host whose handshake was not over when it was seen: its other end may be in the table as a
     /// flow of its own, and with the next record the two become one.
     fn may_lack_name(&self, id: u32) -> bool {
@@ -233,8 +246,9 @@ impl FlowTable {
 
     /// Notices what no record tells: UDP silence, and TCP sockets that the sweep does not find any more.
     fn judge(&mut self, id: u32, now_ns: u64) {
-        // Questions of ctl bring sweeps close together, and a record may be late on a starved host.
-        let missed_ns = self.sweeps_ns[2].min(now_ns.saturating_sub(self.timeouts.vanished_ns));
+        // Questions of ctl bring sweeps close together, and on a starved host a record may be late.
+        let long_ago_ns = now_ns.saturating_sub(self.timeouts.vanished_ns);
+        let missed_ns = self.sweeps_ns[2].min(long_ago_ns).min(self.told_until_ns);
         let idle_ns = self.timeouts.idle_ns;
         let flow = &mut self.flows[id as usize];
         if flow.verdict.is_some() || flow.all_closed() {

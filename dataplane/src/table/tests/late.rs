@@ -1,0 +1,139 @@
+//! Records that come late, or never: from rings whose workers are starved, from a sweep that raced, from a kernel that left
+//! our programs out.
+
+use super::*;
+
+#[test]
+fn a_late_record_does_not_reopen_a_closed_flow() {
+    let c = Connection { number: 3, sent: 10, received: 10, seeded: false };
+    let mut life = c.life();
+    life.rotate_right(2); // both closes first
+    let mut t = table();
+    life.iter().for_each(|r| t.tcp_record(r, 12 * S));
+    assert_eq!((t.len(), t.flows().next().unwrap().state()), (1, State::Closed));
+}
+
+#[test]
+fn a_sweep_that_raced_with_the_close_changes_nothing() {
+    let c = Connection { number: 3, sent: 10, received: 20, seeded: false };
+    let close = c.record(Side::Initiator, Kind::Close, 10 * S, 100);
+    // Another CPU looked at its clock later and still saw the old state.
+    let sweep = c.record(Side::Initiator, Kind::Sweep, 10 * S + 1000, 90);
+    for order in [[close, sweep], [sweep, close]] {
+        let mut t = table();
+        order.iter().for_each(|r| t.tcp_record(r, 12 * S));
+        let found: Vec<_> = t.flows().map(|flow| (flow.state(), flow.totals().bytes)).collect();
+        assert_eq!(found, [(State::Closed, [10, 20])]);
+    }
+}
+
+#[test]
+fn a_local_connection_waits_for_a_close_that_a_starved_worker_has_yet_to_bring() {
+    let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+    let close = |side| on_loopback(c.record(side, Kind::Close, 10 * S, 100));
+    for comes in [true, false] {
+        let mut t = table();
+        t.tcp_record(&close(Side::Initiator), 10 * S);
+        t.sweep_begins(11 * S);
+        t.sweep_ends(true, 12 * S);
+        // Later sweeps do not put it off.
+        t.sweep_begins(13 * S);
+        t.sweep_ends(true, 14 * S);
+        t.told_until(12 * S - 1);
+        assert!(reports(&mut t, 14 * S).is_empty());
+        if comes {
+            t.tcp_record(&close(Side::Responder), 14 * S);
+        }
+        t.told_until(12 * S);
+        let told = reports(&mut t, 15 * S);
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].owners.map(|owner| owner.pid), [101, if comes { 100 } else { 0 }]);
+    }
+}
+
+#[test]
+fn a_local_connection_is_told_of_when_its_handshake_is_over() {
+    let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+    let mut t = table();
+    let mut connecting = on_loopback(c.record(Side::Initiator, Kind::Sweep, 10 * S, 0));
+    (connecting.state, connecting.seq_remote) = (2, 0);
+    t.tcp_record(&connecting, 10 * S);
+    assert!(reports(&mut t, 13 * S).is_empty(), "the other end has a flow of its own until then");
+    for side in [Side::Responder, Side::Initiator] {
+        t.tcp_record(&on_loopback(c.record(side, Kind::Close, 13 * S, 100)), 13 * S);
+    }
+    let told = reports(&mut t, 14 * S);
+    assert_eq!(told.iter().map(|r| r.owners.map(|owner| owner.pid)).collect::<Vec<_>>(), [[101, 100]]);
+
+    // One that nobody answers is told of all the same.
+    let mut t = table();
+    t.tcp_record(&connecting, 10 * S);
+    assert_eq!(reports(&mut t, 21 * S).len(), 1);
+}
+
+#[test]
+fn a_flow_taken_for_vanished_comes_back_with_its_next_record() {
+    let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
+    let mut t = table();
+    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 50), 10 * S);
+    for second in [20, 30, 40] {
+        t.sweep_begins(second * S);
+        t.sweep_ends(true, second * S);
+    }
+    assert_eq!(reports(&mut t, 50 * S)[0].state, State::Vanished);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Close, 15 * S, 100), 50 * S);
+    assert_eq!(reports(&mut t, 52 * S)[0].state, State::Closed);
+    reports(&mut t, 60 * S);
+    assert_eq!((t.len(), t.counts().vanished), (0, 0));
+}
+
+#[test]
+fn who_has_closed_is_told_of_even_if_the_end_is_not() {
+    let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+    let mut t = table();
+    let mut shut = on_loopback(c.record(Side::Initiator, Kind::Sweep, 10 * S, 100));
+    shut.state = 4; // FIN_WAIT1
+    t.tcp_record(&shut, 10 * S);
+    t.tcp_record(&on_loopback(c.record(Side::Responder, Kind::Close, 10 * S + 1, 100)), 10 * S);
+    let told = reports(&mut t, 13 * S);
+    assert_eq!(told.iter().map(|r| r.owners.map(|owner| owner.pid)).collect::<Vec<_>>(), [[101, 100]]);
+    assert_eq!((told[0].state, told[0].total.bytes), (State::Closing, [5000, 70_000]));
+    for second in [20, 30, 40] {
+        t.sweep_begins(second * S);
+        t.sweep_ends(true, second * S);
+    }
+    assert!(reports(&mut t, 64 * S).iter().all(|r| r.state == State::Vanished));
+    assert!(reports(&mut t, 70 * S).is_empty());
+    assert_eq!((t.len(), t.counts().vanished), (0, 1));
+}
+
+#[test]
+fn a_flow_that_is_over_is_kept_while_a_starved_worker_may_have_records_of_it() {
+    let c = Connection { number: 1, sent: 10, received: 10, seeded: false };
+    let mut t = table();
+    t.told_until(10 * S - 1);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Close, 10 * S, 100), 10 * S);
+    assert_eq!(reports(&mut t, 12 * S).len(), 1);
+    assert!(reports(&mut t, 30 * S).is_empty());
+    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S - 1, 90), 30 * S);
+    assert_eq!((t.len(), t.counts().created), (1, 1));
+    t.told_until(10 * S + 1);
+    assert!(reports(&mut t, 31 * S).is_empty());
+    assert!(t.is_empty());
+}
+
+#[test]
+fn a_socket_whose_close_a_starved_worker_may_have_is_not_taken_for_vanished() {
+    let c = Connection { number: 1, sent: 10, received: 10, seeded: false };
+    let mut t = table();
+    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 100), 10 * S);
+    t.told_until(10 * S);
+    for second in [20, 30, 40] {
+        t.sweep_begins(second * S);
+        t.sweep_ends(true, second * S);
+    }
+    assert_eq!(reports(&mut t, 50 * S)[0].state, State::Open);
+    t.told_until(50 * S);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Close, 15 * S, 100), 50 * S);
+    assert_eq!(reports(&mut t, 52 * S)[0].state, State::Closed);
+}

@@ -1,0 +1,55 @@
+//! What the kernel side writes into its rings.
+
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use sockeye_bpf::kernel::{Kernel, KernelOptions};
+use sockeye_bpf::records::{FlowRecord, Kind, Record};
+use sockeye_bpf::ring::{Drain, Ring};
+use sockeye_tests::wait_for;
+
+const FIN_WAIT1: u8 = 4;
+const FIN_WAIT2: u8 = 5;
+const LAST_ACK: u8 = 9;
+
+fn drain(rings: &mut [Ring], records: &mut Vec<FlowRecord>) {
+    for ring in rings {
+        ring.drain(usize::MAX, |bytes| match Record::parse(bytes) {
+            Some(Record::Flow(flow)) => records.push(*flow),
+            Some(Record::Close(close)) => records.push(close.flow),
+            _ => {}
+        });
+    }
+}
+
+/// The end often comes in a softirq, where the kernel may leave programs out; the process that closes is known before it.
+#[test]
+fn a_close_is_told_of_by_its_process_and_at_its_end() {
+    let (_kernel, mut rings) = Kernel::start(&KernelOptions::default()).expect("the kernel side");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+    let (server, client_address) = listener.accept().expect("a connection");
+    drop(client);
+    drop(server);
+    let port = client_address.port();
+    let mut records = Vec::new();
+    let of_client = |record: &&FlowRecord| record.local_port == port;
+    let of_server = |record: &&FlowRecord| record.remote_port == port;
+    let is_close = |record: &&FlowRecord| record.kind == Kind::Close as u8;
+    wait_for("closes of both ends", Duration::from_secs(5), || {
+        drain(&mut rings, &mut records);
+        let closed = |end: &dyn Fn(&&FlowRecord) -> bool| records.iter().filter(is_close).any(|r| end(&r));
+        (closed(&of_client) && closed(&of_server)).then_some(())
+    });
+    for (name, records, first) in [
+        ("client", records.iter().filter(of_client).collect::<Vec<_>>(), FIN_WAIT1),
+        ("server", records.iter().filter(of_server).collect(), LAST_ACK),
+    ] {
+        let told: Vec<_> = records.iter().map(|r| (r.kind, r.state, r.pid)).collect();
+        assert_eq!(told.len(), 2, "{name}: {told:?}");
+        assert_eq!(told[0], (Kind::Sweep as u8, first, std::process::id()), "{name}");
+        assert_eq!((told[1].0, told[1].2), (Kind::Close as u8, std::process::id()), "{name}");
+        assert!([FIN_WAIT1, FIN_WAIT2, LAST_ACK].contains(&told[1].1), "{name}: {told:?}");
+        assert_eq!((records[0].cookie, records[0].seq_local), (records[1].cookie, records[1].seq_local), "{name}");
+    }
+}
