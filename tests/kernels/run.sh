@@ -22,7 +22,7 @@ gcc -O2 -o "$pay/opt/bin/tundelay" tests/programs/tundelay.c
 # Without what only a debugger reads: all of it lies in the guest's memory.
 for program in sockeye ctl brief; do strip -o "$pay/opt/bin/$program" "$bin/$program"; done
 while read -r name path; do
-  case " ${TESTS:=verifier sweep bytes owners load} " in *" $name "*) strip -o "$pay/opt/tests/$name" "$path" ;; esac
+  case " ${TESTS:=verifier records sweep bytes owners load} " in *" $name "*) strip -o "$pay/opt/tests/$name" "$path" ;; esac
 done <<<"$tests"
 cp -r tests/oracle tests/programs "$pay$repo/tests/"
 echo 'root:x:0:0:root:/root:/bin/sh' > "$pay/etc/passwd"
