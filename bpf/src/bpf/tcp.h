@@ -203,6 +203,16 @@ static __always_inline bool is_missed(const struct se_sock *s, struct sock *sk)
 	return (s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER && sk->__sk_common.skc_dport;
 }
 
+/*
+ * Of a connection whose ESTABLISHED was missed: it never came to it. When two segments of a client that ends its handshake
+ * come in on two CPUs at once, the kernel makes two sockets, and throws one away (inet_ehash_nolisten). That one has the
+ * client's SYN, with which the kernel begins to count (tcp_create_openreq_child), and nothing else.
+ */
+static __always_inline bool was_never_open(struct tcp_sock *tp)
+{
+	return tp && tp->segs_in <= 1 && !tp->segs_out && !tp->bytes_received;
+}
+
 static __always_inline void fill_close(struct se_close *c, __u8 state, const struct se_sock *s, struct sock *sk)
 {
 	fill_flow(&c->flow, SE_CLOSE, state, s, sk);
@@ -250,11 +260,14 @@ static __always_inline void on_close(struct se_sock *s, struct sock *sk, int old
 
 	if (s->over)
 		return;
-	if (is_missed(s, sk))
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (is_missed(s, sk)) {
+		if (was_never_open(tp))
+			return;
 		on_established(s, sk, false);
+	}
 	if ((s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER)
 		return;
-	tp = bpf_skc_to_tcp_sock(sk);
 	if (tp)
 		take_sample(s, tp);
 	if (s->rtt_count > SE_CLOSE_RTT)
@@ -337,8 +350,8 @@ int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
  * CPU until the process that was preempted in the program goes on. The kernel counts them (recursion_misses). What
  * se_set_state misses, others make good for: a connect is told by ESTABLISHED, and its owner by the first read or the
  * close; ESTABLISHED by whatever comes next (is_missed); both by the first read; a close by this tracepoint, which comes
- * right after nearly every close, always with softirqs off, so that nothing comes in between. The state that such a
- * socket left is not known any more: with no error it had sent its FIN.
+ * right after nearly every close: what interrupts one of both programs finds the other one not running. The state that such
+ * a socket left is not known any more: with no error it had sent its FIN.
  */
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(se_destroy, struct sock *sk)
