@@ -15,6 +15,11 @@ pub trait Drain {
     /// Hands at most `limit` pending records to `each`, in order. Returns how many there were.
     fn drain(&mut self, limit: usize, each: impl FnMut(&[u8])) -> usize;
 
+    /// The last call ended before a record that is still being written: it, and what lies behind it, is for the next one.
+    fn is_held_up(&self) -> bool {
+        false
+    }
+
     /// How much it holds, bytes; without a limit unless it says otherwise.
     fn capacity_bytes(&self) -> usize {
         usize::MAX
@@ -36,6 +41,7 @@ pub struct Ring {
     /// record is cut in two. All of it again, as libbpf maps it, would count twice in the process's resident memory.
     producer: Mapping,
     position: usize,
+    held_up: bool,
 }
 
 /// Space is given back when it is this share of the ring.
@@ -77,7 +83,7 @@ impl Ring {
         let consumer = Mapping::new(&fd, page, ProtFlags::READ | ProtFlags::WRITE, 0)?;
         let producer = Mapping::new(&fd, page + size_bytes + page, ProtFlags::READ, page)?;
         let position = consumer.counter().load(Ordering::Acquire);
-        Ok(Self { cpu, size_bytes, fd, consumer, producer, position })
+        Ok(Self { cpu, size_bytes, fd, consumer, producer, position, held_up: false })
     }
 
     /// The CPU whose programs write to this ring.
@@ -106,6 +112,10 @@ impl Drain for Ring {
         self.size_bytes
     }
 
+    fn is_held_up(&self) -> bool {
+        self.held_up
+    }
+
     #[inline]
     fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> usize {
         // SAFETY: the data begins after the first page of the mapping.
@@ -113,11 +123,13 @@ impl Drain for Ring {
         let mapped = self.producer.bytes - page_size();
         let made = self.producer.counter().load(Ordering::Acquire);
         let (mut drained, mut given_back) = (0, self.position);
+        self.held_up = false;
         while self.position != made && drained < limit {
             let offset = self.position & (self.size_bytes - 1);
             // SAFETY: inside of the data, aligned to 8 bytes; the kernel writes it with an atomic exchange.
             let header = unsafe { data.add(offset).cast::<AtomicU32>().as_ref() }.load(Ordering::Acquire);
             if header & BPF_RINGBUF_BUSY_BIT != 0 {
+                self.held_up = true;
                 break;
             }
             let bytes = (header & !BPF_RINGBUF_DISCARD_BIT) as usize;
@@ -197,10 +209,11 @@ mod tests {
         let (kernel, mut ring) = Kernel::new(4096);
         let made = kernel.write(0, BPF_RINGBUF_BUSY_BIT, b"slow");
         kernel.write(made, 0, b"fast");
-        assert!(drain(&mut ring, 10).is_empty());
+        assert!(drain(&mut ring, 10).is_empty() && ring.is_held_up());
         kernel.write(0, 0, b"slow");
         kernel.write(made, 0, b"fast");
         assert_eq!(drain(&mut ring, 10), [b"slow", b"fast"]);
+        assert!(!ring.is_held_up());
     }
 
     #[test]

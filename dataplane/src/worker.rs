@@ -98,6 +98,8 @@ pub struct Visit {
     pub fill: f64,
     /// The delta is full and control has all others: records stay in the rings.
     pub stalled: bool,
+    /// A record was still being written, and is left with those behind it.
+    pub held_up: bool,
 }
 
 impl Visit {
@@ -111,7 +113,7 @@ impl Visit {
 
     /// Nothing was left in a ring that was there when the visit began.
     fn has_emptied_all(self) -> bool {
-        self.fill < 1.0 && !self.stalled
+        self.fill < 1.0 && !self.stalled && !self.held_up
     }
 
     /// How long to wait now, if the visit before began so long ago. Each visit costs a wake-up, and looking more often
@@ -203,6 +205,7 @@ impl<R: Drain> Worker<R> {
             let counts = &mut delta.rings[index].1;
             counts.fill_bytes_max = counts.fill_bytes_max.max(bytes);
             visit.add(taken, bytes, ring.capacity_bytes());
+            visit.held_up |= ring.is_held_up();
         }
         self.stats.visits.fetch_add(1, Ordering::Relaxed);
         if visit.has_emptied_all() {
@@ -333,6 +336,19 @@ mod tests {
     /// Records in memory, in place of a ring.
     struct Script(Vec<FlowRecord>);
 
+    /// A ring in which a record is being written.
+    struct HeldUp(bool);
+
+    impl Drain for HeldUp {
+        fn drain(&mut self, _limit: usize, _each: impl FnMut(&[u8])) -> usize {
+            0
+        }
+
+        fn is_held_up(&self) -> bool {
+            self.0
+        }
+    }
+
     impl Drain for Script {
         fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> usize {
             let n = limit.min(self.0.len());
@@ -398,7 +414,7 @@ mod tests {
     #[test]
     fn naps_follow_the_fill_of_the_ring() {
         let nap = |fill, us| {
-            Visit { records: 10, fill, stalled: false }.next_nap(Duration::from_micros(us), NAP_MAX).as_micros()
+            Visit { records: 10, fill, ..Visit::default() }.next_nap(Duration::from_micros(us), NAP_MAX).as_micros()
         };
         assert_eq!((nap(0.0, 1_000), nap(0.0, 80_000), nap(0.01, 60_000)), (2_000, 100_000, 100_000));
         assert_eq!((nap(0.125, 400), nap(0.2, 400)), (400, 250), "as full as aimed at, and a bit too full");
@@ -445,5 +461,16 @@ mod tests {
         worker.visit();
         assert!(!worker.hand_over(), "nothing came");
         assert!(told_ns() > first_ns);
+    }
+
+    #[test]
+    fn what_is_being_written_is_not_told_of() {
+        let (mut worker, port) = Worker::new(0, vec![(HeldUp(true), 0), (HeldUp(false), 1)], Box::new(|| {}));
+        for (held_up, told) in [(true, false), (false, true)] {
+            worker.rings[0].0.0 = held_up;
+            worker.visit();
+            worker.hand_over();
+            assert_eq!(port.stats.told_until_ns.load(Ordering::Acquire) > 0, told);
+        }
     }
 }
