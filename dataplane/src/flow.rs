@@ -305,6 +305,13 @@ impl End {
         self.marks & mark != 0
     }
 
+    /// Its process has closed a TCP socket, or its sending side, and its last record has not come.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        use tcp_state as s;
+        !self.has(Self::CLOSED) && matches!(self.state, s::FIN_WAIT1 | s::FIN_WAIT2 | s::CLOSING | s::LAST_ACK)
+    }
+
     /// How a TCP socket stands, or how it ended: from the state that it left and its error. A reset by the peer leaves
     /// `sk_err` (`tcp_reset`); an orderly end passes through the states after both FINs.
     #[must_use]

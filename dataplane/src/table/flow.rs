@@ -174,9 +174,14 @@ impl Flow {
         self.pair_hashes != [0; 2] || self.far.is_some()
     }
 
-    /// It may have been taken for vanished, and here it is.
+    /// Sweeps say that a TCP socket is gone whose last record has not come.
+    pub(super) fn lacks_close(&self) -> bool {
+        matches!(self.verdict, Some(State::Vanished | State::Closed))
+    }
+
+    /// It may have been taken for gone, and here it is.
     pub(super) fn was_found(&mut self) {
-        if self.verdict == Some(State::Vanished) {
+        if self.lacks_close() {
             self.verdict = None;
             self.last_look = false;
         }

@@ -42,6 +42,8 @@ pub struct Timeouts {
     pub idle_linger_ns: u64,
     /// A TCP socket that three sweeps have missed, and for this long, is gone.
     pub vanished_ns: u64,
+    /// Sweeps find what is left of a connection after its process closed it.
+    pub sees_orphans: bool,
 }
 
 impl Default for Timeouts {
@@ -54,6 +56,7 @@ impl Default for Timeouts {
             linger_ns: 3 * SECOND_NS,
             idle_linger_ns: 60 * SECOND_NS,
             vanished_ns: 10 * SECOND_NS,
+            sees_orphans: true,
         }
     }
 }
@@ -63,7 +66,7 @@ impl Timeouts {
     /// some minutes (`tcp_fin_timeout`, `tcp_orphan_retries`).
     #[must_use]
     pub fn without_orphans(self) -> Self {
-        Self { vanished_ns: 300 * SECOND_NS, ..self }
+        Self { vanished_ns: 300 * SECOND_NS, sees_orphans: false, ..self }
     }
 
     /// Early enough that batching and a late tick do not exceed the active timeout.
@@ -172,7 +175,7 @@ impl FlowTable {
                 self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
                 return;
             }
-            if self.remove(id).verdict == Some(State::Vanished) {
+            if self.remove(id).lacks_close() {
                 self.counts.vanished += 1;
             }
             return;
@@ -249,6 +252,8 @@ impl FlowTable {
         // Questions of ctl bring sweeps close together, and on a starved host a record may be late.
         let long_ago_ns = now_ns.saturating_sub(self.timeouts.vanished_ns);
         let missed_ns = self.sweeps_ns[2].min(long_ago_ns).min(self.told_until_ns);
+        // A process has told that it closes, and soon after there is nothing left: the kernel left our programs out.
+        let shut_missed_ns = if self.timeouts.sees_orphans { self.whole_sweep_ns.max(missed_ns) } else { missed_ns };
         let idle_ns = self.timeouts.idle_ns;
         let flow = &mut self.flows[id as usize];
         if flow.verdict.is_some() || flow.all_closed() {
@@ -256,8 +261,14 @@ impl FlowTable {
         }
         match flow.key.proto {
             Proto::Udp if now_ns.saturating_sub(flow.active_ns) >= idle_ns => flow.verdict = Some(State::Idle),
-            Proto::Tcp if flow.ends().all(|end| end.has(End::CLOSED) || end.at_ns < missed_ns) => {
-                flow.verdict = Some(State::Vanished);
+            Proto::Tcp => {
+                let is_gone = |end: &End| end.at_ns < if end.is_shut() { shut_missed_ns } else { missed_ns };
+                if flow.ends().all(|end| end.has(End::CLOSED) || is_gone(end)) {
+                    // An end that has closed in order has seen both FINs.
+                    let in_order = |end: &End| end.is_shut() || end.tcp_state() == State::Closed;
+                    let closed = flow.ends().any(|end| end.has(End::CLOSED)) && flow.ends().all(in_order);
+                    flow.verdict = Some(if closed { State::Closed } else { State::Vanished });
+                }
             }
             _ => {}
         }

@@ -89,22 +89,47 @@ fn a_flow_taken_for_vanished_comes_back_with_its_next_record() {
 
 #[test]
 fn who_has_closed_is_told_of_even_if_the_end_is_not() {
-    let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
-    let mut t = table();
-    let mut shut = on_loopback(c.record(Side::Initiator, Kind::Sweep, 10 * S, 100));
-    shut.state = 4; // FIN_WAIT1
-    t.tcp_record(&shut, 10 * S);
-    t.tcp_record(&on_loopback(c.record(Side::Responder, Kind::Close, 10 * S + 1, 100)), 10 * S);
-    let told = reports(&mut t, 13 * S);
-    assert_eq!(told.iter().map(|r| r.owners.map(|owner| owner.pid)).collect::<Vec<_>>(), [[101, 100]]);
-    assert_eq!((told[0].state, told[0].total.bytes), (State::Closing, [5000, 70_000]));
-    for second in [20, 30, 40] {
-        t.sweep_begins(second * S);
-        t.sweep_ends(true, second * S);
+    // Whether the other end tells of its close, whether sweeps see what a process has closed, and what is told.
+    for (peer_closes, sees_orphans, state, owners) in [
+        (true, true, State::Closed, [101, 100]),
+        (false, true, State::Vanished, [101, 0]),
+        (true, false, State::Closing, [101, 100]),
+    ] {
+        let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+        let mut t = FlowTable::new(1000, Timeouts { sees_orphans, ..Timeouts::default() });
+        let mut shut = on_loopback(c.record(Side::Initiator, Kind::Sweep, 10 * S, 100));
+        shut.state = tcp_state::FIN_WAIT1;
+        t.tcp_record(&shut, 10 * S);
+        if peer_closes {
+            t.tcp_record(&on_loopback(c.record(Side::Responder, Kind::Close, 10 * S + 1, 100)), 10 * S);
+        }
+        t.sweep_begins(11 * S);
+        t.sweep_ends(true, 11 * S);
+        t.told_until(12 * S);
+        let told = reports(&mut t, 13 * S);
+        assert_eq!(told.iter().map(|r| (r.state, r.owners.map(|o| o.pid))).collect::<Vec<_>>(), [(state, owners)]);
+        assert_eq!(told[0].total.bytes, [5000, 70_000]);
+        reports(&mut t, 17 * S);
+        let (left, vanished) = if sees_orphans { (0, 1) } else { (1, 0) };
+        assert_eq!((t.len(), t.counts().vanished), (left, vanished));
     }
-    assert!(reports(&mut t, 64 * S).iter().all(|r| r.state == State::Vanished));
-    assert!(reports(&mut t, 70 * S).is_empty());
-    assert_eq!((t.len(), t.counts().vanished), (0, 1));
+}
+
+#[test]
+fn a_close_that_comes_after_all_is_the_last_word() {
+    let c = Connection { number: 1, sent: 10, received: 10, seeded: false };
+    let mut t = table();
+    let mut shut = c.record(Side::Initiator, Kind::Sweep, 10 * S, 50);
+    shut.state = tcp_state::FIN_WAIT1;
+    t.tcp_record(&shut, 10 * S);
+    t.sweep_begins(11 * S);
+    t.sweep_ends(true, 11 * S);
+    t.told_until(12 * S);
+    assert_eq!(reports(&mut t, 13 * S)[0].state, State::Vanished);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Close, 10 * S + 1, 100), 13 * S);
+    assert_eq!(reports(&mut t, 14 * S)[0].state, State::Closed);
+    reports(&mut t, 18 * S);
+    assert_eq!((t.len(), t.counts().vanished), (0, 0));
 }
 
 #[test]
