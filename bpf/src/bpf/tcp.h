@@ -290,6 +290,8 @@ static __always_inline void on_shut(struct sock *sk, int state)
 
 	if (!s || !sk->sk_lock.owned)
 		return;
+	if (is_missed(s, sk))
+		on_established(s, sk, false);
 	if (!s->pid) {
 		owner = current_owner(true);
 		if (owner.pid)
