@@ -186,7 +186,7 @@ impl FlowTable {
             self.wheel.schedule(&mut self.flows, id, now_ns + SECOND_NS);
             return;
         }
-        if untold && over && self.may_lack_open_end(id, now_ns) {
+        if untold && self.may_lack_other_end(id, now_ns) {
             self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
             return;
         }
@@ -202,16 +202,20 @@ impl FlowTable {
         self.wheel.schedule(&mut self.flows, id, next_ns);
     }
 
-    /// One end of a connection has closed, and the other one is on this host, too: it may stay open for long. It is known
-    /// once all sockets were looked at after that close; and if it had closed until then, once that record has come from its
-    /// ring, whose worker may be starved.
-    fn may_lack_open_end(&self, id: u32, now_ns: u64) -> bool {
+    /// One end of a connection is known, and the other one is on this host, too. That one is known once all sockets were
+    /// looked at after the first one was opened, or closed: it may stay open for long. And if it had closed until then, once
+    /// that record has come from its ring, whose worker may be starved.
+    fn may_lack_other_end(&self, id: u32, now_ns: u64) -> bool {
         let flow = &self.flows[id as usize];
+        let since_ns = match flow.state() {
+            State::Closed => flow.near.at_ns,
+            state if state.is_over() => return false,
+            _ => flow.opened_ns,
+        };
         flow.key.proto == Proto::Tcp
             && flow.far.is_none()
-            && flow.state() == State::Closed
-            && flow.near.at_ns >= self.whole_sweep_ns
-            && now_ns.saturating_sub(flow.near.at_ns) < self.timeouts.active_ns
+            && since_ns >= self.whole_sweep_ns
+            && now_ns.saturating_sub(since_ns) < self.timeouts.active_ns
             && self.flows.len() < self.flows_max
             && self.is_local(flow.endpoint(flow.near_side.other()).addr)
     }

@@ -52,6 +52,34 @@ fn a_local_connection_waits_for_a_close_that_a_starved_worker_has_yet_to_bring()
 }
 
 #[test]
+fn an_open_end_waits_for_the_other_one_that_a_starved_worker_has_yet_to_bring() {
+    // A sweep over open files does not find the client, which its process has closed.
+    let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+    let server = |at_ns| on_loopback(c.record(Side::Responder, Kind::Sweep, at_ns, 100));
+    let mut t = table();
+    t.told_until(9 * S);
+    for second in 10..15 {
+        t.sweep_begins(second * S);
+        t.tcp_record(&server(second * S), second * S);
+        t.sweep_ends(true, second * S);
+        assert!(reports(&mut t, second * S).is_empty());
+    }
+    t.tcp_record(&on_loopback(c.record(Side::Initiator, Kind::Close, 10 * S, 100)), 15 * S);
+    t.told_until(14 * S);
+    let told = reports(&mut t, 16 * S);
+    assert_eq!(told.iter().map(|r| r.owners.map(|owner| owner.pid)).collect::<Vec<_>>(), [[101, 100]]);
+
+    // One whose other end is nowhere is told of once a sweep has looked for it.
+    let mut t = table();
+    t.told_until(9 * S);
+    t.tcp_record(&server(10 * S), 10 * S);
+    t.sweep_begins(11 * S);
+    t.sweep_ends(true, 11 * S);
+    t.told_until(12 * S);
+    assert_eq!(reports(&mut t, 13 * S).len(), 1);
+}
+
+#[test]
 fn a_local_connection_is_told_of_when_its_handshake_is_over() {
     let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
     let mut t = table();
@@ -68,6 +96,9 @@ fn a_local_connection_is_told_of_when_its_handshake_is_over() {
     // One that nobody answers is told of all the same.
     let mut t = table();
     t.tcp_record(&connecting, 10 * S);
+    t.sweep_begins(11 * S);
+    t.sweep_ends(true, 11 * S);
+    t.told_until(12 * S);
     assert_eq!(reports(&mut t, 21 * S).len(), 1);
 }
 
