@@ -212,12 +212,16 @@ impl FlowTable {
             state if state.is_over() => return false,
             _ => flow.opened_ns,
         };
-        flow.key.proto == Proto::Tcp
-            && flow.far.is_none()
+        flow.far.is_none()
             && since_ns >= self.whole_sweep_ns
             && now_ns.saturating_sub(since_ns) < self.timeouts.active_ns
             && self.flows.len() < self.flows_max
-            && self.is_local(flow.endpoint(flow.near_side.other()).addr)
+            && self.is_within_host(flow)
+    }
+
+    /// A connection whose other end is on this host, too, as far as is known.
+    fn is_within_host(&self, flow: &Flow) -> bool {
+        flow.key.proto == Proto::Tcp && self.is_local(flow.endpoint(flow.near_side.other()).addr)
     }
 
     /// What its sockets told before they closed may still be in a ring of another CPU, whose worker is starved: it would be
@@ -233,7 +237,7 @@ impl FlowTable {
     /// flow of its own, and with the next record the two become one.
     fn may_lack_name(&self, id: u32) -> bool {
         let flow = &self.flows[id as usize];
-        flow.key.proto == Proto::Tcp && !flow.is_named() && self.is_local(flow.endpoint(flow.near_side.other()).addr)
+        !flow.is_named() && self.is_within_host(flow)
     }
 
     fn next_look_ns(&self, id: u32, now_ns: u64, over: bool) -> u64 {

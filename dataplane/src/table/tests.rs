@@ -136,6 +136,17 @@ fn both_ends_become_one_flow_with_both_processes() {
     assert_eq!(names, ["p101", "p100"]);
 }
 
+/// A whole sweep that finds nothing new.
+fn sweep(t: &mut FlowTable, at_ns: u64) {
+    t.sweep_begins(at_ns);
+    t.sweep_ends(true, at_ns);
+}
+
+/// Pids of both sides, by report.
+fn owners(told: &[FlowReport]) -> Vec<[u32; 2]> {
+    told.iter().map(|r| r.owners.map(|owner| owner.pid)).collect()
+}
+
 /// The same between loopback addresses.
 fn on_loopback(mut r: FlowRecord) -> FlowRecord {
     let here = |last| Addr::from(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))).0;
@@ -156,8 +167,7 @@ fn an_end_that_stays_open_long_after_the_other_is_waited_for() {
         // By an earlier flow the address of the other side is known as one of this host.
         let before = Connection { number: 2, sent: 1, received: 1, seeded: false };
         t.tcp_record(&before.record(Side::Responder, Kind::Sweep, 9 * S, 50), 9 * S);
-        t.sweep_begins(9 * S);
-        t.sweep_ends(true, 9 * S);
+        sweep(&mut t, 9 * S);
         t.told_until(9 * S);
         t.tcp_record(&told(Side::Initiator, Kind::Close, 10 * S), 10 * S);
         let about = |told: Vec<FlowReport>| -> Vec<_> {
@@ -245,8 +255,7 @@ fn a_socket_that_the_sweep_misses_three_times_has_vanished() {
     t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 50), 10 * S);
     assert_eq!(reports(&mut t, 13 * S).len(), 1);
     for second in [20, 30, 40] {
-        t.sweep_begins(second * S);
-        t.sweep_ends(true, second * S);
+        sweep(&mut t, second * S);
     }
     let told = reports(&mut t, 100 * S);
     assert_eq!((told[0].state, t.counts().vanished), (State::Vanished, 0));

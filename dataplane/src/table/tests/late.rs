@@ -45,9 +45,7 @@ fn a_local_connection_waits_for_a_close_that_a_starved_worker_has_yet_to_bring()
             t.tcp_record(&close(Side::Responder), 14 * S);
         }
         t.told_until(12 * S);
-        let told = reports(&mut t, 15 * S);
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[0].owners.map(|owner| owner.pid), [101, if comes { 100 } else { 0 }]);
+        assert_eq!(owners(&reports(&mut t, 15 * S)), [[101, if comes { 100 } else { 0 }]]);
     }
 }
 
@@ -67,14 +65,13 @@ fn an_open_end_waits_for_the_other_one_that_a_starved_worker_has_yet_to_bring() 
     t.tcp_record(&on_loopback(c.record(Side::Initiator, Kind::Close, 10 * S, 100)), 15 * S);
     t.told_until(14 * S);
     let told = reports(&mut t, 16 * S);
-    assert_eq!(told.iter().map(|r| r.owners.map(|owner| owner.pid)).collect::<Vec<_>>(), [[101, 100]]);
+    assert_eq!(owners(&told), [[101, 100]]);
 
     // One whose other end is nowhere is told of once a sweep has looked for it.
     let mut t = table();
     t.told_until(9 * S);
     t.tcp_record(&server(10 * S), 10 * S);
-    t.sweep_begins(11 * S);
-    t.sweep_ends(true, 11 * S);
+    sweep(&mut t, 11 * S);
     t.told_until(12 * S);
     assert_eq!(reports(&mut t, 13 * S).len(), 1);
 }
@@ -84,20 +81,19 @@ fn a_local_connection_is_told_of_when_its_handshake_is_over() {
     let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
     let mut t = table();
     let mut connecting = on_loopback(c.record(Side::Initiator, Kind::Sweep, 10 * S, 0));
-    (connecting.state, connecting.seq_remote) = (2, 0);
+    (connecting.state, connecting.seq_remote) = (tcp_state::SYN_SENT, 0);
     t.tcp_record(&connecting, 10 * S);
     assert!(reports(&mut t, 13 * S).is_empty(), "the other end has a flow of its own until then");
     for side in [Side::Responder, Side::Initiator] {
         t.tcp_record(&on_loopback(c.record(side, Kind::Close, 13 * S, 100)), 13 * S);
     }
     let told = reports(&mut t, 14 * S);
-    assert_eq!(told.iter().map(|r| r.owners.map(|owner| owner.pid)).collect::<Vec<_>>(), [[101, 100]]);
+    assert_eq!(owners(&told), [[101, 100]]);
 
     // One that nobody answers is told of all the same.
     let mut t = table();
     t.tcp_record(&connecting, 10 * S);
-    t.sweep_begins(11 * S);
-    t.sweep_ends(true, 11 * S);
+    sweep(&mut t, 11 * S);
     t.told_until(12 * S);
     assert_eq!(reports(&mut t, 21 * S).len(), 1);
 }
@@ -108,8 +104,7 @@ fn a_flow_taken_for_vanished_comes_back_with_its_next_record() {
     let mut t = table();
     t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 50), 10 * S);
     for second in [20, 30, 40] {
-        t.sweep_begins(second * S);
-        t.sweep_ends(true, second * S);
+        sweep(&mut t, second * S);
     }
     assert_eq!(reports(&mut t, 50 * S)[0].state, State::Vanished);
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 15 * S, 100), 50 * S);
@@ -118,28 +113,30 @@ fn a_flow_taken_for_vanished_comes_back_with_its_next_record() {
     assert_eq!((t.len(), t.counts().vanished), (0, 0));
 }
 
+/// The client's process has closed.
+fn shut(c: &Connection, share: u64) -> FlowRecord {
+    FlowRecord { state: tcp_state::FIN_WAIT1, ..c.record(Side::Initiator, Kind::Sweep, 10 * S, share) }
+}
+
 #[test]
 fn who_has_closed_is_told_of_even_if_the_end_is_not() {
     // Whether the other end tells of its close, whether sweeps see what a process has closed, and what is told.
-    for (peer_closes, sees_orphans, state, owners) in [
+    for (peer_closes, sees_orphans, state, pids) in [
         (true, true, State::Closed, [101, 100]),
         (false, true, State::Vanished, [101, 0]),
         (true, false, State::Closing, [101, 100]),
     ] {
         let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
         let mut t = FlowTable::new(1000, Timeouts { sees_orphans, ..Timeouts::default() });
-        let mut shut = on_loopback(c.record(Side::Initiator, Kind::Sweep, 10 * S, 100));
-        shut.state = tcp_state::FIN_WAIT1;
-        t.tcp_record(&shut, 10 * S);
+        t.tcp_record(&on_loopback(shut(&c, 100)), 10 * S);
         if peer_closes {
             t.tcp_record(&on_loopback(c.record(Side::Responder, Kind::Close, 10 * S + 1, 100)), 10 * S);
         }
-        t.sweep_begins(11 * S);
-        t.sweep_ends(true, 11 * S);
+        sweep(&mut t, 11 * S);
         t.told_until(12 * S);
         let told = reports(&mut t, 13 * S);
-        assert_eq!(told.iter().map(|r| (r.state, r.owners.map(|o| o.pid))).collect::<Vec<_>>(), [(state, owners)]);
-        assert_eq!(told[0].total.bytes, [5000, 70_000]);
+        assert_eq!(owners(&told), [pids]);
+        assert_eq!((told[0].state, told[0].total.bytes), (state, [5000, 70_000]));
         reports(&mut t, 17 * S);
         let (left, vanished) = if sees_orphans { (0, 1) } else { (1, 0) };
         assert_eq!((t.len(), t.counts().vanished), (left, vanished));
@@ -150,11 +147,8 @@ fn who_has_closed_is_told_of_even_if_the_end_is_not() {
 fn a_close_that_comes_after_all_is_the_last_word() {
     let c = Connection { number: 1, sent: 10, received: 10, seeded: false };
     let mut t = table();
-    let mut shut = c.record(Side::Initiator, Kind::Sweep, 10 * S, 50);
-    shut.state = tcp_state::FIN_WAIT1;
-    t.tcp_record(&shut, 10 * S);
-    t.sweep_begins(11 * S);
-    t.sweep_ends(true, 11 * S);
+    t.tcp_record(&shut(&c, 50), 10 * S);
+    sweep(&mut t, 11 * S);
     t.told_until(12 * S);
     assert_eq!(reports(&mut t, 13 * S)[0].state, State::Vanished);
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 10 * S + 1, 100), 13 * S);
@@ -185,8 +179,7 @@ fn a_socket_whose_close_a_starved_worker_may_have_is_not_taken_for_vanished() {
     t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 100), 10 * S);
     t.told_until(10 * S);
     for second in [20, 30, 40] {
-        t.sweep_begins(second * S);
-        t.sweep_ends(true, second * S);
+        sweep(&mut t, second * S);
     }
     assert_eq!(reports(&mut t, 50 * S)[0].state, State::Open);
     t.told_until(50 * S);
