@@ -13,9 +13,11 @@ pub const ARGS_LEN: usize = 512;
 /// Bytes for a path in a [`CgroupRecord`].
 pub const CGROUP_LEN: usize = 512;
 /// Round-trip samples in an [`RttRecord`].
-pub const RTT_BATCH: usize = 24;
+pub const RTT_BATCH: usize = 22;
 /// Round-trip samples in a [`CloseRecord`].
 pub const CLOSE_RTT: usize = 8;
+/// Bytes of the name of a congestion control in a [`FlowRecord`].
+pub const CONGESTION_LEN: usize = 3;
 /// Kinds of records; also the length of the per-kind counters.
 pub const KINDS: usize = 8;
 
@@ -140,16 +142,20 @@ pub struct FlowRecord {
     pub segs_in: u32,
     /// Segments retransmitted.
     pub retrans: u32,
-    /// Segments that the kernel marked as lost.
-    pub lost: u32,
     /// Segments received out of order.
     pub out_of_order: u32,
     /// Smoothed round-trip time, microseconds.
     pub srtt_us: u32,
     /// Its mean deviation, microseconds.
     pub rttvar_us: u32,
-    /// The least round-trip time of the kernel's window, microseconds; all ones = no sample.
-    pub min_rtt_us: u32,
+    /// Bytes that the peer may send now, at most 65,535: collectors keep no more.
+    pub window_local: u16,
+    /// The most that the peer ever let us send, likewise.
+    pub window_remote: u16,
+    /// Beginning of the name of the congestion control.
+    pub congestion: [u8; CONGESTION_LEN],
+    /// 1: a listener on an IPv6 address that takes no IPv4.
+    pub v6only: u8,
     /// First sequence number that `bytes_acked` counts: the ISN of an initiator, ISN + 1 of a responder.
     pub seq_local: u32,
     /// ISN of the peer.
@@ -192,8 +198,10 @@ pub struct RttRecord {
     pub pid: u32,
     /// Start time of the owner, 10 ms units.
     pub start_ticks: u32,
-    /// Padding.
-    pub pad1: u32,
+    /// As in [`FlowRecord`]: tells the connections of one socket apart.
+    pub seq_local: u32,
+    /// Socket cookie.
+    pub cookie: u64,
     /// Network order, IPv4 as `::ffff:a.b.c.d`.
     pub remote_addr: [u8; 16],
     /// Microseconds, at least 1.

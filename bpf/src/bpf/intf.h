@@ -13,8 +13,9 @@
 #define SE_EXE_LEN 256
 #define SE_ARGS_LEN 512
 #define SE_CGROUP_LEN 512
-#define SE_RTT_BATCH 24
+#define SE_RTT_BATCH 22
 #define SE_CLOSE_RTT 8
+#define SE_CONGESTION_LEN 3 /* enough to tell the kernel's apart */
 /* Start times are compared with field 22 of /proc/PID/stat, whose unit is 1/USER_HZ = 10 ms on every architecture. */
 #define SE_NS_PER_TICK 10000000ULL
 
@@ -60,11 +61,13 @@ struct se_flow {
 	__u32 segs_out;
 	__u32 segs_in;
 	__u32 retrans;
-	__u32 lost;
 	__u32 out_of_order;
 	__u32 srtt_us;
 	__u32 rttvar_us;
-	__u32 min_rtt_us;   /* all ones = no sample */
+	__u16 window_local;  /* bytes that the peer may send now, at most 65,535 */
+	__u16 window_remote; /* the most that the peer ever let us send, likewise */
+	__u8 congestion[SE_CONGESTION_LEN]; /* beginning of the name of the congestion control */
+	__u8 v6only; /* 1: a listener on an IPv6 address that takes no IPv4 */
 	__u32 seq_local;    /* first sequence number that bytes_acked counts: ISN of the initiator, ISN + 1 of the responder */
 	__u32 seq_remote;   /* ISN of the peer */
 };
@@ -82,7 +85,8 @@ struct se_rtt {
 	__u8 pad0;
 	__u32 pid;
 	__u32 start_ticks;
-	__u32 pad1;
+	__u32 seq_local; /* with the cookie: which connection */
+	__u64 cookie;
 	__u8 remote_addr[16];
 	__u32 samples_us[SE_RTT_BATCH]; /* at least 1 */
 };

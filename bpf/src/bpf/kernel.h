@@ -46,6 +46,7 @@ struct sock_common {
 	__u16 skc_num;
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
+	unsigned char skc_ipv6only : 1;
 	unsigned long skc_flags;
 	struct hlist_node skc_node;
 	possible_net_t skc_net;
@@ -76,21 +77,17 @@ struct inet_sock {
 	__be16 inet_sport;
 };
 
+struct tcp_congestion_ops {
+	char name[16];
+};
+
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	const struct tcp_congestion_ops *icsk_ca_ops;
 };
 
 struct tcp_rack {
 	__u32 rtt_us;
-};
-
-struct minmax_sample {
-	__u32 t;
-	__u32 v;
-};
-
-struct minmax {
-	struct minmax_sample s[3];
 };
 
 struct tcp_sock {
@@ -108,10 +105,10 @@ struct tcp_sock {
 	__u32 write_seq;
 	__u32 srtt_us;
 	__u32 mdev_us;
-	struct minmax rtt_min;
 	__u32 total_retrans;
-	__u32 lost;
 	__u32 rcv_ooopack;
+	__u32 rcv_wnd;
+	__u32 max_window;
 };
 
 struct qstr {

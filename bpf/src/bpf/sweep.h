@@ -184,6 +184,8 @@ static __always_inline int sweep_socket(struct sock *sk, struct se_sock *stored)
 		return 1;
 	__builtin_memset(f, 0, sizeof(*f));
 	fill_flow(f, kind, state, &s, sk);
+	if (kind == SE_LISTENER)
+		f->v6only = BPF_CORE_READ_BITFIELD_PROBED(&sk->__sk_common, skc_ipv6only);
 	submit_if_still(f, &s, sk);
 	stored->swept = mark;
 	return 0;

@@ -63,6 +63,11 @@ static __always_inline void note_begin(struct se_sock *s, struct sock *sk)
 		read_begin(tp, &s->seq_local, &s->seq_remote);
 }
 
+static __always_inline __u16 at_most_u16(__u32 n)
+{
+	return n < 0xffff ? n : 0xffff;
+}
+
 /*
  * bytes_acked counts sequence numbers: the SYN of the side that connected, and a FIN once it is acknowledged
  * (net/ipv4/tcp_input.c, tcp_snd_una_update). A FIN takes the last number of write_seq (tcp_send_fin). bytes_received
@@ -83,11 +88,13 @@ static __always_inline void read_counters(struct se_flow *f, const struct se_soc
 	f->segs_out = tp->segs_out;
 	f->segs_in = tp->segs_in;
 	f->retrans = tp->total_retrans;
-	f->lost = tp->lost;
 	f->out_of_order = tp->rcv_ooopack;
 	f->srtt_us = tp->srtt_us >> 3;
 	f->rttvar_us = tp->mdev_us >> 2;
-	f->min_rtt_us = tp->rtt_min.s[0].v;
+	f->window_local = at_most_u16(tp->rcv_wnd);
+	f->window_remote = at_most_u16(tp->max_window);
+	/* Three letters, and v6only, which is no business of a connection. */
+	*(__u32 *)f->congestion = *(const __u32 *)tp->inet_conn.icsk_ca_ops->name & bpf_htonl(0xffffff00);
 }
 
 static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, const struct se_sock *s,
@@ -106,6 +113,7 @@ static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, 
 	f->age_ms = s->opened_ns ? (f->at_ns - s->opened_ns) / 1000000 : 0;
 	read_tuple(f, sk, tp);
 	f->netns = sk->__sk_common.skc_net.net->ns.inum;
+	*(__u32 *)f->congestion = 0;
 	if (tp)
 		read_counters(f, s, sk, tp);
 }
@@ -122,7 +130,8 @@ static __always_inline void flush_rtt(struct se_sock *s, struct sock *sk)
 		r->pad0 = 0;
 		r->pid = s->pid;
 		r->start_ticks = s->start_ticks;
-		r->pad1 = 0;
+		r->seq_local = s->seq_local;
+		r->cookie = s->cookie;
 		if (sk->__sk_common.skc_family == AF_INET6)
 			BPF_CORE_READ_INTO((struct in6_addr_k *)r->remote_addr, sk, __sk_common.skc_v6_daddr);
 		else
