@@ -1,13 +1,14 @@
 //! What one record costs in user space, stage by stage: parse, shard, histogram, hand-over, merge, encode, answer.
 
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sockeye::answers;
 use sockeye::export::{json, tlv};
-use sockeye::flow::{Addr, Counters, Endpoint, FlowKey, FlowReport, ProcKey, Proto, State};
-use sockeye::groups::RttStats;
+use sockeye::flow::{Addr, Counters, Endpoint, FlowKey, FlowReport, Identity, ProcKey, Proto, State};
+use sockeye::groups::{RttStats, RttSummary};
 use sockeye::place::cgroup::read_path;
 use sockeye::process::{Process, ProcessTable};
 use sockeye::shard::{Delta, rtt_histogram};
@@ -171,6 +172,9 @@ fn merge(c: &mut Criterion) {
     group.finish();
 }
 
+/// Address of the agent.
+const PROBE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 fn report() -> FlowReport {
     let endpoint = |port| Endpoint { addr: Addr(record(1).local_addr), port };
     let process = Process {
@@ -186,16 +190,19 @@ fn report() -> FlowReport {
     FlowReport {
         key: FlowKey { proto: Proto::Tcp, initiator: endpoint(40_000), responder: endpoint(443) },
         first_unix_ns: 1,
+        since_unix_ns: 1,
         last_unix_ns: 2,
         delta: Counters { bytes: [1200, 34_500], packets: [5, 30], ..Counters::default() },
         total: Counters::default(),
         rtt_us: [Some((20_100, 300)), None],
         local: [true, false],
         owners: [process.key, ProcKey::default()],
-        process: [Some(Arc::new(process)), None],
-        place: [None, None],
+        current: Default::default(),
+        identity: [Identity { process: Some(Arc::new(process)), place: None }, Identity::default()],
+        rtt_samples: Some(RttSummary { samples: 12, min_us: 18_000, mean_us: 20_500, p99_us: 31_250 }),
+        window_max: [64_240, 65_535],
+        congestion: [Some("cubic"), None],
         first: true,
-        carries_identity: true,
         state: State::Open,
         reset_by: None,
     }
@@ -209,20 +216,20 @@ fn encode(c: &mut Criterion) {
     group.bench_function("TLV, with process", |b| {
         b.iter(|| {
             out.clear();
-            tlv::encode(black_box(&report), &mut out)
+            tlv::encode(black_box(&report), PROBE, &mut out)
         });
     });
-    let later = FlowReport { carries_identity: false, ..report.clone() };
-    group.bench_function("TLV, counters only", |b| {
+    let unknown = FlowReport { identity: Default::default(), ..report.clone() };
+    group.bench_function("TLV, without a process", |b| {
         b.iter(|| {
             out.clear();
-            tlv::encode(black_box(&later), &mut out)
+            tlv::encode(black_box(&unknown), PROBE, &mut out)
         });
     });
     group.bench_function("JSON, with process", |b| {
         b.iter(|| {
             out.clear();
-            serde_json::to_writer(&mut out, &json::encode(black_box(&report)))
+            serde_json::to_writer(&mut out, &json::encode(black_box(&report), PROBE))
         });
     });
     group.finish();

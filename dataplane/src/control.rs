@@ -3,6 +3,8 @@
 
 mod report;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -70,6 +72,8 @@ pub struct Totals {
     pub udp_drained: u64,
     /// Errors of sweeps and drains.
     pub kernel_errors: u64,
+    /// Listening ports that a message to the collectors had no room for.
+    pub ports_cut: u64,
     /// What was reported.
     pub reported: Counters,
 }
@@ -125,6 +129,8 @@ pub struct Control {
     /// Of the current tick; kept for its memory.
     reports: Vec<FlowReport>,
     joined: Vec<u64>,
+    /// Addresses of which collectors know that something listens there.
+    listening_told: BTreeSet<IpAddr>,
     due: Due,
 }
 
@@ -157,6 +163,7 @@ impl Control {
             table: FlowTable::new(options.flows_max, options.timeouts),
             processes: ProcessTable::default(),
             joined: vec![0; exporters.len()],
+            listening_told: BTreeSet::new(),
             exporters,
             rtt: rtt_histogram(),
             groups: Groups::default(),
@@ -203,14 +210,14 @@ impl Control {
 
     fn tick(&mut self) {
         let now = Instant::now();
-        self.due.tick = now + Duration::from_nanos(TICK_NS);
+        self.due.tick = now + until_next(self.clock.unix_ns(boot_ns()), 1, TICK_NS, 0);
         self.take_deltas();
         self.take_found();
         if let Some(drained) = self.drainer.poll() {
             self.take_drained(drained);
         }
         if now >= self.due.drain {
-            self.due.drain = now + DRAIN_EVERY;
+            self.due.drain = now + self.until_half_second(DRAIN_EVERY);
             self.clock = WallClock::now();
             self.drain();
         }
@@ -254,6 +261,9 @@ impl Control {
             self.table.udp(key, value, now_ns);
         }
         self.udp_closed.extend_from_slice(&delta.udp_closed);
+        for samples in &delta.flow_rtt {
+            self.table.tcp_samples(samples.cookie, samples.seq_local, samples.samples_us());
+        }
         // Equal bounds: the sum cannot fail.
         let _ = self.rtt.add(&delta.rtt);
         for (&(owner, side), rtt) in delta.process_rtt.iter() {
@@ -368,7 +378,16 @@ impl Control {
         let now = Instant::now();
         self.due.swept = Some(now);
         let affordable = (Duration::from_nanos(self.totals.sweep_ns) * SWEEP_SHARE).min(SWEEP_EVERY_MAX);
-        self.due.sweep = now + self.options.sweep_every.max(affordable);
+        let wait = self.options.sweep_every.max(affordable);
+        self.due.sweep = now + self.until_half_second(wait);
+    }
+
+    /// The time until a half second of wall time that is about `wait` away. Collectors know whole seconds only: between figures
+    /// that are taken at half seconds there are as many as they say.
+    fn until_half_second(&self, wait: Duration) -> Duration {
+        // The tick nearest to the wait will do; and a little before it, so that it finds the work due.
+        let wait_ns = (wait.as_nanos() as u64).saturating_sub(TICK_NS / 2);
+        until_next(self.clock.unix_ns(boot_ns()), wait_ns, 1_000_000_000, 500_000_000 - TICK_NS / 4)
     }
 
     fn answer(&mut self, question: &Question) {
@@ -422,7 +441,34 @@ impl Control {
     }
 }
 
+/// From now until the first moment of wall time that is at least `wait_ns` away, and `offset_ns` after a multiple of `step_ns`.
+fn until_next(now_ns: u64, wait_ns: u64, step_ns: u64, offset_ns: u64) -> Duration {
+    let steps = (now_ns + wait_ns).saturating_sub(offset_ns).div_ceil(step_ns);
+    Duration::from_nanos((steps * step_ns + offset_ns).saturating_sub(now_ns))
+}
+
 /// Records of one CPU that found neither room in the ring nor in the overflow.
 pub(crate) fn lost_records(stats: &CpuStats) -> u64 {
     stats.lost.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periodic_work_keeps_to_a_grid_in_wall_time() {
+        const MS: u64 = 1_000_000;
+        let ms = |now, wait, step, offset| until_next(now * MS, wait * MS, step * MS, offset * MS).as_millis();
+        assert_eq!(
+            [ms(1000, 1, 250, 0), ms(1001, 1, 250, 0), ms(1249, 1, 250, 0), ms(1250, 1, 250, 0)],
+            [250, 249, 1, 250]
+        );
+        let sweep = |now, wait: u64| ms(now, wait - 125, 1000, 437);
+        assert_eq!(
+            [sweep(10_500, 1000), sweep(10_510, 1000), sweep(10_900, 1000), sweep(10_300, 1000)],
+            [937, 927, 1537, 1137]
+        );
+        assert_eq!(sweep(10_500, 3700), 3937);
+    }
 }

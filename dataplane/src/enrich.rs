@@ -17,7 +17,7 @@ use hashbrown::HashMap;
 use crate::flow::ProcKey;
 use crate::package::PackageWanted;
 use crate::place::cgroup::path_in_proc;
-use crate::process::{Ancestors, CMDLINE_MAX, Found, Process, Wanted, clean, cmdline};
+use crate::process::{Ancestors, CMDLINE_MAX, Found, Memory, Process, Wanted, clean, cmdline};
 use crate::users::Users;
 
 /// Most ancestors that are told.
@@ -41,8 +41,10 @@ pub fn start(
             let (mut answer, in_container) = enricher.answer(question);
             let package = answer.process.as_ref().filter(|process| process.exe.is_some()).zip(in_container);
             // The package may take long to find, the rest should not wait for it.
-            let package =
-                package.map(|(process, in_container)| PackageWanted { process: process.clone(), in_container });
+            let package = package.map(|(process, in_container)| {
+                let parent = enricher.parent_executable(process);
+                PackageWanted { process: process.clone(), in_container, parent }
+            });
             answer.complete = package.is_none();
             if found.send(answer).is_err() {
                 return;
@@ -56,19 +58,28 @@ pub fn start(
 
 struct Enricher {
     users: Users,
-    /// By pid of the parent.
-    ancestors: HashMap<u32, (Ancestors, Instant), ahash::RandomState>,
+    /// By pid.
+    parents: HashMap<u32, (Parent, Instant), ahash::RandomState>,
     /// Where cgroup v2 is.
     cgroup_mount: Option<PathBuf>,
     /// Hierarchies of cgroup v1 may tell more than the kernel's record.
     has_v1: bool,
 }
 
+/// What is asked about the parent of many processes.
+#[derive(Clone, Default)]
+struct Parent {
+    name: String,
+    ancestors: Ancestors,
+    /// Its executable, and whether it lives in a container.
+    executable: Option<(String, bool)>,
+}
+
 impl Enricher {
     fn new(cgroup_mount: Option<PathBuf>) -> Self {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let has_v1 = own.lines().any(|line| !line.starts_with("0::"));
-        Self { users: Users::default(), ancestors: HashMap::default(), cgroup_mount, has_v1 }
+        Self { users: Users::default(), parents: HashMap::default(), cgroup_mount, has_v1 }
     }
 
     /// What /proc says, and whether the process lives in a container, if that is known.
@@ -89,7 +100,7 @@ impl Enricher {
         process.user = self.users.user(process.uid);
         process.group = self.users.group(process.gid);
         process.parent_user = self.users.user(process.parent_uid);
-        process.ancestors = self.ancestors(process.ppid);
+        process.ancestors = Arc::clone(&self.parent(process.ppid).ancestors);
         let cgroup = self.cgroup(&process);
         if let Some((id, _)) = cgroup {
             process.cgroup_id = id;
@@ -119,25 +130,32 @@ impl Enricher {
         Some((hash | 1 << 63, path.to_owned()))
     }
 
-    /// The parents of a process, without itself.
-    fn ancestors(&mut self, pid: u32) -> Ancestors {
-        if let Some((known, read)) = self.ancestors.get(&pid)
-            && read.elapsed() < ANCESTORS_TTL
-        {
-            return Arc::clone(known);
-        }
-        let mut ancestors = Vec::new();
-        let mut child = read_stat(pid);
-        while let Some(stat) = child.filter(|stat| stat.ppid > 0 && ancestors.len() < ANCESTORS_MAX) {
-            let pid = stat.ppid;
-            child = read_stat(pid);
-            ancestors.extend(child.as_ref().map(|stat| (clean(stat.name.as_bytes()), pid)));
-        }
-        self.ancestors.retain(|_, (_, read)| read.elapsed() < ANCESTORS_TTL);
-        let ancestors: Ancestors = ancestors.into();
-        self.ancestors.insert(pid, (Arc::clone(&ancestors), Instant::now()));
-        ancestors
+    /// The executable of a process's parent. That one may be gone, and its pid another's: who is called otherwise is not
+    /// believed.
+    fn parent_executable(&mut self, process: &Process) -> Option<(String, bool)> {
+        let parent = self.parent(process.ppid);
+        (parent.name == process.parent_name).then(|| parent.executable.clone()).flatten()
     }
+
+    /// A process, and its own parents without itself.
+    fn parent(&mut self, pid: u32) -> &Parent {
+        self.parents.retain(|_, (_, read)| read.elapsed() < ANCESTORS_TTL);
+        &self.parents.entry(pid).or_insert_with(|| (read_parent(pid), Instant::now())).0
+    }
+}
+
+fn read_parent(pid: u32) -> Parent {
+    let executable = read_exe(pid).zip(has_another_root(pid));
+    let Some(stat) = read_stat(pid) else { return Parent::default() };
+    let mut ancestors = Vec::new();
+    let name = clean(stat.name.as_bytes());
+    let mut child = Some(stat);
+    while let Some(stat) = child.filter(|stat| stat.ppid > 0 && ancestors.len() < ANCESTORS_MAX) {
+        let pid = stat.ppid;
+        child = read_stat(pid);
+        ancestors.extend(child.as_ref().map(|stat| (clean(stat.name.as_bytes()), pid)));
+    }
+    Parent { name, ancestors: ancestors.into(), executable }
 }
 
 /// Whether the process sees another root directory than we do. `None` if it is gone.
@@ -187,10 +205,18 @@ fn read_proc(key: ProcKey) -> Option<Process> {
         parent_user: None,
         ancestors: Arc::default(),
         package: None,
+        parent_package: None,
+        memory: memory(&status),
         cgroup_id: 0,
         cmdline_partial,
     };
     (stat.start_ticks == key.start_ticks).then_some(process)
+}
+
+/// The kernel's kB are KiB. A kernel thread has none.
+fn memory(status: &str) -> Option<Memory> {
+    let kib = |name: &str| status_field(status, name)?.trim().strip_suffix("kB")?.trim().parse().ok();
+    Some(Memory { resident_kib: kib("VmRSS:")?, peak_kib: kib("VmHWM:")? })
 }
 
 fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
@@ -239,6 +265,8 @@ mod tests {
         let process = read_proc(own_key()).unwrap();
         assert_eq!(process.exe.as_deref().map(std::path::Path::new), std::env::current_exe().ok().as_deref());
         assert!(process.cmdline.contains("sockeye") && process.ppid > 0 && !process.parent_name.is_empty());
+        let memory = process.memory.unwrap();
+        assert!(memory.resident_kib > 100 && memory.peak_kib >= memory.resident_kib, "{memory:?}");
     }
 
     #[test]

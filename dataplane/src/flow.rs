@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use sockeye_bpf::records::{FlowRecord, flags};
+use sockeye_bpf::records::{CONGESTION_LEN, FlowRecord, flags};
 
+use crate::groups::RttSummary;
 use crate::place::Place;
 use crate::process::Process;
 
@@ -352,6 +353,10 @@ pub struct TcpObservation {
     pub seq_remote: u32,
     /// When the socket was opened, `CLOCK_BOOTTIME` nanoseconds.
     pub opened_ns: u64,
+    /// Windows in bytes, at most 65,535: what the peer may send, and the most that it ever let us send.
+    pub windows: [u16; 2],
+    /// Beginning of the name of the congestion control.
+    pub congestion: [u8; CONGESTION_LEN],
     /// Everything else.
     pub end: End,
 }
@@ -379,6 +384,8 @@ impl TcpObservation {
             side,
             seq_remote: r.seq_remote,
             opened_ns: r.at_ns.saturating_sub(u64::from(r.age_ms) * 1_000_000),
+            windows: [r.window_local, r.window_remote],
+            congestion: r.congestion,
             end: End {
                 cookie: r.cookie,
                 owner: ProcKey::new(r.pid, r.start_ticks, r.flags),
@@ -451,14 +458,34 @@ impl Counters {
     }
 }
 
+/// Who uses the socket on one side of a flow, and where.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    /// The process, where it is known.
+    pub process: Option<Arc<Process>>,
+    /// Where it lives.
+    pub place: Option<Arc<Place>>,
+}
+
+impl Identity {
+    /// Whether there is anything to tell.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.process.is_some() || self.place.is_some()
+    }
+}
+
 /// What exporters get: one flow at one moment.
 #[derive(Debug, Clone)]
 pub struct FlowReport {
     /// The 5-tuple.
     pub key: FlowKey,
-    /// First seen, seconds and nanoseconds since the epoch.
+    /// First seen, nanoseconds since the epoch.
     pub first_unix_ns: u64,
-    /// Last activity.
+    /// Where the previous report ended; in the first one, when the flow was first seen. What `delta` holds came between
+    /// this and `last_unix_ns`.
+    pub since_unix_ns: u64,
+    /// Last seen: of TCP the moment of the newest figures, of UDP the last datagram.
     pub last_unix_ns: u64,
     /// Since the previous report of this flow.
     pub delta: Counters,
@@ -470,14 +497,19 @@ pub struct FlowReport {
     pub local: [bool; 2],
     /// Who uses the sockets, whether or not more is known of them.
     pub owners: [ProcKey; 2],
-    /// Processes, where they are known.
-    pub process: [Option<Arc<Process>>; 2],
-    /// Where these processes live.
-    pub place: [Option<Arc<Place>>; 2],
+    /// Who uses them now.
+    pub current: [Identity; 2],
+    /// What a collector is told of them, the same in every report: ntopng keeps what it heard first. Taken anew only when
+    /// a collector has joined.
+    pub identity: [Identity; 2],
+    /// Round-trip samples of the flow up to its first report.
+    pub rtt_samples: Option<RttSummary>,
+    /// The largest window that each side has offered, bytes, at most 65,535; 0 = not known.
+    pub window_max: [u16; 2],
+    /// Congestion control of each local side.
+    pub congestion: [Option<&'static str>; 2],
     /// The first report of this flow.
     pub first: bool,
-    /// The report in which a collector should take the processes from; the values never differ between such reports.
-    pub carries_identity: bool,
     /// How the flow stands.
     pub state: State,
     /// Which side sent a reset, when `state` is [`State::Reset`] and it is known.

@@ -108,6 +108,19 @@ impl RttStats {
     }
 }
 
+/// Round-trip samples in short, microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RttSummary {
+    /// How many samples.
+    pub samples: u64,
+    /// The least.
+    pub min_us: u32,
+    /// Their average.
+    pub mean_us: u32,
+    /// 99 of 100 are not above.
+    pub p99_us: u32,
+}
+
 /// What was done on one side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Activity {

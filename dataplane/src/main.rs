@@ -74,6 +74,10 @@ struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
     idle_timeout: u64,
 
+    /// Flows whose counters have changed are reported this often, or as often as --active-timeout says if that is less.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+    report_interval: u64,
+
     /// Flows that go on are reported at least this often.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=600))]
     active_timeout: u64,
@@ -225,6 +229,7 @@ fn run(args: &Args, config: &Config) -> Result<()> {
     let timeouts = Timeouts {
         idle_ns: args.idle_timeout * 1_000_000_000,
         active_ns: args.active_timeout * 1_000_000_000,
+        report_ns: args.report_interval * 1_000_000_000,
         ..Timeouts::default()
     };
     let options = ControlOptions {
@@ -285,6 +290,7 @@ fn start_exporters(args: &Args, probe: &Probe) -> Result<Vec<ExportPort>> {
             endpoint: endpoint.clone(),
             server_key: args.zmq_encryption_key.clone(),
             format: args.zmq_format,
+            probe: probe.ip,
             verbose: args.verbose > 0,
         })?);
     }

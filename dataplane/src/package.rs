@@ -36,6 +36,8 @@ pub struct PackageWanted {
     pub process: Process,
     /// It lives in a container.
     pub in_container: bool,
+    /// The executable of its parent, and whether that one lives in a container.
+    pub parent: Option<(String, bool)>,
 }
 
 /// Starts the thread. It ends when `wanted` is closed.
@@ -47,7 +49,12 @@ pub fn start(wanted: Receiver<PackageWanted>, found: Sender<Found>) -> io::Resul
         let mut packages = Packages::default();
         for question in wanted {
             let mut process = question.process;
-            process.package = packages.of(&process, question.in_container);
+            let cgroup_id = process.cgroup_id;
+            let exe = process.exe.as_deref();
+            process.package = exe.and_then(|exe| packages.of(exe, process.key.pid, cgroup_id, question.in_container));
+            process.parent_package = question
+                .parent
+                .and_then(|(exe, in_container)| packages.of(&exe, process.ppid, cgroup_id, in_container));
             if found.send(Found { key: process.key, process: Some(process), complete: true, cgroup: None }).is_err() {
                 return;
             }
@@ -64,14 +71,14 @@ struct Packages {
 }
 
 impl Packages {
-    fn of(&mut self, process: &Process, in_container: bool) -> Option<String> {
-        let exe = process.exe.as_deref()?;
+    /// The package of an executable, as the process `pid` sees it.
+    fn of(&mut self, exe: &str, pid: u32, cgroup_id: u64, in_container: bool) -> Option<String> {
         self.follow_changes();
-        let key = (if in_container { process.cgroup_id } else { 0 }, exe.to_owned());
+        let key = (if in_container { cgroup_id } else { 0 }, exe.to_owned());
         if let Some(known) = self.cache.get(&key) {
             return known.clone();
         }
-        let package = if in_container { container_package(process.key.pid, exe) } else { self.host_package(exe) };
+        let package = if in_container { container_package(pid, exe) } else { self.host_package(exe) };
         if self.cache.len() >= CACHE_MAX {
             self.cache.clear();
         }

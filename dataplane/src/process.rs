@@ -1,5 +1,6 @@
 //! Processes: what the kernel said of them at first sight, completed from /proc while they live.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -19,6 +20,15 @@ const KEEP_CROWDED_NS: u64 = 10_000_000_000;
 
 /// Name and pid of a process's parents.
 pub type Ancestors = Arc<[(String, u32)]>;
+
+/// Memory of a process when it was first looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident.
+    pub resident_kib: u64,
+    /// The most that was ever resident.
+    pub peak_kib: u64,
+}
 
 /// A process as it is shown. Strings are clean: valid UTF-8 without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,6 +61,10 @@ pub struct Process {
     pub ancestors: Ancestors,
     /// The package that the executable came with.
     pub package: Option<String>,
+    /// The package that the parent's executable came with.
+    pub parent_package: Option<String>,
+    /// Where /proc had to be asked anyway.
+    pub memory: Option<Memory>,
     /// Inode of the cgroup v2 directory, 0 = unknown.
     pub cgroup_id: u64,
     /// The command line is longer than what is kept, or was not readable.
@@ -108,6 +122,8 @@ impl Process {
             parent_user: None,
             ancestors: Arc::default(),
             package: None,
+            parent_package: None,
+            memory: None,
             cgroup_id: r.cgroup_id,
             cmdline_partial: r.args_len < r.args_total || r.args_total == 0,
         }
@@ -151,9 +167,13 @@ pub fn cmdline(args: &[u8]) -> String {
 
 /// Shortens to at most `max` bytes without splitting a character.
 pub fn truncate(text: &mut String, max: usize) {
-    if text.len() > max {
-        text.truncate(text.floor_char_boundary(max));
-    }
+    text.truncate(truncated(text, max).len());
+}
+
+/// The beginning, at most `max` bytes, without half a character.
+#[must_use]
+pub fn truncated(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
 }
 
 /// Text that is safe for terminals, JSON and ntopng: invalid UTF-8 and control characters (C0, DEL, C1) and the
@@ -161,6 +181,19 @@ pub fn truncate(text: &mut String, max: usize) {
 #[must_use]
 pub fn clean(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().map(|c| if is_unsafe(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Text for collectors whose pages show it as HTML: `< > " ' &` and the backtick become their full-width forms (U+FF00 to
+/// U+FF60), which look alike and mean nothing. One for one, so that nothing is lost.
+#[must_use]
+pub fn neutral(text: &str) -> Cow<'_, str> {
+    const MARKUP: [char; 6] = ['<', '>', '"', '\'', '&', '`'];
+    const TO_FULL_WIDTH: u32 = 0xfee0;
+    if !text.contains(MARKUP) {
+        return Cow::Borrowed(text);
+    }
+    let wide = |c: char| char::from_u32(c as u32 + TO_FULL_WIDTH).filter(|_| MARKUP.contains(&c)).unwrap_or(c);
+    Cow::Owned(text.chars().map(wide).collect())
 }
 
 fn is_unsafe(c: char) -> bool {

@@ -6,8 +6,8 @@ use std::hash::Hash;
 use hashbrown::HashMap;
 use hdrhistogram::Histogram;
 use sockeye_bpf::records::{
-    CgroupRecord, CloseRecord, DatagramRecord, FlowRecord, IdentityRecord, KINDS, RTT_BATCH, Record, RttRecord, UdpKey,
-    UdpValue, flags,
+    CLOSE_RTT, CgroupRecord, CloseRecord, DatagramRecord, FlowRecord, IdentityRecord, KINDS, RTT_BATCH, Record,
+    RttRecord, UdpKey, UdpValue, flags,
 };
 use zerocopy::FromZeros;
 
@@ -46,6 +46,32 @@ pub struct RingCounts {
     pub malformed: u64,
     /// The most bytes that one visit found.
     pub fill_bytes_max: u64,
+}
+
+/// Round-trip samples of one connection.
+#[derive(Debug, Clone, Copy)]
+pub struct FlowSamples {
+    /// Of its socket.
+    pub cookie: u64,
+    /// With which the connection began.
+    pub seq_local: u32,
+    samples_us: [u32; CLOSE_RTT],
+    count: u8,
+}
+
+impl FlowSamples {
+    /// At most as many as a close brings.
+    fn new(cookie: u64, seq_local: u32, samples_us: &[u32]) -> Self {
+        let mut held = [0; CLOSE_RTT];
+        held[..samples_us.len()].copy_from_slice(samples_us);
+        Self { cookie, seq_local, samples_us: held, count: samples_us.len() as u8 }
+    }
+
+    /// Microseconds.
+    #[must_use]
+    pub fn samples_us(&self) -> &[u32] {
+        &self.samples_us[..usize::from(self.count)]
+    }
 }
 
 /// Round-trip times by group. Emptied histograms are kept and used again.
@@ -98,6 +124,8 @@ pub struct Delta {
     pub identities: Vec<IdentityRecord>,
     /// Cgroups seen for the first time.
     pub cgroups: Vec<CgroupRecord>,
+    /// Round-trip samples by connection, as they came.
+    pub flow_rtt: Vec<FlowSamples>,
     /// Round-trip samples of all sockets.
     pub rtt: RttHistogram,
     /// The same by process and side.
@@ -122,6 +150,7 @@ impl Delta {
             udp_closed: Vec::new(),
             identities: Vec::new(),
             cgroups: Vec::new(),
+            flow_rtt: Vec::with_capacity(FLOWS_MAX + VISIT_RECORDS_MAX * RTT_BATCH.div_ceil(CLOSE_RTT)),
             rtt: rtt_histogram(),
             process_rtt: RttGroups::default(),
             peer_rtt: RttGroups::default(),
@@ -139,6 +168,7 @@ impl Delta {
         self.udp_closed.clear();
         self.identities.clear();
         self.cgroups.clear();
+        self.flow_rtt.clear();
         self.rtt.reset();
         self.process_rtt.clear();
         self.peer_rtt.clear();
@@ -169,7 +199,7 @@ impl Delta {
     /// Whether no more records may be added.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.flows() + self.udp_closed.len() >= FLOWS_MAX
+        (self.flows() + self.udp_closed.len()).max(self.flow_rtt.len()) >= FLOWS_MAX
             || self.identities.len().max(self.cgroups.len()) >= IDENTITIES_MAX
             || self.process_rtt.len().max(self.peer_rtt.len()) >= GROUPS_MAX
     }
@@ -212,6 +242,7 @@ impl Delta {
         self.flow(flow);
         if close.samples_us[0] != 0 {
             let owner = ProcKey::new(flow.pid, flow.start_ticks, flow.flags);
+            self.flow_rtt.push(FlowSamples::new(flow.cookie, flow.seq_local, close.samples_us()));
             self.samples(owner, flow.flags, flow.remote_addr, close.samples_us());
         }
     }
@@ -220,6 +251,9 @@ impl Delta {
     fn rtt(&mut self, batch: &RttRecord) {
         let owner = ProcKey::new(batch.pid, batch.start_ticks, batch.flags);
         let samples_us = &batch.samples_us[..usize::from(batch.count).min(RTT_BATCH)];
+        for part in samples_us.chunks(CLOSE_RTT) {
+            self.flow_rtt.push(FlowSamples::new(batch.cookie, batch.seq_local, part));
+        }
         self.samples(owner, batch.flags, batch.remote_addr, samples_us);
     }
 
@@ -302,6 +336,7 @@ mod tests {
         last.samples_us[..2].copy_from_slice(&[300, 500]);
         delta.record(0, last.as_bytes());
         assert_eq!((delta.rtt.len(), delta.rtt.max()), (2, 501));
+        assert_eq!((delta.flow_rtt[0].cookie, delta.flow_rtt[0].samples_us()), (1, &[300, 500][..]));
         assert_eq!(delta.process_rtt.iter().count(), 1);
     }
 

@@ -240,6 +240,54 @@ def talk_on(host, port, before, after):
     s.close()
 
 
+def steadily(send, bits_per_s):
+    """Sends at this rate, in a hundred parts a second, until the end."""
+    part, began, sent = int(bits_per_s) // 800, time.monotonic(), 0
+    while True:
+        while sent < (time.monotonic() - began) * 100:
+            send(b"s" * part)
+            sent += 1
+        time.sleep(0.005)
+
+
+def steady(host, port, bits_per_s):
+    """One connection on which data goes out at a steady rate."""
+    s = socket.create_connection((host, int(port)))
+    s.sendall(struct.pack("!Q", 0))
+    say(local=s.getsockname()[1])
+    steadily(s.sendall, bits_per_s)
+
+
+def udp_steady(host, port, bits_per_s):
+    """The same by datagrams to somebody who does not answer."""
+    s = socket.socket(family(host), socket.SOCK_DGRAM)
+    s.connect((host, int(port)))
+    say(local=s.getsockname()[1])
+    steadily(s.send, bits_per_s)
+
+
+def udp_sink(host, port):
+    """Takes datagrams."""
+    s = socket.socket(family(host), socket.SOCK_DGRAM)
+    s.bind((host, int(port)))
+    say(port=s.getsockname()[1])
+    while True:
+        s.recv(1 << 16)
+
+
+def hold_many(host, port, connections, size):
+    """Many connections from one process, each of which has sent a request and SIZE bytes. After each line on standard input
+    each sends as many bytes again."""
+    sockets = [socket.create_connection((host, int(port))) for _ in range(int(connections))]
+    for s in sockets:
+        s.sendall(struct.pack("!Q", 0) + b"h" * int(size))
+    say(locals=[s.getsockname()[1] for s in sockets], sent=8 + int(size))
+    while sys.stdin.readline():
+        for s in sockets:
+            s.sendall(b"h" * int(size))
+        say(sent=int(size))
+
+
 def connect(host, port):
     """Tries to connect, and says which port it came from."""
     s = socket.socket(family(host), socket.SOCK_STREAM)

@@ -47,6 +47,7 @@ fn every_way_to_end_a_tcp_flow() {
     assert_eq!((&flow["in_bytes"], &flow["out_bytes"]), (&Value::from(0), &Value::from(0)), "{flow:#}");
     let flow = collected.flow(port(&refused), 1);
     assert_eq!((&flow["end_reason"], &flow["src_pid"]), (&Value::from("refused"), &refused["pid"]), "{flow:#}");
+    assert_eq!(flow["l7_risk"], 1u64 << 50, "an issue of TCP: {flow:#}");
     assert_eq!((&flow["client_tcp_flags"], &flow["server_tcp_flags"]), (&Value::from(2), &Value::from(0x14)));
 }
 

@@ -8,7 +8,8 @@ use sockeye_ctl::protocol::{FlowsArguments, OwnersArguments, Request};
 use sockeye_tests::engines::{Cgroup, Engines};
 use sockeye_tests::net::{ADDRESSES, Pair, command};
 use sockeye_tests::{
-    Agent, Collected, Collector, Guard, Traffic, exporting_agent, exporting_agent_with, serve, settle, wait_for,
+    Agent, Collected, Collector, Guard, Traffic, exporting_agent, exporting_agent_with, free_port, serve, settle,
+    wait_for,
 };
 
 type Row = Map<String, Value>;
@@ -70,7 +71,7 @@ const WEB_SERVER: &str = "mkdir /www; head -c 20000 /dev/zero > /www/file; exec 
 fn docker_containers_and_pods_are_named_with_their_traffic() {
     let Lab { mut agent, collector, engines, pair } = lab();
     let (web_id, web_ip) = engines.run_container("web", &["-p", "8080:80", "--label", "tier=front"], WEB_SERVER);
-    let (peer_id, peer_ip) = engines.run_container("peer", &[], &fetch(&format!("http://{web_ip}/file")));
+    let (_, peer_ip) = engines.run_container("peer", &[], &fetch(&format!("http://{web_ip}/file")));
     let mut outside = Traffic::start(Some(&pair.names[1]), &["http", ADDRESSES[1], "0"]);
     let outside_port = outside.says()["port"].as_u64().expect("a port");
     let mut host = Traffic::start(Some(&pair.names[0]), &["http", "0.0.0.0", "0"]);
@@ -80,7 +81,7 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
         repeat(&format!("http://172.17.0.1:{host_port}/")),
         fetch(&format!("http://{}:{outside_port}/", ADDRESSES[1]))
     );
-    let (roamer_id, roamer_ip) = engines.run_container("roamer", &[], &both);
+    let (_, roamer_ip) = engines.run_container("roamer", &[], &both);
 
     let cri = engines.cri();
     let (shop, far) = (cri.run_pod("shop", "cart", false), cri.run_pod("shop", "far", false));
@@ -116,8 +117,7 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
     collected.assert_clean();
 
     // The collector: who talked to whom.
-    let cases =
-        [(&peer_ip, &web_ip, &peer_id[..12], &web_id[..12]), (&near.ip, &shop.ip, "shop/near/probe", "shop/cart/app")];
+    let cases = [(&peer_ip, &web_ip, "peer", "web"), (&near.ip, &shop.ip, "shop/near/probe", "shop/cart/app")];
     for (from, to, client, server) in cases {
         let flows = between(&collected, from, to);
         assert_eq!(flows.len(), 12, "{client} -> {server}: {flows:#?}");
@@ -131,11 +131,7 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
         let flows = between(&collected, &roamer_ip, to);
         assert_eq!(flows.len(), 12, "to {to}: {flows:#?}");
         for flow in flows {
-            assert_eq!(
-                (&flow["src_container"], &flow["dst_container"]),
-                (&roamer_id[..12].into(), &Value::Null),
-                "{flow:#}"
-            );
+            assert_eq!((&flow["src_container"], &flow["dst_container"]), (&"roamer".into(), &Value::Null), "{flow:#}");
             assert_eq!(flow["dst_pid"].as_u64(), server.map(u64::from), "{flow:#}");
         }
     }
@@ -147,18 +143,19 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
     assert_eq!(far_flows.len(), 12);
     for flow in far_flows {
         assert_eq!(flow["src_container"], "shop/far/probe", "{flow:#}");
-        for (element, text) in
-            [("SRC_K8S_POD", "far"), ("SRC_K8S_NAMESPACE", "shop"), ("SRC_CONTAINER_IMAGE", "ci.local/bb:1")]
-        {
+        for (element, text) in [
+            ("Client Kubernetes Pod", "far"),
+            ("Client Namespace", "shop"),
+            ("Client Container Image", "ci.local/bb:1"),
+        ] {
             assert_eq!(flow[element], text, "{flow:#}");
         }
     }
     // In the host's network, the address says nothing and the cgroup everything. 8080 goes through Docker's proxy.
     let by = |name: &str| collected.flows().iter().filter(|f| f["src_container"] == name).count();
     assert_eq!(by("kube-system/node-agent/agent"), 12);
-    let proxied = |f: &&Value| {
-        f["src_proc"].as_str().is_some_and(|p| p.ends_with("docker-proxy")) && f["dst_container"] == web_id[..12]
-    };
+    let proxied =
+        |f: &&Value| f["src_proc"].as_str().is_some_and(|p| p.ends_with("docker-proxy")) && f["dst_container"] == "web";
     assert_eq!(collected.flows().iter().filter(proxied).count(), 1);
 
     // ctl: names, engines, images, and how slow each network is.
@@ -217,10 +214,10 @@ fn a_container_that_is_gone_at_once_is_named() {
         let name = format!("brief-{number}");
         let brief = named(&all, "container", &name);
         assert_eq!(brief["flows_out"], 1, "{brief:#?}");
-        let id = &brief["id"].as_str().expect("an id")[..12];
-        let flow = collected.flows().iter().find(|f| f["src_container"] == id).unwrap_or_else(|| panic!("{id}"));
+        let flow = collected.flows().iter().find(|f| f["src_container"] == name.as_str());
+        let flow = flow.unwrap_or_else(|| panic!("{name}"));
         assert!(flow["src_cmdline"].as_str().is_some_and(|line| line.starts_with("wget -q")), "{flow:#}");
-        assert_eq!(flow["SRC_CONTAINER_NAME"], name.as_str(), "{flow:#}");
+        assert_eq!(flow["Client Container ID"], brief["id"], "{flow:#}");
     }
 }
 
@@ -304,6 +301,52 @@ fn five_hundred_containers_at_once() {
     let (kib, ms) = (after.0 - before.0, after.1 - before.1);
     println!("500 containers: {kib:.0} KiB and {ms:.0} ms of CPU more, flows, processes and questions included");
     assert!(kib < 16.0 * 1024.0, "{kib} KiB");
+}
+
+/// Ports and processes that a collector has heard of at an address.
+fn ports_at(collected: &Collected, address: &str) -> Vec<(u64, String)> {
+    let lists = collected.0["ports_by_address"][address].as_object().unwrap_or_else(|| panic!("{address}: nothing"));
+    let ports = lists.values().flat_map(|list| list.as_array().expect("a list"));
+    ports.map(|p| (p["port"].as_u64().expect("a port"), p["proc"].as_str().expect("a name").to_owned())).collect()
+}
+
+#[test]
+fn every_address_has_exactly_the_ports_that_listen_there() {
+    let pair = Pair::veth();
+    let engines = Engines::start(&pair.names[0]);
+    let zmq = free_port();
+    let config = engines.config().display().to_string();
+    let mut agent = Agent::start(&["--zmq", &format!("tcp://127.0.0.1:{zmq}c"), "--config", &config]);
+    // The same port everywhere: of the host on one address only, of two namespaces, and of a container.
+    let port = free_port();
+    let text = port.to_string();
+    let mut host = Traffic::start(None, &["http", "127.0.0.7", &text]);
+    let mut near = Traffic::start(Some(&pair.names[0]), &["serve", ADDRESSES[0], &text]);
+    let mut far = Traffic::start(Some(&pair.names[1]), &["serve", "::", &text]);
+    for server in [&mut host, &mut near, &mut far] {
+        let _ = server.says();
+    }
+    let (_, web_ip) = engines.run_container("web", &[], &format!("exec httpd -f -p {port}"));
+    wait_for("web server", Duration::from_secs(10), || listens(&agent, "web").then_some(()));
+    // Who listens on all addresses of a namespace is found at those that its flows have shown.
+    for (from, to) in [(&pair.names[0], ADDRESSES[1]), (&pair.names[0], &web_ip)] {
+        let _ = command(Some(from), "curl").args(["-s", "-m", "1", &format!("http://{to}:{port}/")]).output();
+    }
+    settle();
+    let collector = Collector::start(zmq, 60, &[]);
+    agent.wait_connected();
+    std::thread::sleep(Duration::from_secs(5));
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    let port = u64::from(port);
+    for (address, process) in [(ADDRESSES[0], "python3"), (ADDRESSES[1], "python3"), (&web_ip, "busybox")] {
+        let at = ports_at(&collected, address);
+        assert_eq!(at.len(), 1, "{address}: {at:?}");
+        assert!(at[0].0 == port && at[0].1.contains(process), "{address}: {at:?}");
+    }
+    assert!(ports_at(&collected, "127.0.0.7").iter().any(|(p, process)| *p == port && process.contains("python3")));
+    assert!(ports_at(&collected, "127.0.0.1").iter().all(|(p, _)| *p != port), "nothing of the others is the host's");
 }
 
 #[test]

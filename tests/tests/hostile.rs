@@ -147,7 +147,7 @@ fn hostile_names_are_shown_safely_everywhere() {
     let collected = collector.finish();
     collected.assert_clean();
     let flow = collected.flow(contained, server_port.into());
-    assert_eq!(flow["SRC_CONTAINER_NAME"], "evil\u{fffd}[2J\u{fffd}\u{fffd}", "{flow:#}");
+    assert_eq!(flow["src_container"], "evil\u{fffd}[2J\u{fffd}\u{fffd}", "{flow:#}");
     let labels = &containers.table("containers").expect("containers").rows[0]["labels"];
     assert!(labels.as_array().expect("labels").iter().all(|l| l.as_str().is_some_and(|l| l.len() < 600)), "{labels}");
     let flow = collected.flow(said["local"].as_u64().expect("a port"), server_port.into());

@@ -112,7 +112,28 @@ fn check_web(collected: &Collected, nginx: &Nginx, worker: u32, (pid, local): (u
     check_side(flow, "dst", &server);
     assert_eq!(flow["src_pkg"], "curl", "{flow:#}");
     assert!(flow["dst_pkg"].as_str().is_some_and(|package| package.starts_with("nginx")), "{flow:#}");
+    assert!(flow["dst_father_pkg"].as_str().is_some_and(|package| package.starts_with("nginx")), "{flow:#}");
     assert_eq!(flow["end_reason"], "closed");
+    // The rows of the flow page.
+    let row = |name: &str| flow[name].as_str().unwrap_or_else(|| panic!("{name}: {flow:#}"));
+    assert!(row("Client Command Line").contains("-w %{local_port} http"));
+    assert!(row("Client Ancestry").ends_with(&format!("({})", std::process::id())), "{flow:#}");
+    assert_eq!(
+        (row("Client UID / GID"), row("Server UID / GID")),
+        ("0 (root) / 0 (root)", "33 (www-data) / 33 (www-data)")
+    );
+    let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").expect("a name");
+    assert_eq!(
+        (row("Client Congestion Control"), row("Server Congestion Control")),
+        (congestion.trim(), congestion.trim())
+    );
+    let rtt = row("TCP RTT");
+    assert!(rtt.starts_with("min 0.") && rtt.contains(" / average ") && rtt.contains(" / p99 "), "{rtt}");
+    assert!(
+        flow["tcp_win_max_in"].as_u64() > Some(30_000) && flow["tcp_win_max_out"].as_u64() > Some(30_000),
+        "{flow:#}"
+    );
+    assert!(flow["probe_addr"].as_str().is_some_and(|addr| addr.parse::<std::net::Ipv4Addr>().is_ok()), "{flow:#}");
     assert!(flow["in_bytes"].as_u64() > Some(50) && flow["out_bytes"].as_u64() > Some(100), "{flow:#}");
 }
 
@@ -207,15 +228,14 @@ fn web_servers_databases_name_servers_and_namespaces() {
 
 /// The message goes out once a minute: what was started after the agent is not in it yet.
 fn check_listening_ports(collected: &Collected, nginx: &Nginx) {
-    let message = collected.0["listening_ports"].as_array().and_then(|l| l.last()).expect("a listening-ports message");
-    let ports = &message["listening-ports"];
-    let has = |list: &str, port: u16, name: &str| {
-        ports[list].as_array().expect("a list").iter().any(|p| {
+    let ports = &collected.0["ports_by_address"];
+    let has = |address: &str, list: &str, port: u16, name: &str| {
+        ports[address][list].as_array().expect("a list").iter().any(|p| {
             p["port"] == port
                 && p["proc"]
                     .as_str()
                     .is_some_and(|exe| Path::new(exe).file_name().is_some_and(|f| f.to_string_lossy().contains(name)))
         })
     };
-    assert!(has("tcp4", nginx.port, "nginx") && has("tcp6", nginx.port, "nginx"), "{message:#}");
+    assert!(has("127.0.0.1", "tcp4", nginx.port, "nginx") && has("::1", "tcp6", nginx.port, "nginx"), "{ports:#}");
 }

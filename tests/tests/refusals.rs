@@ -97,6 +97,7 @@ fn the_command_line_is_wrong() {
     );
     refused(&sockeye(&["--ring-kib", "3"]), 64, &["power of two"]);
     refused(&sockeye(&["--active-timeout", "0"]), 64, &["--active-timeout", "5..=600"]);
+    refused(&sockeye(&["--report-interval", "61"]), 64, &["--report-interval", "1..=60"]);
 }
 
 #[test]

@@ -131,6 +131,15 @@ fn json_for_a_licensed_ntopng() {
     assert_eq!(flow["LOCAL_PROCESS"]["UID_NAME"], "root");
     assert_eq!(flow["DST_PROC_PID"], server.pid());
     assert_eq!((&flow["IN_BYTES"], &flow["OUT_BYTES"]), (&said["sent"], &said["received"]));
+    for key in ["SRC_PROC_CMDLINE", "DST_PROC_CMDLINE"] {
+        assert!(flow[key].as_str().is_some_and(|line| line.contains("traffic.py")), "{key}: {flow:#}");
+    }
+    assert_eq!(flow["LOCAL_FATHER_PROCESS"]["PID"], std::process::id());
+    assert_eq!(flow["DST_FATHER_PROC_PID"], std::process::id());
+    // Flags of both sides, the latency, whose interval it is.
+    assert_eq!((&flow["57550"], &flow["57551"], &flow["58051"]), (&0x1b.into(), &0x1b.into(), &1.into()), "{flow:#}");
+    assert!(flow["SERVER_NW_LATENCY_MS"].as_f64() > Some(0.0), "{flow:#}");
+    assert!(flow["SRC_PROC_PKG_NAME"].as_str().is_some_and(|package| package.starts_with("python3")), "{flow:#}");
     assert_eq!(flow["TCP"]["BYTES_ACKED"], said["sent"]);
     assert!(flow["TCP"]["RTT"].as_f64() > Some(0.0));
     assert!(!flow.as_object().expect("an object").keys().any(|key| key.starts_with("INTERFA")));

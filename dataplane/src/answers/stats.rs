@@ -168,6 +168,11 @@ fn losses(control: &Control, cpus: &[CpuStats]) -> Table {
         ("process_group_full", folded, "figures of a process went to its container or service at once"),
         ("peer_group_full", other_peers, "round-trip times of a peer network went to the other networks"),
         ("flow_vanished", counts.vanished, "a flow's close record never came"),
+        (
+            "listening_ports_cut",
+            control.totals.ports_cut,
+            "a collector does not hear of these ports: one address has too many",
+        ),
         ("kernel_read_failed", control.totals.kernel_errors, "a sweep or drain failed and was repeated"),
     ] {
         table.push([json!(reason), json!(count), Value::Null, json!(effect)]);

@@ -1,13 +1,16 @@
 //! What leaves control: reports of flows, and the messages beside them, to all exporters.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Control, lost_records};
 use crate::clock::boot_ns;
-use crate::export::messages::{EventFigures, event, listening_ports};
-use crate::export::{CHUNK_REPORTS, ExportPort, ExportStats, Item};
-use crate::flow::{Counters, FlowReport};
+use crate::export::listening::LocalAddresses;
+use crate::export::messages::{EventFigures, event};
+use crate::export::{CHUNK_REPORTS, ExportPort, ExportStats, Item, listening};
+use crate::flow::{Addr, Counters, FlowReport};
 
 /// How often ntopng hears that the agent lives.
 const EVENT_EVERY: Duration = Duration::from_secs(5);
@@ -55,7 +58,7 @@ impl Control {
             *seen = joined;
         }
         if someone_joined {
-            self.table.collector_joined();
+            self.table.collector_joined(boot_ns());
             self.due.ports = now + PORTS_FIRST;
         }
         if someone_joined || now >= self.due.event {
@@ -64,11 +67,46 @@ impl Control {
         }
         if now >= self.due.ports {
             self.due.ports = now + PORTS_EVERY;
-            let body: Arc<str> = listening_ports(&self.options.probe, self.table.listeners(), &self.processes).into();
+            self.send_listening_ports();
+        }
+    }
+
+    fn send_listening_ports(&mut self) {
+        let addresses = match self.local_addresses() {
+            Ok(addresses) => addresses,
+            Err(err) => {
+                self.totals.kernel_errors += 1;
+                eprintln!("sockeye: cannot read the addresses of this host: {err}; it is tried again, and counted.");
+                return;
+            }
+        };
+        let (listeners, told) = (self.table.listeners(), &mut self.listening_told);
+        let (messages, cut) = listening::messages(listeners, &addresses, &self.processes, told);
+        self.totals.ports_cut += cut;
+        for body in messages {
+            let body: Arc<str> = body.into();
             for port in &self.exporters {
                 port.offer(Item::Message { topic: "listening-ports", body: Arc::clone(&body) });
             }
         }
+    }
+
+    /// Those of the host as its interfaces have them, those of other namespaces as their flows and sockets show them.
+    fn local_addresses(&mut self) -> std::io::Result<LocalAddresses> {
+        self.table.expire_addresses(boot_ns());
+        let (host_netns, host) = listening::of_this_host()?;
+        let mut others: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
+        for listener in self.table.listeners().filter(|listener| listener.netns != host_netns) {
+            let of_flows = || self.table.addresses_of(listener.netns).map(Addr::ip).collect();
+            others.entry(listener.netns).or_insert_with(of_flows);
+        }
+        for listener in self.table.listeners() {
+            let ip = listener.local.addr.ip();
+            if let Some(known) = others.get_mut(&listener.netns).filter(|_| !ip.is_unspecified() && !ip.is_loopback()) {
+                known.insert(ip);
+            }
+        }
+        Ok(LocalAddresses { host_netns, host, others })
     }
 
     fn send_events(&self) {

@@ -3,7 +3,7 @@
 //! The few messages are declared here by their field numbers (kubernetes/cri-api, pkg/apis/runtime/v1/api.proto); a
 //! crate of the whole API would need protoc at build time and bring a web framework along.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -123,10 +123,10 @@ impl Connection {
         let list: ListContainersResponse = self.call("ListContainers", by_id(id)).await?;
         // The filter also takes the beginning of an id.
         if let Some(container) = list.containers.into_iter().find(|container| container.id == id) {
-            let sandbox = if container.labels.contains_key(POD_NAME) {
-                None
-            } else {
-                self.sandbox(&container.pod_sandbox_id).await?
+            // It has the labels that people gave to their pod; the container has the kubelet's only.
+            let sandbox = match self.sandbox(&container.pod_sandbox_id).await {
+                Err(_) if container.labels.contains_key(POD_NAME) => None,
+                sandbox => sandbox?,
             };
             return Ok(Some(of_container(container, sandbox, runtime)));
         }
@@ -189,7 +189,8 @@ fn explain(err: &dyn std::error::Error) -> String {
 
 fn of_container(container: Container, sandbox: Option<PodSandbox>, runtime: Option<Runtime>) -> Names {
     let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
-    let pod = match sandbox.and_then(|sandbox| sandbox.metadata) {
+    let sandbox = sandbox.unwrap_or_default();
+    let pod = match sandbox.metadata {
         Some(pod) => Pod { uid: pod.uid, name: pod.name, namespace: pod.namespace },
         None => Pod { uid: label(POD_UID), name: label(POD_NAME), namespace: label(POD_NAMESPACE) },
     };
@@ -199,7 +200,7 @@ fn of_container(container: Container, sandbox: Option<PodSandbox>, runtime: Opti
         runtime,
         name: name.unwrap_or_else(|| label(CONTAINER_NAME)),
         image: if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image },
-        labels: container.labels.into_iter().collect(),
+        labels: sandbox.labels.into_iter().chain(container.labels).collect::<BTreeMap<_, _>>().into_iter().collect(),
         pod: Some(pod),
     }
 }

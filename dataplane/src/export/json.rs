@@ -3,91 +3,115 @@
 //! An object that carries a process, a container or TCP figures switches ntopng to absolute counters for that record,
 //! so totals are sent with them and deltas without. `INTERFACE_NAME` must never appear: it crashes ntopng.
 
+use std::net::IpAddr;
+
 use serde_json::{Map, Value, json};
 
-use crate::flow::{FlowReport, Proto, Side, State};
+use super::elements::{self, Element, Part, Sink};
+use crate::flow::{FlowReport, Identity, Proto, Side, State};
 use crate::place::Place;
-use crate::process::Process;
+use crate::process::{Process, neutral};
 
-/// One flow as an object of ntopng's "agent" dialect.
+/// What the nested objects of the client carry already: ntopng takes each of them once.
+const NESTED: [&str; 9] = [
+    "SRC_PROC_PID",
+    "SRC_PROC_NAME",
+    "SRC_PROC_UID",
+    "SRC_PROC_USER_NAME",
+    "SRC_FATHER_PROC_PID",
+    "SRC_FATHER_PROC_NAME",
+    "SRC_FATHER_PROC_UID",
+    "SRC_FATHER_PROC_USER_NAME",
+    "SRC_PROC_CONTAINER_ID",
+];
+
+/// One flow as an object of ntopng's "agent" dialect. `probe`: the address of the agent.
 #[must_use]
-pub fn encode(report: &FlowReport) -> Value {
-    const NS_PER_S: u64 = 1_000_000_000;
-    let key = &report.key;
-    let v4 = key.initiator.addr.ip().is_ipv4();
-    let family = if v4 { "IPV4" } else { "IPV6" };
-    let mut flow = Map::new();
-    flow.insert(format!("{family}_SRC_ADDR"), json!(key.initiator.addr.to_string()));
-    flow.insert(format!("{family}_DST_ADDR"), json!(key.responder.addr.to_string()));
-    flow.insert("L4_SRC_PORT".into(), json!(key.initiator.port));
-    flow.insert("L4_DST_PORT".into(), json!(key.responder.port));
-    flow.insert("PROTOCOL".into(), json!(key.proto.number()));
-    flow.insert("IP_PROTOCOL_VERSION".into(), json!(if v4 { 4 } else { 6 }));
-    flow.insert("FIRST_SWITCHED".into(), json!(report.first_unix_ns / NS_PER_S));
-    flow.insert("LAST_SWITCHED".into(), json!(report.last_unix_ns.max(report.first_unix_ns) / NS_PER_S));
-    let [client, server] = [Side::Initiator, Side::Responder].map(|side| report.process[side as usize].as_deref());
-    let absolute = client.is_some() || key.proto == Proto::Tcp;
+pub fn encode(report: &FlowReport, probe: IpAddr) -> Value {
+    let Identity { process: client, place: client_place } = &report.identity[Side::Initiator as usize];
+    let absolute = client.is_some() || report.key.proto == Proto::Tcp;
     let counters = if absolute { &report.total } else { &report.delta };
-    flow.insert("IN_BYTES".into(), json!(counters.bytes[0]));
-    flow.insert("IN_PKTS".into(), json!(counters.packets[0]));
-    flow.insert("OUT_BYTES".into(), json!(counters.bytes[1]));
-    flow.insert("OUT_PKTS".into(), json!(counters.packets[1]));
+    let interval_s = [report.since_unix_ns, report.last_unix_ns].map(elements::seconds);
+    let mut flow = Object(Map::new());
+    elements::write(report, &Part { probe, counters, interval_s, delta: &report.delta }, &mut flow);
+    let Object(mut flow) = flow;
     if let Some(process) = client {
         flow.insert("LOCAL_PROCESS".into(), process_object(process));
         if process.ppid > 0 {
-            flow.insert(
-                "LOCAL_FATHER_PROCESS".into(),
-                json!({"PID": process.ppid, "UID": process.parent_uid,
-                    "UID_NAME": process.parent_user.as_deref().unwrap_or_default(), "PROCESS_PATH": process.parent_name}),
-            );
+            flow.insert("LOCAL_FATHER_PROCESS".into(), parent_object(process));
         }
     }
-    let [client_place, server_place] = report.place.each_ref().map(Option::as_deref);
-    if let Some(container) = client_place.and_then(container_object) {
+    if let Some(container) = client_place.as_deref().and_then(container_object) {
         flow.insert("LOCAL_CONTAINER".into(), container);
     }
-    if let Some(label) = server_place.and_then(Place::label) {
-        flow.insert("DST_PROC_CONTAINER_ID".into(), json!(label));
-    }
-    // The nested objects always mean the client; the server has flat names.
-    if let Some(process) = server {
-        flow.insert("DST_PROC_PID".into(), json!(process.key.pid));
-        flow.insert("DST_PROC_NAME".into(), json!(process.path_or_name()));
-        flow.insert("DST_PROC_UID".into(), json!(process.uid));
-        flow.insert("DST_PROC_USER_NAME".into(), json!(process.user.as_deref().unwrap_or_default()));
-        flow.insert("DST_PROC_CMDLINE".into(), json!(process.cmdline));
-        if let Some(package) = &process.package {
-            flow.insert("DST_PROC_PKG_NAME".into(), json!(package));
-        }
-    }
-    if key.proto == Proto::Tcp {
+    if report.key.proto == Proto::Tcp {
         flow.insert("TCP".into(), tcp_object(report));
     }
-    if report.state.is_over() {
-        flow.insert("FLOW_END_REASON".into(), json!(report.state.name()));
-    }
     Value::Object(flow)
+}
+
+/// The nested objects always mean the client; the server has flat names.
+struct Object(Map<String, Value>);
+
+impl Object {
+    fn insert(&mut self, element: &Element, value: Value) {
+        let Element(id, name) = element;
+        if !NESTED.contains(name) {
+            self.0.insert(if name.is_empty() { id.to_string() } else { (*name).to_owned() }, value);
+        }
+    }
+}
+
+impl Sink for Object {
+    fn uint(&mut self, element: &Element, value: u64) {
+        self.insert(element, json!(value));
+    }
+
+    fn float(&mut self, element: &Element, value: f32) {
+        self.insert(element, json!(value));
+    }
+
+    fn text(&mut self, element: &Element, text: &str) {
+        if !text.is_empty() {
+            self.insert(element, json!(neutral(text)));
+        }
+    }
+
+    fn row(&mut self, label: &str, text: &str) {
+        if !text.is_empty() {
+            self.0.insert(label.to_owned(), json!(neutral(text)));
+        }
+    }
+}
+
+fn parent_object(process: &Process) -> Value {
+    json!({
+        "PID": process.ppid,
+        "UID": process.parent_uid,
+        "UID_NAME": neutral(process.parent_user.as_deref().unwrap_or_default()),
+        "PROCESS_PATH": neutral(&process.parent_name),
+    })
 }
 
 fn process_object(process: &Process) -> Value {
     json!({
         "PID": process.key.pid,
         "UID": process.uid,
-        "UID_NAME": process.user.as_deref().unwrap_or_default(),
+        "UID_NAME": neutral(process.user.as_deref().unwrap_or_default()),
         "GID": process.gid,
-        "PROCESS_PATH": process.path_or_name(),
+        "PROCESS_PATH": neutral(process.path_or_name()),
     })
 }
 
 /// A pod for ntopng's page of pods, any other container under the name of Docker, which is all that it knows.
 fn container_object(place: &Place) -> Option<Value> {
     let container = place.container.as_ref()?;
-    let name = container.name_or_id();
+    let (id, name) = (neutral(container.short_id()), neutral(container.name_or_id()));
     Some(match &place.pod {
         Some(pod) if !pod.name.is_empty() => {
-            json!({"ID": container.short_id(), "K8S": {"NAME": name, "POD": pod.name, "NS": pod.namespace}})
+            json!({"ID": id, "K8S": {"NAME": name, "POD": neutral(&pod.name), "NS": neutral(&pod.namespace)}})
         }
-        _ => json!({"ID": container.short_id(), "DOCKER": {"NAME": name}}),
+        _ => json!({"ID": id, "DOCKER": {"NAME": name}}),
     })
 }
 
@@ -122,7 +146,7 @@ mod tests {
 
     #[test]
     fn has_the_objects_and_never_the_key_that_crashes_ntopng() {
-        let flow = encode(&testing::report());
+        let flow = encode(&testing::report(), IpAddr::from([10, 9, 8, 7]));
         let object = flow.as_object().unwrap();
         assert_eq!(object["LOCAL_PROCESS"]["PID"], 42);
         assert_eq!(object["TCP"]["BYTES_ACKED"], object["IN_BYTES"]);
@@ -130,5 +154,35 @@ mod tests {
         let pod = json!({"NAME": "app", "POD": "web-1", "NS": "shop"});
         assert_eq!(object["LOCAL_CONTAINER"], json!({"ID": "0123456789ab", "K8S": pod}));
         assert!(!object.keys().any(|key| key.starts_with("INTERFA")));
+    }
+
+    #[test]
+    fn says_as_much_as_the_binary_records() {
+        let mut report = testing::report();
+        report.delta.retrans = [3, 0];
+        report.delta.out_of_order = [0, 2];
+        report.identity.reverse();
+        let flow = encode(&report, IpAddr::from([10, 9, 8, 7]));
+        for (key, value) in [
+            ("57550", json!(27)),
+            ("57551", json!(27)),
+            ("SERVER_NW_LATENCY_MS", json!(20.1f32)),
+            ("RETRANSMITTED_IN_PKTS", json!(3)),
+            ("OOORDER_OUT_PKTS", json!(2)),
+            ("SRC_PROC_CMDLINE", json!("nginx --option")),
+            ("DST_PROC_CMDLINE", json!("curl --option")),
+            ("SRC_PROC_PKG_NAME", json!("nginx-core")),
+            ("DST_PROC_PKG_NAME", json!("curl")),
+            ("SRC_FATHER_PROC_PKG_NAME", json!("systemd")),
+            ("DST_FATHER_PROC_PID", json!(4000)),
+            ("DST_PROC_CONTAINER_ID", json!("shop/web-1/app")),
+            ("Server Kubernetes Pod", json!("web-1")),
+            ("57888", json!(64_240)),
+            ("58051", json!(1)),
+            ("NPROBE_IPV4_ADDRESS", json!("10.9.8.7")),
+        ] {
+            assert_eq!(flow[key], value, "{key}: {flow:#}");
+        }
+        assert_eq!(flow["LOCAL_FATHER_PROCESS"]["PID"], 1);
     }
 }

@@ -1,13 +1,8 @@
-//! The JSON messages beside the flows: `event` says that and how the agent lives, `listening-ports` what listens.
+//! The `event` message beside the flows: that and how the agent lives.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
-use serde_json::{Value, json};
-
-use crate::flow::Proto;
-use crate::process::ProcessTable;
-use crate::table::Listener;
+use serde_json::json;
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone)]
@@ -42,7 +37,7 @@ impl Probe {
     pub fn new(ip: IpAddr, host: &str, machine: &str, os: String) -> Self {
         let high = fnv1a(format!("sockeye {machine}").bytes());
         let low = fnv1a(format!("{machine} sockeye").bytes());
-        let mut host = crate::process::clean(host.as_bytes());
+        let mut host = crate::process::neutral(&crate::process::clean(host.as_bytes())).into_owned();
         crate::process::truncate(&mut host, 31);
         Self { ip, host, uuid: format!("{high:016x}{low:016x}"), id: source_id(high), os }
     }
@@ -111,7 +106,7 @@ pub fn event(probe: &Probe, f: &EventFigures) -> String {
             "uuid": probe.uuid,
             "unique_source_id": probe.id,
             "version": concat!("sockeye ", env!("CARGO_PKG_VERSION")),
-            "osname": probe.os,
+            "osname": crate::process::neutral(&probe.os),
             "license": "Apache-2.0 OR MIT",
             "edition": "community",
             "maintenance": "",
@@ -135,39 +130,10 @@ pub fn event(probe: &Probe, f: &EventFigures) -> String {
     .to_string()
 }
 
-/// The `listening-ports` message: sockets with a known process, each port once.
-#[must_use]
-pub fn listening_ports<'a>(
-    probe: &Probe,
-    listeners: impl Iterator<Item = &'a Listener>,
-    processes: &ProcessTable,
-) -> String {
-    let mut ports: [BTreeSet<(u16, String, String)>; 4] = Default::default();
-    let mut addresses = BTreeSet::from([probe.ip]);
-    for listener in listeners {
-        let Some(process) = processes.peek(listener.owner) else { continue };
-        let index = usize::from(listener.v6) + if listener.proto == Proto::Udp { 2 } else { 0 };
-        let package = process.package.clone().unwrap_or_default();
-        ports[index].insert((listener.local.port, process.path_or_name().to_owned(), package));
-        let ip = listener.local.addr.ip();
-        if !ip.is_unspecified() {
-            addresses.insert(ip);
-        }
-    }
-    let list = |index: usize| -> Vec<Value> {
-        // ntopng keeps a package name from the element before unless there is one.
-        ports[index].iter().map(|(port, proc, pkg)| json!({"port": port, "proc": proc, "pkg": pkg})).collect()
-    };
-    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    json!({
-        "ip-addresses": addresses,
-        "listening-ports": {"tcp4": list(0), "tcp6": list(1), "udp4": list(2), "udp6": list(3)},
-    })
-    .to_string()
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]

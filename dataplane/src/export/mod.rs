@@ -1,7 +1,9 @@
 //! Exporters. Each has a thread and a bounded queue: a slow or dead consumer costs the queue's memory and a counter.
 
+mod elements;
 pub mod endpoint;
 pub mod json;
+pub mod listening;
 pub mod messages;
 #[cfg(test)]
 mod testing;

@@ -3,42 +3,74 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use crate::flow::{Counters, Endpoint, FlowKey, FlowReport, ProcKey, Proto, State};
+use crate::flow::{Counters, Endpoint, FlowKey, FlowReport, Identity, ProcKey, Proto, State};
+use crate::groups::RttSummary;
 use crate::place::{Container, Place, Pod, cgroup::Runtime};
 use crate::process::Process;
 
 pub(crate) fn report() -> FlowReport {
     let endpoint = |last, port| Endpoint { addr: IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)).into(), port };
-    let process = |pid, name: &str, user: &str| {
-        Some(Arc::new(Process {
-            key: ProcKey { pid, start_ticks: 1, exec: 0 },
-            name: name.into(),
-            exe: Some(format!("/usr/bin/{name}")),
-            cmdline: format!("{name} --option"),
-            uid: 1000,
-            user: Some(user.into()),
-            ppid: 1,
-            parent_name: "init".into(),
-            ..Process::default()
-        }))
-    };
     let counters = Counters { bytes: [1200, 34_500], packets: [5, 30], ..Counters::default() };
+    let identity = [
+        Identity { process: Some(Arc::new(curl())), place: Some(Arc::new(pod())) },
+        Identity { process: Some(Arc::new(nginx())), place: Some(Arc::new(service())) },
+    ];
     FlowReport {
         key: FlowKey { proto: Proto::Tcp, initiator: endpoint(1, 40000), responder: endpoint(2, 443) },
         first_unix_ns: 1_000_000_000,
+        since_unix_ns: 1_000_000_000,
         last_unix_ns: 2_000_000_000,
         delta: counters,
         total: counters,
         rtt_us: [Some((20_100, 300)), Some((19_900, 200))],
         local: [true, true],
         owners: [42, 43].map(|pid| ProcKey { pid, start_ticks: 1, exec: 0 }),
-        place: [Some(Arc::new(pod())), None],
+        current: identity.clone(),
+        identity,
+        rtt_samples: Some(RttSummary { samples: 12, min_us: 18_000, mean_us: 20_500, p99_us: 31_250 }),
+        window_max: [64_240, 65_535],
+        congestion: [Some("cubic"), None],
         first: true,
-        process: [process(42, "curl", "alice"), process(43, "nginx", "www-data")],
-        carries_identity: true,
         state: State::Closed,
         reset_by: None,
     }
+}
+
+fn curl() -> Process {
+    Process {
+        key: ProcKey { pid: 42, start_ticks: 1, exec: 0 },
+        name: "curl".into(),
+        exe: Some("/usr/bin/curl".into()),
+        cmdline: "curl --option".into(),
+        uid: 1000,
+        user: Some("alice".into()),
+        ppid: 4000,
+        parent_name: "bash".into(),
+        ancestors: [("sshd".to_owned(), 812), ("systemd".to_owned(), 1)].into(),
+        package: Some("curl".into()),
+        ..Process::default()
+    }
+}
+
+fn nginx() -> Process {
+    Process {
+        key: ProcKey { pid: 43, start_ticks: 1, exec: 0 },
+        name: "nginx".into(),
+        exe: Some("/usr/bin/nginx".into()),
+        cmdline: "nginx --option".into(),
+        uid: 1000,
+        user: Some("www-data".into()),
+        gid: 1001,
+        ppid: 1,
+        parent_name: "init".into(),
+        package: Some("nginx-core".into()),
+        parent_package: Some("systemd".into()),
+        ..Process::default()
+    }
+}
+
+fn service() -> Place {
+    Place { unit: Some("nginx.service".into()), ..Place::default() }
 }
 
 fn pod() -> Place {

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use sockeye_ctl::human;
 
 use super::{ExportPort, ExportStats, Item, Queue};
-use crate::flow::{FlowReport, Side, State};
+use crate::flow::{FlowReport, Identity, Side, State};
 use crate::place::Place;
 use crate::process::Process;
 
@@ -84,7 +84,7 @@ fn print(items: &Queue, style: &Style, stats: &ExportStats, on_closed: impl FnOn
 
 /// An open flow is reported again and again; a line is due only when something has happened.
 fn is_news(report: &FlowReport) -> bool {
-    report.state.is_over() || report.carries_identity || !report.delta.is_zero()
+    report.state.is_over() || report.first || !report.delta.is_zero()
 }
 
 /// Column titles.
@@ -152,9 +152,9 @@ fn pad(text: &str, width: usize) -> String {
 
 /// `curl[123] alice`, and for a host-local flow both sides.
 fn processes(report: &FlowReport) -> String {
-    let side = |side: Side| match &report.process[side as usize] {
-        Some(process) => process_text(process, report.place[side as usize].as_deref()),
-        None => "?".into(),
+    let side = |side: Side| match &report.current[side as usize] {
+        Identity { process: Some(process), place } => process_text(process, place.as_deref()),
+        _ => "?".into(),
     };
     match report.local {
         [true, true] => format!("{} → {}", side(Side::Initiator), side(Side::Responder)),

@@ -6,12 +6,13 @@
 //! item    := key_type<<4 | value_type, key, value
 //! ```
 //!
-//! Integers are big endian in the narrowest width, floats little endian, strings have a 16-bit length. Ids are those
-//! of IPFIX (RFC 7012) below 57344 and ntop's own (base 57472) above.
+//! Integers are big endian in the narrowest width, floats little endian, strings have a 16-bit length.
 
-use crate::flow::{Counters, FlowReport, Proto, Side, State};
-use crate::place::Place;
-use crate::process::Process;
+use std::net::IpAddr;
+
+use super::elements::{self, Element, Part, Sink};
+use crate::flow::{Counters, FlowReport};
+use crate::process::{neutral, truncated};
 
 /// First bytes of a message.
 pub const MESSAGE_START: [u8; 2] = [1, 1];
@@ -24,76 +25,6 @@ const U32: u8 = 4;
 const U64: u8 = 5;
 const FLOAT: u8 = 10;
 const STRING: u8 = 11;
-
-/// Information elements.
-mod id {
-    pub(super) const IN_BYTES: u32 = 1;
-    pub(super) const IN_PKTS: u32 = 2;
-    pub(super) const PROTOCOL: u32 = 4;
-    pub(super) const L4_SRC_PORT: u32 = 7;
-    pub(super) const IPV4_SRC_ADDR: u32 = 8;
-    pub(super) const L4_DST_PORT: u32 = 11;
-    pub(super) const IPV4_DST_ADDR: u32 = 12;
-    pub(super) const LAST_SWITCHED: u32 = 21;
-    pub(super) const FIRST_SWITCHED: u32 = 22;
-    pub(super) const OUT_BYTES: u32 = 23;
-    pub(super) const OUT_PKTS: u32 = 24;
-    pub(super) const IPV6_SRC_ADDR: u32 = 27;
-    pub(super) const IPV6_DST_ADDR: u32 = 28;
-    pub(super) const IP_PROTOCOL_VERSION: u32 = 60;
-    pub(super) const FLOW_END_REASON: u32 = 136;
-    pub(super) const CLIENT_TCP_FLAGS: u32 = 57550;
-    pub(super) const SERVER_TCP_FLAGS: u32 = 57551;
-    pub(super) const RETRANSMITTED_IN_PKTS: u32 = 57581;
-    pub(super) const RETRANSMITTED_OUT_PKTS: u32 = 57582;
-    pub(super) const OOORDER_IN_PKTS: u32 = 57583;
-    pub(super) const OOORDER_OUT_PKTS: u32 = 57584;
-    pub(super) const CLIENT_NW_LATENCY_MS: u32 = 57595;
-    pub(super) const SERVER_NW_LATENCY_MS: u32 = 57596;
-
-    /// Elements of a process, for the side that connected and for the side that accepted.
-    pub(super) struct ProcessIds {
-        pub(super) pid: u32,
-        pub(super) name: u32,
-        pub(super) uid: u32,
-        pub(super) user: u32,
-        pub(super) parent_pid: u32,
-        pub(super) parent_name: u32,
-        pub(super) parent_uid: u32,
-        pub(super) parent_user: u32,
-        pub(super) cmdline: u32,
-        pub(super) package: u32,
-        pub(super) container: u32,
-    }
-    pub(super) const PROCESS: [ProcessIds; 2] = [
-        ProcessIds {
-            pid: 57640,
-            name: 57641,
-            uid: 57897,
-            user: 57844,
-            parent_pid: 57845,
-            parent_name: 57846,
-            parent_uid: 58036,
-            parent_user: 58037,
-            cmdline: 58028,
-            package: 58012,
-            container: 58030,
-        },
-        ProcessIds {
-            pid: 57847,
-            name: 57848,
-            uid: 57898,
-            user: 57849,
-            parent_pid: 57850,
-            parent_name: 57851,
-            parent_uid: 58039,
-            parent_user: 58040,
-            cmdline: 58029,
-            package: 58013,
-            container: 58031,
-        },
-    ];
-}
 
 /// Writes TLV items to the end of a buffer.
 pub struct Writer<'a>(pub &'a mut Vec<u8>);
@@ -127,27 +58,29 @@ impl Writer<'_> {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
 
-    /// Text of at most 65,535 bytes; longer text is cut at a character. Empty text is left out: ntopng ignores it.
+    /// Text of at most 65,535 bytes, without what a page could take for markup; longer text is cut at a character. Empty text
+    /// is left out: ntopng ignores it.
     pub fn string(&mut self, key: u32, text: &str) {
-        if text.is_empty() {
-            return;
+        if !text.is_empty() {
+            self.header(key, STRING);
+            self.bytes(text);
         }
-        let text = &text[..text.floor_char_boundary(usize::from(u16::MAX))];
-        self.header(key, STRING);
-        self.0.extend_from_slice(&(text.len() as u16).to_be_bytes());
-        self.0.extend_from_slice(text.as_bytes());
     }
 
     /// Text under a name that ntopng does not know: it shows such elements as they are.
     pub fn named_string(&mut self, name: &str, text: &str) {
-        if text.is_empty() {
-            return;
+        if !text.is_empty() {
+            self.0.push(STRING << 4 | STRING);
+            self.bytes(name);
+            self.bytes(text);
         }
-        self.0.push(STRING << 4 | STRING);
-        for part in [name, &text[..text.floor_char_boundary(usize::from(u16::MAX))]] {
-            self.0.extend_from_slice(&(part.len() as u16).to_be_bytes());
-            self.0.extend_from_slice(part.as_bytes());
-        }
+    }
+
+    fn bytes(&mut self, text: &str) {
+        let text = neutral(text);
+        let text = truncated(&text, usize::from(u16::MAX));
+        self.0.extend_from_slice(&(text.len() as u16).to_be_bytes());
+        self.0.extend_from_slice(text.as_bytes());
     }
 
     /// Closes the record.
@@ -156,19 +89,52 @@ impl Writer<'_> {
     }
 }
 
-/// Appends a report: one record, or several when a counter does not fit the 32 bits that ntopng keeps of a record.
-/// Returns how many.
-pub fn encode(report: &FlowReport, out: &mut Vec<u8>) -> usize {
+impl Sink for Writer<'_> {
+    fn uint(&mut self, element: &Element, value: u64) {
+        Writer::uint(self, element.0, value);
+    }
+
+    fn float(&mut self, element: &Element, value: f32) {
+        Writer::float(self, element.0, value);
+    }
+
+    fn text(&mut self, element: &Element, text: &str) {
+        self.string(element.0, text);
+    }
+
+    fn row(&mut self, label: &str, text: &str) {
+        self.named_string(label, text);
+    }
+}
+
+/// Appends a report: one record, or several when a counter does not fit the 32 bits that ntopng keeps of a record. `probe`:
+/// the address of the agent. Returns how many.
+pub fn encode(report: &FlowReport, probe: IpAddr, out: &mut Vec<u8>) -> usize {
+    let interval_s = [report.since_unix_ns, report.last_unix_ns].map(elements::seconds);
     let mut left = report.delta;
     let mut records = 0;
     loop {
-        let part = take_u32(&mut left);
-        encode_record(report, &part, records == 0, out);
+        let delta = take_u32(&mut left);
+        encode_record(report, &Part { probe, counters: &delta, interval_s, delta: &delta }, out);
         records += 1;
         if left.bytes == [0, 0] && left.packets == [0, 0] {
             return records;
         }
     }
+}
+
+/// Appends one record by which a collector learns when a flow began of which it has not heard before: from then until where
+/// the report begins, with nothing counted.
+pub fn encode_beginning(report: &FlowReport, probe: IpAddr, out: &mut Vec<u8>) {
+    let interval_s = [report.first_unix_ns, report.since_unix_ns].map(elements::seconds);
+    let nothing = Counters::default();
+    encode_record(report, &Part { probe, counters: &nothing, interval_s, delta: &nothing }, out);
+}
+
+fn encode_record(report: &FlowReport, part: &Part<'_>, out: &mut Vec<u8>) {
+    let w = &mut Writer(out);
+    elements::write(report, part, w);
+    w.end();
 }
 
 /// Takes what fits 32 bits from `left`, and leaves packets for the bytes that remain.
@@ -193,134 +159,14 @@ fn take_u32(left: &mut Counters) -> Counters {
     part
 }
 
-fn encode_record(report: &FlowReport, delta: &Counters, first: bool, out: &mut Vec<u8>) {
-    const NS_PER_S: u64 = 1_000_000_000;
-    let key = &report.key;
-    let w = &mut Writer(out);
-    let (src, dst) = (key.initiator.addr.ip(), key.responder.addr.ip());
-    // A socket bound to an IPv6 address can only talk IPv6, so both are of one family.
-    let v4 = src.is_ipv4() && dst.is_ipv4();
-    let addresses = if v4 { [id::IPV4_SRC_ADDR, id::IPV4_DST_ADDR] } else { [id::IPV6_SRC_ADDR, id::IPV6_DST_ADDR] };
-    w.string(addresses[0], &address_text(key.initiator.addr, v4));
-    w.string(addresses[1], &address_text(key.responder.addr, v4));
-    w.uint(id::L4_SRC_PORT, key.initiator.port.into());
-    w.uint(id::L4_DST_PORT, key.responder.port.into());
-    w.uint(id::PROTOCOL, key.proto.number().into());
-    w.uint(id::IP_PROTOCOL_VERSION, if v4 { 4 } else { 6 });
-    w.uint(id::FIRST_SWITCHED, report.first_unix_ns / NS_PER_S);
-    w.uint(id::LAST_SWITCHED, report.last_unix_ns.max(report.first_unix_ns) / NS_PER_S);
-    w.uint(id::IN_BYTES, delta.bytes[0]);
-    w.uint(id::IN_PKTS, delta.packets[0]);
-    w.uint(id::OUT_BYTES, delta.bytes[1]);
-    w.uint(id::OUT_PKTS, delta.packets[1]);
-    if key.proto == Proto::Tcp {
-        tcp_elements(report, delta, w);
-    }
-    if report.state.is_over() {
-        w.string(id::FLOW_END_REASON, report.state.name());
-    }
-    if first && report.carries_identity {
-        for side in Side::BOTH {
-            if let Some(process) = &report.process[side as usize] {
-                process_elements(&id::PROCESS[side as usize], process, w);
-            }
-            if let Some(place) = &report.place[side as usize] {
-                place_elements(side, place, w);
-            }
-        }
-    }
-    w.end();
-}
-
-/// IPv4-mapped text is not understood by ntopng, and `Ipv6Addr` prints it for the odd flow that mixes both.
-fn address_text(addr: crate::flow::Addr, v4: bool) -> String {
-    if v4 { addr.ip().to_string() } else { std::net::Ipv6Addr::from(addr.0).to_string() }
-}
-
-fn tcp_elements(report: &FlowReport, delta: &Counters, w: &mut Writer<'_>) {
-    let [client, server] = tcp_flags(report);
-    w.uint(id::CLIENT_TCP_FLAGS, client.into());
-    w.uint(id::SERVER_TCP_FLAGS, server.into());
-    for (key, value) in [
-        (id::RETRANSMITTED_IN_PKTS, delta.retrans[0]),
-        (id::RETRANSMITTED_OUT_PKTS, delta.retrans[1]),
-        (id::OOORDER_IN_PKTS, delta.out_of_order[0]),
-        (id::OOORDER_OUT_PKTS, delta.out_of_order[1]),
-    ] {
-        if value > 0 {
-            w.uint(key, value.into());
-        }
-    }
-    // ntopng adds the two halves up. Measured at one end, the round trip belongs to the other side.
-    match report.rtt_us {
-        [Some((us, _)), _] => w.float(id::SERVER_NW_LATENCY_MS, us as f32 / 1000.0),
-        [None, Some((us, _))] => w.float(id::CLIENT_NW_LATENCY_MS, us as f32 / 1000.0),
-        [None, None] => {}
-    }
-}
-
-/// The flags that each side has sent so far, from which ntopng derives the state.
-fn tcp_flags(report: &FlowReport) -> [u8; 2] {
-    const FIN: u8 = 0x01;
-    const SYN: u8 = 0x02;
-    const RST: u8 = 0x04;
-    const PSH_ACK: u8 = 0x18;
-    const ACK: u8 = 0x10;
-    const OPEN: u8 = SYN | PSH_ACK;
-    match report.state {
-        State::Connecting | State::Unreachable | State::TimedOut | State::Aborted if report.total.packets[1] == 0 => {
-            [SYN, 0]
-        }
-        State::Refused => [SYN, RST | ACK],
-        State::Closed => [OPEN | FIN, OPEN | FIN],
-        State::Reset => match report.reset_by {
-            Some(Side::Responder) => [OPEN, OPEN | RST],
-            _ => [OPEN | RST, OPEN],
-        },
-        _ => [OPEN, OPEN],
-    }
-}
-
-fn process_elements(ids: &id::ProcessIds, process: &Process, w: &mut Writer<'_>) {
-    w.uint(ids.pid, process.key.pid.into());
-    w.string(ids.name, process.path_or_name());
-    w.uint(ids.uid, process.uid.into());
-    w.string(ids.user, process.user.as_deref().unwrap_or_default());
-    w.string(ids.cmdline, &process.cmdline);
-    w.string(ids.package, process.package.as_deref().unwrap_or_default());
-    if process.ppid > 0 {
-        w.uint(ids.parent_pid, process.ppid.into());
-        w.string(ids.parent_name, &process.parent_name);
-        w.uint(ids.parent_uid, process.parent_uid.into());
-        w.string(ids.parent_user, process.parent_user.as_deref().unwrap_or_default());
-    }
-}
-
-/// ntopng has one field for a container, and none for pods: the rest goes along under names of our own.
-fn place_elements(side: Side, place: &Place, w: &mut Writer<'_>) {
-    let (Some(container), Some(label)) = (&place.container, place.label()) else { return };
-    w.string(id::PROCESS[side as usize].container, &label);
-    let prefix = if side == Side::Initiator { "SRC" } else { "DST" };
-    let pod = place.pod.as_ref();
-    for (name, text) in [
-        ("CONTAINER_NAME", container.name.as_str()),
-        ("CONTAINER_IMAGE", &container.image),
-        ("CONTAINER_RUNTIME", container.runtime.name()),
-        ("CONTAINER_FULL_ID", &container.id),
-        ("K8S_POD", pod.map_or("", |pod| &pod.name)),
-        ("K8S_NAMESPACE", pod.map_or("", |pod| &pod.namespace)),
-        ("K8S_POD_UID", pod.map_or("", |pod| &pod.uid)),
-    ] {
-        w.named_string(&format!("{prefix}_{name}"), text);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::export::testing;
+
+    const PROBE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 9, 8, 7));
 
     /// The vector of ntop's own serialiser.
     const GOLDEN: &str = "01012b08000831302e312e322e332b0c000931302e312e322e35332307ea63220b35220411223c0424166b03d7f0\
@@ -408,15 +254,57 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_told_in_the_field_of_the_container_and_under_names_of_our_own() {
+    fn a_pod_is_told_in_the_field_of_the_container_and_in_labelled_rows() {
         let mut out = Vec::new();
-        encode(&testing::report(), &mut out);
+        encode(&testing::report(), PROBE, &mut out);
         let record = &decode(&out)[0];
         assert!(record.contains(&(58030, Item::Text("shop/web-1/app".into()))));
-        for (name, text) in [("SRC_K8S_POD", "web-1"), ("SRC_CONTAINER_IMAGE", "registry.example/app:1")] {
-            assert!(record.contains(&(0, Item::Named(name.into(), text.into()))), "{record:?}");
+        for (name, text) in [
+            ("Client Kubernetes Pod", "web-1"),
+            ("Client Namespace", "shop"),
+            ("Client Container Image", "registry.example/app:1"),
+            ("Client Command Line", "curl --option"),
+            // `>` is markup to a page.
+            ("Client Ancestry", "systemd(1) \u{ff1e} sshd(812) \u{ff1e} bash(4000)"),
+            ("Server UID / GID", "1000 (www-data) / 1001"),
+            ("Server Systemd Unit", "nginx.service"),
+            ("TCP RTT", "min 18.000 ms / average 20.500 ms / p99 31.250 ms (12 samples)"),
+            ("Client Congestion Control", "cubic"),
+        ] {
+            assert!(record.contains(&(0, Item::Named(name.into(), text.into()))), "{name}: {record:?}");
         }
         assert!(!record.iter().any(|(key, _)| *key == 58031));
+    }
+
+    #[test]
+    fn a_record_is_about_its_interval_and_names_the_agent() {
+        let report = FlowReport {
+            first_unix_ns: 100_500_000_000,
+            since_unix_ns: 150_500_000_000,
+            last_unix_ns: 160_500_000_000,
+            ..testing::report()
+        };
+        let mut out = Vec::new();
+        encode(&report, PROBE, &mut out);
+        encode_beginning(&report, PROBE, &mut out);
+        let records = decode(&out);
+        let times = |record: &[(u64, Item)]| [22, 21, 58051, 1].map(|key| sum(&[record.to_vec()], key));
+        assert_eq!(times(&records[0]), [150, 160, 1, 1200]);
+        assert_eq!(times(&records[1]), [100, 150, 1, 0]);
+        for record in &records {
+            assert!(record.contains(&(57943, Item::Text("10.9.8.7".into()))));
+            assert!(record.contains(&(57640, Item::Number(42))) && record.contains(&(57847, Item::Number(43))));
+        }
+    }
+
+    #[test]
+    fn a_connection_that_failed_is_an_issue() {
+        use crate::flow::State;
+        for (state, risk) in [(State::Refused, 1 << 50), (State::TimedOut, 1 << 50), (State::Closed, 0)] {
+            let mut out = Vec::new();
+            encode(&FlowReport { state, ..testing::report() }, PROBE, &mut out);
+            assert_eq!(sum(&decode(&out), 57981), risk, "{state:?}");
+        }
     }
 
     fn sum(records: &[Vec<(u64, Item)>], key: u64) -> u64 {
@@ -441,7 +329,9 @@ mod tests {
                 w.float(*key, *value as f32);
                 let key = u64::from(*key);
                 expected.push((key, Item::Number(*value)));
-                expected.push((key, Item::Text(text.clone())));
+                let safe = ["<", ">", "\"", "'", "&", "`"].into_iter().zip(["＜", "＞", "＂", "＇", "＆", "｀"]);
+                let text = safe.fold(text.clone(), |text, (from, to)| text.replace(from, to));
+                expected.push((key, Item::Text(text)));
                 expected.push((key, Item::Float(*value as f32)));
             }
             w.end();
@@ -455,12 +345,12 @@ mod tests {
             cmdline in ".{0,40}",
         ) {
             let mut report = testing::report();
-            let mut process = (**report.process[0].as_ref().unwrap()).clone();
+            let mut process = (**report.identity[0].process.as_ref().unwrap()).clone();
             process.cmdline = crate::process::clean(cmdline.as_bytes());
-            report.process[0] = Some(std::sync::Arc::new(process));
+            report.identity[0].process = Some(std::sync::Arc::new(process));
             report.delta = Counters { bytes, packets, ..Counters::default() };
             let mut out = Vec::new();
-            let count = encode(&report, &mut out);
+            let count = encode(&report, PROBE, &mut out);
             let records = decode(&out);
             prop_assert_eq!(records.len(), count);
             for (key, value) in [(1, bytes[0]), (23, bytes[1])] {
@@ -476,9 +366,9 @@ mod tests {
                     prop_assert!(sum(one, byte_key) == 0 || sum(one, packet_key) > 0);
                 }
             }
-            // The process is in the first record and in no other.
+            // A record without the process would let an idle flow come back bare.
             let has_pid = |record: &Vec<(u64, Item)>| record.iter().any(|(key, _)| *key == 57640);
-            prop_assert!(has_pid(&records[0]) && !records[1..].iter().any(has_pid));
+            prop_assert!(records.iter().all(has_pid));
         }
     }
 }

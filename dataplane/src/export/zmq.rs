@@ -1,6 +1,7 @@
 //! ZMQ to ntopng: batches, paces, waits for a subscription, reconnects by itself.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::RecvTimeoutError;
@@ -12,7 +13,7 @@ use zmq::{DONTWAIT, SNDMORE, Socket, SocketType};
 
 use super::endpoint::{ServerKey, ZmqEndpoint};
 use super::{ExportPort, ExportStats, Item, QUEUE_REPORTS_MAX, Queue, json, tlv};
-use crate::flow::FlowReport;
+use crate::flow::{FlowKey, FlowReport};
 
 /// Records in one message: ntopng counts them in a byte.
 const MESSAGE_RECORDS_MAX: usize = 255;
@@ -24,6 +25,9 @@ const BATCH_WAIT: Duration = Duration::from_millis(100);
 const MESSAGES_PER_MS: u32 = 1;
 /// How long nobody may subscribe before it is said.
 const LONELY: Duration = Duration::from_secs(30);
+/// For so long after it has joined a collector hears of flows that are older: control reports all open ones within five
+/// seconds, and what was waiting comes first.
+const INTRODUCTION: Duration = Duration::from_secs(10);
 /// How long the last messages may take when the agent ends.
 const LINGER_MS: i32 = 1000;
 
@@ -47,6 +51,8 @@ pub struct ZmqOptions {
     pub format: Format,
     /// Identifies this exporter to the collector; not 0.
     pub source_id: u32,
+    /// Address of the agent.
+    pub probe: IpAddr,
     /// Say on stderr what is exported.
     pub verbose: bool,
 }
@@ -69,6 +75,8 @@ pub fn start(options: ZmqOptions) -> Result<ExportPort> {
         subscribed: false,
         lonely_since: Some(Instant::now()),
         oldest: None,
+        introduction: Introduction::default(),
+        unsent: None,
         options,
     };
     Ok(ExportPort::start(name, "sockeye-zmq", &stats, move |items| exporter.run(&items))?)
@@ -121,6 +129,9 @@ struct Exporter {
     lonely_since: Option<Instant>,
     /// When the oldest pending report came.
     oldest: Option<Instant>,
+    introduction: Introduction,
+    /// What `payload` holds when the socket did not take it.
+    unsent: Option<Batch>,
 }
 
 impl Exporter {
@@ -152,7 +163,10 @@ impl Exporter {
             Item::Flows(reports) => {
                 // The oldest: what is happening now matters more to whoever comes back.
                 let dropped = (self.pending.len() + reports.len()).saturating_sub(QUEUE_REPORTS_MAX);
-                self.pending.drop_oldest(dropped);
+                if dropped > 0 {
+                    self.pending.drop_oldest(dropped);
+                    self.unsent = None;
+                }
                 self.done(dropped as u64);
                 ExportStats::add(&self.stats.dropped, dropped as u64);
                 self.pending.push(reports);
@@ -184,6 +198,9 @@ impl Exporter {
             if self.subscribed {
                 ExportStats::add(&self.stats.joined, 1);
                 self.lonely_since = None;
+                self.introduction =
+                    Introduction { until: Some(Instant::now() + INTRODUCTION), told: HashSet::default() };
+                self.unsent = None;
                 eprintln!("sockeye: a collector subscribed at {}.", self.options.endpoint.address);
             } else {
                 self.lonely_since = Some(Instant::now());
@@ -212,13 +229,14 @@ impl Exporter {
     fn flush(&mut self) {
         let mut in_this_ms = 0;
         while !self.pending.is_empty() && self.subscribed {
-            let reports = self.batch();
+            let reports = self.unsent.take().unwrap_or_else(|| self.batch());
             let version = if self.options.format == Format::Tlv { 3 } else { 2 };
             let payload = std::mem::take(&mut self.payload);
             let sent = self.send("flow", version, &payload);
             self.payload = payload;
             if !sent {
                 ExportStats::add(&self.stats.retried, 1);
+                self.unsent = Some(reports);
                 return;
             }
             self.pending.drop_oldest(reports.count);
@@ -245,9 +263,13 @@ impl Exporter {
     /// Encodes as many reports as one message takes into `payload`.
     fn batch(&mut self) -> Batch {
         self.payload.clear();
+        self.introduction.end_in_time();
+        let probe = self.options.probe;
         match self.options.format {
-            Format::Tlv => batch_tlv(&self.pending, &mut self.payload, &mut self.scratch),
-            Format::Json => batch_json(&self.pending, &mut self.payload),
+            Format::Tlv => {
+                batch_tlv(&self.pending, probe, &mut self.introduction, &mut self.payload, &mut self.scratch)
+            }
+            Format::Json => batch_json(&self.pending, probe, &mut self.payload),
         }
     }
 
@@ -265,6 +287,37 @@ impl Exporter {
         ExportStats::add(&self.stats.messages, 1);
         ExportStats::add(&self.stats.bytes, payload.len() as u64);
         true
+    }
+}
+
+/// A collector that has joined knows nothing of flows that were reported before. It takes the beginning of a flow from the
+/// first record of it, and its throughput from the interval of each: so a flow whose first record would not begin with it
+/// has one more, without counters, from its beginning on.
+#[derive(Default)]
+struct Introduction {
+    /// `None`: no collector has joined of late.
+    until: Option<Instant>,
+    /// Flows that it has heard of since.
+    told: HashSet<FlowKey, ahash::RandomState>,
+}
+
+impl Introduction {
+    fn end_in_time(&mut self) {
+        if self.until.is_some_and(|until| Instant::now() >= until) {
+            *self = Self::default();
+        }
+    }
+
+    /// Whether the collector has to be told of the beginning of a flow.
+    fn is_needed(&self, report: &FlowReport) -> bool {
+        self.until.is_some() && !report.first && !self.told.contains(&report.key)
+    }
+
+    fn is_done(&mut self, report: &FlowReport) {
+        // What is over already will not be heard of again.
+        if self.until.is_some() && !(report.first && report.state.is_over()) {
+            self.told.insert(report.key);
+        }
     }
 }
 
@@ -315,16 +368,28 @@ struct Batch {
     records: usize,
 }
 
-fn batch_tlv(pending: &Pending, payload: &mut Vec<u8>, scratch: &mut Vec<u8>) -> Batch {
+fn batch_tlv(
+    pending: &Pending,
+    probe: IpAddr,
+    introduction: &mut Introduction,
+    payload: &mut Vec<u8>,
+    scratch: &mut Vec<u8>,
+) -> Batch {
     payload.extend_from_slice(&tlv::MESSAGE_START);
     let mut batch = Batch { count: 0, records: 0 };
     for report in pending.iter() {
         scratch.clear();
-        let records = tlv::encode(report, scratch);
+        let mut records = 0;
+        if introduction.is_needed(report) {
+            tlv::encode_beginning(report, probe, scratch);
+            records += 1;
+        }
+        records += tlv::encode(report, probe, scratch);
         let fits = batch.records + records <= MESSAGE_RECORDS_MAX && payload.len() + scratch.len() <= MESSAGE_BYTES_MAX;
         if !fits && batch.count > 0 {
             break;
         }
+        introduction.is_done(report);
         payload.extend_from_slice(scratch);
         batch.count += 1;
         batch.records += records;
@@ -332,11 +397,11 @@ fn batch_tlv(pending: &Pending, payload: &mut Vec<u8>, scratch: &mut Vec<u8>) ->
     batch
 }
 
-fn batch_json(pending: &Pending, payload: &mut Vec<u8>) -> Batch {
+fn batch_json(pending: &Pending, probe: IpAddr, payload: &mut Vec<u8>) -> Batch {
     payload.push(b'[');
     let mut count = 0;
     for report in pending.iter().take(MESSAGE_RECORDS_MAX) {
-        let text = json::encode(report).to_string();
+        let text = json::encode(report, probe).to_string();
         if count > 0 && payload.len() + text.len() + 2 > MESSAGE_BYTES_MAX {
             break;
         }
@@ -367,6 +432,8 @@ mod tests {
     use super::*;
     use crate::export::testing;
 
+    const PROBE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     #[test]
     fn header_is_ntopngs() {
         let h = header("flow", 3, 115, 1, 0x0102_0304);
@@ -378,24 +445,39 @@ mod tests {
     #[test]
     fn batches_respect_both_limits() {
         let mut long = testing::report();
-        let mut process = (**long.process[0].as_ref().unwrap()).clone();
+        let mut process = (**long.identity[0].process.as_ref().unwrap()).clone();
         process.cmdline = "x".repeat(4000);
-        long.process[0] = Some(Arc::new(process));
-        let mut short = testing::report();
-        short.place = [None, None];
+        long.identity[0].process = Some(Arc::new(process));
+        let short = FlowReport { identity: Default::default(), ..testing::report() };
         for (report, limit_by_size) in [(short, false), (long, true)] {
             let mut pending = Pending::default();
             pending.push(std::iter::repeat_n(report, 400).collect());
             let (mut payload, mut scratch) = (Vec::new(), Vec::new());
-            let batch = batch_tlv(&pending, &mut payload, &mut scratch);
+            let batch = batch_tlv(&pending, PROBE, &mut Introduction::default(), &mut payload, &mut scratch);
             assert!(payload.len() <= MESSAGE_BYTES_MAX);
             assert_eq!(batch.count < MESSAGE_RECORDS_MAX, limit_by_size);
             assert!(batch.records <= MESSAGE_RECORDS_MAX && batch.count > 0);
             payload.clear();
-            let batch = batch_json(&pending, &mut payload);
+            let batch = batch_json(&pending, PROBE, &mut payload);
             assert!(payload.len() <= MESSAGE_BYTES_MAX && batch.count > 0);
             let parsed: serde_json::Value = serde_json::from_slice(&payload).unwrap();
             assert_eq!(parsed.as_array().unwrap().len(), batch.count);
+        }
+    }
+
+    #[test]
+    fn a_collector_that_joins_hears_once_when_an_older_flow_began() {
+        let old = FlowReport { first: false, ..testing::report() };
+        let mut pending = Pending::default();
+        pending.push([old.clone(), old, testing::report()].into());
+        let joined = || Introduction { until: Some(Instant::now() + INTRODUCTION), ..Introduction::default() };
+        for (mut introduction, records) in [(joined(), 4), (Introduction::default(), 3)] {
+            let (mut payload, mut scratch) = (Vec::new(), Vec::new());
+            let batch = batch_tlv(&pending, PROBE, &mut introduction, &mut payload, &mut scratch);
+            assert_eq!((batch.count, batch.records), (3, records));
+            introduction.until = introduction.until.map(|_| Instant::now());
+            introduction.end_in_time();
+            assert!(introduction.told.is_empty() && introduction.until.is_none());
         }
     }
 

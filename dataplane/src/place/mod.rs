@@ -57,6 +57,12 @@ impl Container {
         if self.id.len() == 64 { &self.id[..12] } else { &self.id }
     }
 
+    /// Value of a label.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+
     /// The name, or the short id.
     #[must_use]
     pub fn name_or_id(&self) -> &str {
@@ -99,8 +105,8 @@ impl Place {
         }
     }
 
-    /// How a collector should call it: `namespace/pod/container`, or the short id of the container. `None` outside of
-    /// containers.
+    /// The container by name: `namespace/pod/container`, or the engine's name, or the short id while no name is known.
+    /// `None` outside of containers.
     #[must_use]
     pub fn label(&self) -> Option<String> {
         let container = self.container.as_ref()?;
@@ -108,18 +114,41 @@ impl Place {
             Some(pod) if !pod.name.is_empty() => {
                 format!("{}/{}/{}", pod.namespace, pod.name, container.name_or_id())
             }
-            _ => container.short_id().to_owned(),
+            _ => container.name_or_id().to_owned(),
         })
     }
 
-    /// How people should see it: as [`Self::label`], but the name of a plain container, and the unit of a service.
+    /// How people should see it: as [`Self::label`], and the unit of a service.
     #[must_use]
     pub fn title(&self) -> Option<String> {
-        match (&self.container, &self.pod) {
-            (Some(_), Some(pod)) if !pod.name.is_empty() => self.label(),
-            (Some(container), _) => Some(container.name_or_id().to_owned()),
-            (None, _) => self.unit.clone(),
+        self.label().or_else(|| self.unit.clone())
+    }
+
+    /// What the container is a part of: `Deployment/cart` of a pod, `project/service` of docker-compose. `None` where
+    /// neither labels nor the pod's name tell for certain.
+    #[must_use]
+    pub fn workload(&self) -> Option<String> {
+        let container = self.container.as_ref()?;
+        let label = |key: &str| container.label(key);
+        if let (Some(project), Some(service)) =
+            (label("com.docker.compose.project"), label("com.docker.compose.service"))
+        {
+            return Some(format!("{project}/{service}"));
         }
+        let pod = self.pod.as_ref().map(|pod| pod.name.as_str())?;
+        if let Some(job) = label("batch.kubernetes.io/job-name").or_else(|| label("job-name")) {
+            return Some(format!("Job/{job}"));
+        }
+        // A pod is called after its owner: NAME-HASH-RANDOM, NAME-NUMBER, NAME-RANDOM.
+        let (owner, last) = pod.rsplit_once('-')?;
+        if let Some(name) = label("pod-template-hash").and_then(|hash| owner.strip_suffix(hash)?.strip_suffix('-')) {
+            return Some(format!("Deployment/{name}"));
+        }
+        if label("statefulset.kubernetes.io/pod-name") == Some(pod) {
+            return Some(format!("StatefulSet/{owner}"));
+        }
+        let daemon = label("controller-revision-hash").is_some() && last.len() == 5;
+        daemon.then(|| format!("DaemonSet/{owner}"))
     }
 }
 
@@ -320,6 +349,52 @@ mod tests {
         let place = place.unwrap();
         assert_eq!((place.label().as_deref(), complete), (Some("shop/web-1/nginx"), true));
         assert_eq!(place.pod.as_ref().unwrap().uid, "1".repeat(32));
+    }
+
+    #[test]
+    fn a_container_is_called_by_its_name_as_soon_as_that_is_known() {
+        let mut places = PlaceTable::default();
+        places.learn(7, &format!("/docker/{ID}"), 0);
+        assert_eq!(places.peek(7).unwrap().label().as_deref(), Some("0123456789ab"));
+        let names = Names { name: "webshop".into(), ..Names::default() };
+        places.named(Named { cgroup_id: 7, names: Some(names.into()) });
+        assert_eq!(places.peek(7).unwrap().label().as_deref(), Some("webshop"));
+    }
+
+    /// Names and labels as the controllers of Kubernetes give them (kubernetes.io/docs/concepts/workloads/controllers,
+    /// kubernetes.io/docs/reference/labels-annotations-taints), and docker-compose's.
+    #[test]
+    fn a_workload_is_told_where_labels_prove_it() {
+        type Case = (&'static str, &'static [(&'static str, &'static str)], Option<&'static str>);
+        let cases: [Case; 8] = [
+            ("cart-5d4f8c7b9d-x2x4z", &[("pod-template-hash", "5d4f8c7b9d")], Some("Deployment/cart")),
+            ("cart-5d4f8c7b9d-x2x4z", &[], None),
+            (
+                "db-0",
+                &[("statefulset.kubernetes.io/pod-name", "db-0"), ("controller-revision-hash", "db-1")],
+                Some("StatefulSet/db"),
+            ),
+            ("node-agent-9xk2p", &[("controller-revision-hash", "6c9")], Some("DaemonSet/node-agent")),
+            ("backup-28411-abcde", &[("job-name", "backup-28411")], Some("Job/backup-28411")),
+            ("bare", &[("pod-template-hash", "x")], None),
+            ("", &[("com.docker.compose.project", "shop"), ("com.docker.compose.service", "web")], Some("shop/web")),
+            ("kube-proxy-node1", &[], None),
+        ];
+        for (pod, labels, workload) in cases {
+            let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let place = Place {
+                container: Some(Container {
+                    id: ID.into(),
+                    runtime: Runtime::Containerd,
+                    name: "c".into(),
+                    image: String::new(),
+                    labels,
+                }),
+                pod: Some(Pod { name: pod.into(), ..Pod::default() }),
+                ..Place::default()
+            };
+            assert_eq!(place.workload().as_deref(), workload, "{pod}");
+        }
     }
 
     #[test]

@@ -1,9 +1,23 @@
 //! One entry of the flow table.
 
-use crate::flow::{Counters, End, Endpoint, FlowKey, ProcKey, Proto, Side, State, TcpObservation};
+use super::details::Details;
+use crate::flow::{Counters, End, Endpoint, FlowKey, Identity, Proto, Side, State, TcpObservation};
 
 /// Stands for no flow.
 pub(super) const NO_FLOW: u32 = u32::MAX;
+
+/// What the exporters were told of a flow, from its first report on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    /// As a collector knows both sides: it keeps what it heard first.
+    pub(super) identity: [Identity; 2],
+    /// Up to when, `CLOCK_BOOTTIME` nanoseconds.
+    pub(super) until_ns: u64,
+    /// Tick of the last report.
+    pub(super) tick: u32,
+    /// Number of the collectors that had come by then.
+    pub(super) epoch: u32,
+}
 
 /// What is kept of a flow. Most flows have one local end; the second one is boxed to keep the entry small.
 #[derive(Debug, Clone)]
@@ -23,7 +37,10 @@ pub struct Flow {
     pub active_ns: u64,
     /// What the exporters were told.
     pub(super) exported: Counters,
-    pub(super) reports: u32,
+    /// `None` before the first report.
+    pub(super) told: Option<Box<Told>>,
+    /// Of TCP flows only.
+    pub(super) details: Option<Box<Details>>,
     /// Tick in which it is looked at next; older entries of the wheel are stale.
     pub(super) due_tick: u32,
     /// The last report is made: forgotten when it is due again.
@@ -32,10 +49,6 @@ pub struct Flow {
     pub(super) entered_tick: u32,
     /// Ticks that the report has waited for names.
     pub(super) waited_ticks: u8,
-    /// Export epoch in which the processes were last sent.
-    pub(super) identity_epoch: u32,
-    /// Processes as they were first exported, once there was a report: a collector takes no others.
-    pub(super) frozen: [ProcKey; 2],
     /// Sticky ends that only the table knows.
     pub(super) verdict: Option<State>,
     /// Positions in the lists of its UDP sockets' flows, as in `ends()`.
@@ -56,13 +69,12 @@ impl Flow {
             opened_ns,
             active_ns: near.at_ns,
             exported: Counters::default(),
-            reports: 0,
+            told: None,
+            details: None,
             due_tick: 0,
             last_look: false,
             entered_tick: 0,
             waited_ticks: 0,
-            identity_epoch: 0,
-            frozen: [ProcKey::default(); 2],
             verdict: None,
             udp_positions: [0; 2],
             udp_before: NO_FLOW,
@@ -169,6 +181,24 @@ impl Flow {
             && self.end(Side::Responder).is_some_and(|end| !end.has(End::CONFIRMED) && !end.has(End::CLOSED))
     }
 
+    /// No exporter has heard of it.
+    pub(super) fn is_untold(&self) -> bool {
+        self.told.is_none()
+    }
+
+    /// The moment of the newest figures. UDP's are counted up to its last datagram.
+    pub(super) fn known_until_ns(&self) -> u64 {
+        match self.key.proto {
+            Proto::Tcp => self.ends().map(|end| end.at_ns).fold(self.opened_ns, u64::max),
+            Proto::Udp => self.active_ns.max(self.opened_ns),
+        }
+    }
+
+    /// Takes what an end sees besides its counters.
+    pub(super) fn observe(&mut self, side: Side, o: &TcpObservation) {
+        self.details.get_or_insert_default().observe(side, o);
+    }
+
     /// Its other end can be found by the sequence numbers, or is here.
     pub(super) fn is_named(&self) -> bool {
         self.pair_hashes != [0; 2] || self.far.is_some()
@@ -190,6 +220,10 @@ impl Flow {
     pub(super) fn reverse(&mut self) {
         self.key = self.key.reversed();
         self.near_side = self.near_side.other();
+        if let Some(details) = &mut self.details {
+            details.window_max.reverse();
+            details.congestion.reverse();
+        }
     }
 }
 

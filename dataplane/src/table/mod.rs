@@ -4,6 +4,7 @@
 //! absolute and the newest record of a socket wins, and UDP counters are added.
 
 mod cookies;
+mod details;
 mod flow;
 mod pairing;
 mod plan;
@@ -12,7 +13,7 @@ mod tcp;
 mod tests;
 mod udp;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use slab::Slab;
 use sockeye_bpf::records::UdpKey;
 
@@ -28,6 +29,8 @@ use plan::Wheel;
 const FLOWS_RESERVED: usize = 1 << 20;
 /// Most addresses of this host that are kept in mind.
 const LOCAL_ADDRS_MAX: usize = 4096;
+/// How long an address is taken for one of a namespace after its last flow was opened or reported.
+const LOCAL_ADDR_KEEP_NS: u64 = 600_000_000_000;
 
 type Map<K, V> = HashMap<K, V, ahash::RandomState>;
 
@@ -40,6 +43,8 @@ pub struct Listener {
     pub local: Endpoint,
     /// Whether an IPv6 socket.
     pub v6: bool,
+    /// Of an IPv6 socket: it takes no IPv4.
+    pub v6only: bool,
     /// Inode of its network namespace.
     pub netns: u32,
     /// Who listens.
@@ -85,12 +90,13 @@ pub struct FlowTable {
     whole_sweep_next: Option<(u64, u64)>,
     /// All that the kernel told of before this moment has been taken.
     told_until_ns: u64,
-    /// Addresses of this host that ends of flows had, loopback ones left out.
-    local_addrs: HashSet<Addr, ahash::RandomState>,
+    /// Addresses of this host that ends of flows had, loopback ones left out: in which network namespaces, and until when.
+    local_addrs: Map<Addr, Vec<(u32, u64)>>,
     wheel: Wheel,
     timeouts: Timeouts,
     flows_max: usize,
-    identity_epoch: u32,
+    /// Collectors that have joined.
+    epoch: u32,
     counts: TableCounts,
 }
 
@@ -113,11 +119,11 @@ impl FlowTable {
             whole_sweep_ns: 0,
             whole_sweep_next: None,
             told_until_ns: u64::MAX,
-            local_addrs: HashSet::default(),
+            local_addrs: Map::default(),
             wheel: Wheel::default(),
             timeouts,
             flows_max,
-            identity_epoch: 1,
+            epoch: 0,
             counts: TableCounts::default(),
         }
     }
@@ -150,9 +156,18 @@ impl FlowTable {
         self.counts
     }
 
-    /// A collector has (re)connected: processes are sent again with the next report of each flow.
-    pub fn collector_joined(&mut self) {
-        self.identity_epoch = self.identity_epoch.wrapping_add(1).max(1);
+    /// Addresses of a network namespace as its flows have shown them, loopback ones left out.
+    pub fn addresses_of(&self, netns: u32) -> impl Iterator<Item = Addr> {
+        let has = move |seen: &Vec<(u32, u64)>| seen.iter().any(|(in_netns, _)| *in_netns == netns);
+        self.local_addrs.iter().filter(move |(_, seen)| has(seen)).map(|(addr, _)| *addr)
+    }
+
+    /// Forgets addresses that no flow has had in a while.
+    pub fn expire_addresses(&mut self, now_ns: u64) {
+        self.local_addrs.retain(|_, seen| {
+            seen.retain(|(_, last_ns)| last_ns + LOCAL_ADDR_KEEP_NS > now_ns);
+            !seen.is_empty()
+        });
     }
 
     /// A sweep begins. Its records follow through [`Self::tcp_record`].
@@ -197,8 +212,8 @@ impl FlowTable {
         flow.guessed = false;
         flow.active_ns = flow.active_ns.max(end.at_ns);
         flow.far = Some(Box::new(end));
-        let local = flow.endpoint(side).addr;
-        if flow.reports == 0 && flow.ends().any(|end| end.has(End::SEEDED)) {
+        let (local, netns) = (flow.endpoint(side).addr, end.netns);
+        if flow.is_untold() && flow.ends().any(|end| end.has(End::SEEDED)) {
             flow.exported = flow.totals();
         }
         let over = flow.all_closed();
@@ -208,7 +223,7 @@ impl FlowTable {
             self.unname(id, names);
         }
         self.counts.paired += 1;
-        self.note_local(local);
+        self.note_local(local, netns, now_ns);
         if over {
             self.schedule_close(id, now_ns);
         }
@@ -224,7 +239,7 @@ impl FlowTable {
         let key = if opened.side == Side::Initiator { key } else { key.reversed() };
         let id = u32::try_from(self.flows.insert(Flow::new(key, end, opened.side, opened.at_ns))).ok()?;
         self.flows[id as usize].entered_tick = plan::tick_of(now_ns);
-        self.note_local(opened.local.addr);
+        self.note_local(opened.local.addr, end.netns, now_ns);
         self.counts.created += 1;
         self.wheel.schedule(&mut self.flows, id, now_ns + self.timeouts.settle_ns);
         if end.has(End::CLOSED) {
@@ -238,20 +253,24 @@ impl FlowTable {
         self.wheel.schedule(&mut self.flows, id, now_ns + self.timeouts.close_grace_ns);
     }
 
-    fn note_local(&mut self, addr: Addr) {
-        if addr.is_loopback() || self.local_addrs.contains(&addr) {
+    fn note_local(&mut self, addr: Addr, netns: u32, now_ns: u64) {
+        if addr.is_loopback() || addr.is_multicast() {
             return;
         }
         // They come again by themselves.
-        if self.local_addrs.len() >= LOCAL_ADDRS_MAX {
+        if self.local_addrs.len() >= LOCAL_ADDRS_MAX && !self.local_addrs.contains_key(&addr) {
             self.local_addrs.clear();
         }
-        self.local_addrs.insert(addr);
+        let seen = self.local_addrs.entry(addr).or_default();
+        match seen.iter_mut().find(|(in_netns, _)| *in_netns == netns) {
+            Some((_, last_ns)) => *last_ns = now_ns,
+            None => seen.push((netns, now_ns)),
+        }
     }
 
     /// Whether an address is one of this host, as far as its flows have told.
     fn is_local(&self, addr: Addr) -> bool {
-        addr.is_loopback() || self.local_addrs.contains(&addr)
+        addr.is_loopback() || self.local_addrs.contains_key(&addr)
     }
 
     fn index(&mut self, id: u32, hashes: [u64; 2]) {

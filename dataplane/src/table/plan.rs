@@ -1,18 +1,21 @@
 //! When a flow is reported, and when it is forgotten.
 //!
 //! * first: when it has settled (its owner is known), or has ended;
-//! * then before each active timeout, so that a collector never misses it for longer;
+//! * then at each report interval in which something was sent or received, spread evenly over it; and when nothing was,
+//!   before each active timeout, so that a collector never misses it for longer;
+//! * soon after a collector has joined;
 //! * last: when both ends are closed, or UDP was idle; then it lingers, for records that come late.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use slab::Slab;
 
+use super::details::congestion_name;
+use super::flow::Told;
 use super::{Flow, FlowTable};
 use crate::clock::WallClock;
-use crate::flow::{End, FlowReport, ProcKey, Proto, Side, State};
-use crate::process::{Process, ProcessTable};
+use crate::flow::{End, FlowReport, Identity, ProcKey, Proto, Side, State};
+use crate::process::ProcessTable;
 
 /// Resolution of the plan.
 pub const TICK_NS: u64 = 250_000_000;
@@ -24,6 +27,8 @@ const NAMES_WAIT_TICKS: u8 = 4;
 /// How long an accepted connection may wait for its first reader before the listener's process is named, and one within this
 /// host for the end of its handshake.
 const OWNER_WAIT_TICKS: u32 = (10 * SECOND_NS / TICK_NS) as u32;
+/// All open flows are reported within so many ticks after a collector has joined: four seconds.
+const REJOIN_TICKS: u32 = (4 * SECOND_NS / TICK_NS) as u32;
 
 /// When things happen, nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub struct Timeouts {
     pub idle_ns: u64,
     /// A flow is reported at least this often.
     pub active_ns: u64,
+    /// And this often while something is sent or received.
+    pub report_ns: u64,
     /// From the first record to the first report.
     pub settle_ns: u64,
     /// From the close to the last report: the other end's close may still be on its way.
@@ -51,6 +58,7 @@ impl Default for Timeouts {
         Self {
             idle_ns: 30 * SECOND_NS,
             active_ns: 60 * SECOND_NS,
+            report_ns: 10 * SECOND_NS,
             settle_ns: 2 * SECOND_NS,
             close_grace_ns: SECOND_NS / 2,
             linger_ns: 3 * SECOND_NS,
@@ -70,8 +78,13 @@ impl Timeouts {
     }
 
     /// Early enough that batching and a late tick do not exceed the active timeout.
-    fn report_every_ns(&self) -> u64 {
+    fn report_quiet_ns(&self) -> u64 {
         self.active_ns - (self.active_ns / 6).min(10 * SECOND_NS)
+    }
+
+    /// Ticks from one look at a flow that goes on to the next.
+    fn look_ticks(&self) -> u32 {
+        u32::try_from(self.report_ns.min(self.report_quiet_ns()) / TICK_NS).unwrap_or(u32::MAX).max(1)
     }
 }
 
@@ -149,9 +162,20 @@ impl FlowTable {
         let ids: Vec<u32> = self.flows.iter().map(|(id, _)| id as u32).collect();
         for id in ids {
             let flow = &self.flows[id as usize];
-            if flow.reports == 0 || !flow.totals().since(&flow.exported).is_zero() {
+            if flow.is_untold() || !flow.totals().since(&flow.exported).is_zero() {
                 report(self.make_report(id, now_ns, clock, processes));
             }
+        }
+    }
+
+    /// A collector has joined: it is told of all open flows, one after another, and takes processes as they are now.
+    pub fn collector_joined(&mut self, now_ns: u64) {
+        self.epoch = self.epoch.wrapping_add(1);
+        let is_open = |flow: &Flow| !flow.is_untold() && !flow.state().is_over();
+        let open: Vec<u32> = self.flows.iter().filter(|(_, flow)| is_open(flow)).map(|(id, _)| id as u32).collect();
+        for (number, id) in (0..).zip(open) {
+            let wait = u64::from(1 + number % REJOIN_TICKS) * TICK_NS;
+            self.wheel.schedule(&mut self.flows, id, now_ns + wait);
         }
     }
 
@@ -180,7 +204,7 @@ impl FlowTable {
             }
             return;
         }
-        let (untold, awaits_owner) = (flow.reports == 0, flow.awaits_owner());
+        let (untold, awaits_owner) = (flow.is_untold(), flow.awaits_owner());
         let recent = tick_of(now_ns) < flow.entered_tick + OWNER_WAIT_TICKS;
         if untold && !over && recent && (awaits_owner || self.may_lack_name(id)) {
             self.wheel.schedule(&mut self.flows, id, now_ns + SECOND_NS);
@@ -191,15 +215,29 @@ impl FlowTable {
             return;
         }
         let flow = &mut self.flows[id as usize];
-        if flow.waited_ticks < NAMES_WAIT_TICKS && !names_known(flow, processes, now_ns) {
+        if untold && flow.waited_ticks < NAMES_WAIT_TICKS && !names_known(flow, processes, now_ns) {
             flow.waited_ticks += 1;
             self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
+            return;
+        }
+        if !over && !changed && !self.is_wanted(id, now_ns) {
+            let next_ns = now_ns + self.next_look_ns(id, now_ns, over);
+            self.wheel.schedule(&mut self.flows, id, next_ns);
             return;
         }
         report(self.make_report(id, now_ns, clock, processes));
         let next_ns = now_ns + self.next_look_ns(id, now_ns, over);
         self.flows[id as usize].last_look = over;
         self.wheel.schedule(&mut self.flows, id, next_ns);
+    }
+
+    /// Whether a flow of which there is no news must be reported: for the first time, to a new collector, or because the next
+    /// look would be too late.
+    fn is_wanted(&self, id: u32, now_ns: u64) -> bool {
+        let Some(told) = &self.flows[id as usize].told else { return true };
+        let quiet_ticks = u32::try_from(self.timeouts.report_quiet_ns() / TICK_NS).unwrap_or(u32::MAX);
+        let next_look = tick_of(now_ns) + self.timeouts.look_ticks();
+        told.epoch != self.epoch || next_look > told.tick.saturating_add(quiet_ticks)
     }
 
     /// One end of a connection is known, and the other one is on this host, too. That one is known once all sockets were
@@ -246,13 +284,22 @@ impl FlowTable {
         if over {
             return if flow.verdict == Some(State::Idle) { t.idle_linger_ns } else { t.linger_ns };
         }
-        let mut next = t.report_every_ns();
+        let mut next = u64::from(ticks_to_turn(id, tick_of(now_ns), t.look_ticks())) * TICK_NS;
         if flow.key.proto == Proto::Udp {
             // Look again when it may have become idle.
             let quiet = now_ns.saturating_sub(flow.active_ns);
             next = next.min(t.idle_ns.saturating_sub(quiet).max(TICK_NS));
         }
         next
+    }
+
+    fn note_addresses(&mut self, id: u32, now_ns: u64) {
+        for side in Side::BOTH {
+            let flow = &self.flows[id as usize];
+            if let Some(end) = flow.end(side) {
+                self.note_local(flow.endpoint(side).addr, end.netns, now_ns);
+            }
+        }
     }
 
     /// Notices what no record tells: UDP silence, and TCP sockets that the sweep does not find any more.
@@ -283,42 +330,76 @@ impl FlowTable {
     }
 
     fn make_report(&mut self, id: u32, now_ns: u64, clock: &WallClock, processes: &mut ProcessTable) -> FlowReport {
-        let epoch = self.identity_epoch;
+        let epoch = self.epoch;
         self.counts.reports += 1;
+        self.note_addresses(id, now_ns);
         let flow = &mut self.flows[id as usize];
         let total = flow.totals();
         let delta = with_packets(total.since(&flow.exported));
         flow.exported.add(&delta);
         let owners = Side::BOTH.map(|side| flow.end(side).map_or(ProcKey::default(), |end| end.owner));
-        if flow.reports == 0 {
-            flow.frozen = owners;
+        let current = owners.map(|owner| identity_of(owner, processes, now_ns));
+        let until_ns = flow.known_until_ns();
+        let first = flow.is_untold();
+        let told =
+            flow.told.get_or_insert_with(|| Box::new(Told { until_ns: flow.opened_ns, epoch, ..Told::default() }));
+        if told.epoch != epoch || !told.identity.iter().any(Identity::is_known) {
+            told.identity = take_anew(&told.identity, &current, owners);
         }
-        flow.reports += 1;
-        let carries_identity = flow.identity_epoch != epoch;
-        flow.identity_epoch = epoch;
-        let shown = if carries_identity { flow.frozen } else { owners };
-        let process: [Option<Arc<Process>>; 2] = shown.map(|key| processes.get(key, now_ns).0);
-        let place = process
-            .each_ref()
-            .map(|process| process.as_ref().and_then(|process| processes.places.get(process.cgroup_id, now_ns).0));
+        let since_ns = told.until_ns.min(until_ns);
+        (told.until_ns, told.tick, told.epoch) = (until_ns, tick_of(now_ns), epoch);
+        let identity = told.identity.clone();
+        let (mut rtt_samples, mut window_max, mut congestion) = (None, [0; 2], [None; 2]);
+        if let Some(details) = &mut flow.details {
+            rtt_samples = details.rtt.settle();
+            window_max = details.window_max;
+            congestion = details.congestion.map(congestion_name);
+        }
         FlowReport {
             key: flow.key,
             first_unix_ns: clock.unix_ns(flow.opened_ns),
-            last_unix_ns: clock.unix_ns(flow.active_ns.max(flow.opened_ns)),
+            since_unix_ns: clock.unix_ns(since_ns),
+            last_unix_ns: clock.unix_ns(until_ns),
             delta,
             total,
             rtt_us: Side::BOTH
                 .map(|side| flow.end(side).filter(|end| end.srtt_us > 0).map(|end| (end.srtt_us, end.rttvar_us))),
             local: Side::BOTH.map(|side| flow.end(side).is_some()),
-            owners: shown,
-            process,
-            place,
-            first: flow.reports == 1,
-            carries_identity,
+            owners,
+            current,
+            identity,
+            rtt_samples,
+            window_max,
+            congestion,
+            first,
             state: flow.state(),
             reset_by: flow.reset_by(),
         }
     }
+}
+
+fn identity_of(owner: ProcKey, processes: &mut ProcessTable, now_ns: u64) -> Identity {
+    let process = processes.get(owner, now_ns).0;
+    let place = process.as_ref().and_then(|process| processes.places.get(process.cgroup_id, now_ns).0);
+    Identity { process, place }
+}
+
+/// What collectors are told from now on. A process that is not known any more stays known if it still is the owner.
+fn take_anew(before: &[Identity; 2], current: &[Identity; 2], owners: [ProcKey; 2]) -> [Identity; 2] {
+    Side::BOTH.map(|side| {
+        let (before, current) = (&before[side as usize], &current[side as usize]);
+        let same = before.process.as_ref().is_some_and(|process| process.key == owners[side as usize]);
+        if same && current.process.is_none() { before.clone() } else { current.clone() }
+    })
+}
+
+/// Ticks until a flow's next turn. Each has a tick of its own within the interval, and comes to it in at most two steps of
+/// half an interval or more: what was opened together is soon spread evenly, and no report is about a short time.
+fn ticks_to_turn(id: u32, now_tick: u32, interval: u32) -> u32 {
+    // Fibonacci hashing: neighbours are far from each other.
+    let turn = ((u64::from(id.wrapping_mul(0x9e37_79b9)) * u64::from(interval)) >> 32) as u32;
+    let wait = (turn + interval - now_tick % interval - 1) % interval + 1;
+    if 2 * wait >= interval { wait } else { wait + interval / 2 }
 }
 
 /// Collectors take bytes only together with packets. Two ends are read at different moments, so it can happen that one

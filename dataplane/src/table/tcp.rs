@@ -29,6 +29,16 @@ impl FlowTable {
         true
     }
 
+    /// Takes round-trip samples of the connection that began so.
+    pub fn tcp_samples(&mut self, cookie: u64, seq_local: u32, samples_us: &[u32]) {
+        let Some(id) = self.tcp.get(&self.flows, cookie) else { return };
+        let flow = &mut self.flows[id as usize];
+        let is_it = flow.end(flow.side_of(cookie)).is_some_and(|end| end.seq_local == seq_local);
+        if is_it && flow.is_untold() {
+            flow.details.get_or_insert_default().rtt.record(samples_us);
+        }
+    }
+
     fn listener(&mut self, r: &FlowRecord) {
         let proto = if r.flags & flags::UDP != 0 { Proto::Udp } else { Proto::Tcp };
         // A connected UDP socket serves one peer: that is a flow, not a service.
@@ -38,7 +48,8 @@ impl FlowTable {
         let addr = Addr(r.local_addr);
         let local = Endpoint { addr, port: r.local_port };
         let owner = ProcKey::new(r.pid, r.start_ticks, r.flags);
-        let listener = Listener { proto, local, v6: addr.ip().is_ipv6(), netns: r.netns, owner };
+        let v6only = r.v6only != 0;
+        let listener = Listener { proto, local, v6: addr.ip().is_ipv6(), v6only, netns: r.netns, owner };
         self.listeners_next.insert((proto, r.netns, local), listener);
     }
 
@@ -75,6 +86,7 @@ impl FlowTable {
         for (hash, side) in candidates.into_iter().flatten() {
             if let Some(id) = self.partner(hash, o.local, o.remote) {
                 self.attach(id, o.end, side, now_ns);
+                self.flows[id as usize].observe(side, o);
                 self.remember_tcp(o, id);
                 return;
             }
@@ -82,6 +94,7 @@ impl FlowTable {
         let opened = Opened { local: o.local, remote: o.remote, side: self.tcp_side(o), at_ns: o.opened_ns };
         let Some(id) = self.enter(Proto::Tcp, opened, o.end, now_ns) else { return };
         let flow = &mut self.flows[id as usize];
+        flow.observe(opened.side, o);
         flow.guessed = o.side.is_none();
         if o.end.has(End::SEEDED) {
             // What it did before we came is in the totals, not in what is exported.
@@ -121,6 +134,7 @@ impl FlowTable {
         end.packets_sent = extend(before.packets_sent, o.end.packets_sent);
         end.packets_received = extend(before.packets_received, o.end.packets_received);
         flow.was_found();
+        flow.observe(side, o);
         let told = |end: &End| (end.bytes_sent, end.bytes_received, end.state, end.marks);
         if told(&before) != told(&o.end) {
             flow.active_ns = flow.active_ns.max(o.end.at_ns);
@@ -147,10 +161,10 @@ impl FlowTable {
             self.attach(other, gone.near, side, now_ns);
             let kept = &mut self.flows[other as usize];
             kept.exported.add(&gone.exported);
-            if kept.reports == 0 {
-                kept.frozen = gone.frozen;
+            if let Some(details) = &gone.details {
+                kept.details.get_or_insert_default().add(details);
             }
-            kept.reports += gone.reports;
+            kept.told = kept.told.take().or(gone.told);
             kept.opened_ns = kept.opened_ns.min(gone.opened_ns);
             self.tcp.insert(&self.flows, o.end.cookie, other);
             return;

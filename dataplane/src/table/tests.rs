@@ -1,4 +1,5 @@
 mod late;
+mod reporting;
 mod udp;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -132,7 +133,7 @@ fn both_ends_become_one_flow_with_both_processes() {
     assert_eq!(told.len(), 1);
     assert_eq!((told[0].key, told[0].state), (c.key(), State::Closed));
     assert_eq!((told[0].total.bytes, told[0].delta.bytes), ([5000, 70_000], [5000, 70_000]));
-    let names = told[0].process.clone().map(|p| p.unwrap().name.clone());
+    let names = told[0].identity.clone().map(|side| side.process.unwrap().name.clone());
     assert_eq!(names, ["p101", "p100"]);
 }
 
@@ -296,22 +297,7 @@ fn an_accepted_connection_waits_for_its_reader() {
     owner.pid = 102;
     t.tcp_record(&owner, 14 * S);
     let told = reports(&mut t, 16 * S);
-    assert_eq!(told[0].process[1].as_ref().unwrap().name, "p102");
-}
-
-#[test]
-fn identity_is_sent_once_per_collector() {
-    let c = Connection { number: 9, sent: 10, received: 10, seeded: false };
-    let mut t = table();
-    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 10), 10 * S);
-    let mut carried = Vec::new();
-    for (second, joins) in [(13, false), (70, true), (130, false)] {
-        if joins {
-            t.collector_joined();
-        }
-        carried.extend(reports(&mut t, second * S).iter().map(|r| r.carries_identity));
-    }
-    assert_eq!(carried, [true, true, false]);
+    assert_eq!(told[0].identity[1].process.as_ref().unwrap().name, "p102");
 }
 
 #[test]

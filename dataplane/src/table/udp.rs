@@ -78,7 +78,7 @@ impl FlowTable {
         let flow = &mut self.flows[id as usize];
         let (name, side, mut before) = (flow.key, flow.near_side.other(), flow.udp_before);
         // It begins with its initiator: the other socket may have counted for others before.
-        if side == Side::Initiator && flow.reports == 0 {
+        if side == Side::Initiator && flow.is_untold() {
             flow.opened_ns = value.first_ns;
         }
         if before != NO_FLOW {

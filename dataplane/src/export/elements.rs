@@ -1,0 +1,304 @@
+//! What ntopng is told of a flow: information elements, written to whatever encodes them.
+//!
+//! Ids are those of IPFIX (RFC 7012) below 57344 and ntop's own (base 57472) above.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::flow::{Addr, Counters, FlowReport, Identity, Proto, Side, State};
+use crate::groups::RttSummary;
+use crate::place::Place;
+use crate::process::Process;
+
+/// An information element: its number, and the name under which ntopng's JSON parser knows it (empty = by number only).
+pub(super) struct Element(pub(super) u32, pub(super) &'static str);
+
+/// Takes elements. Text that is empty is left out: ntopng ignores it.
+pub(super) trait Sink {
+    fn uint(&mut self, element: &Element, value: u64);
+    fn float(&mut self, element: &Element, value: f32);
+    fn text(&mut self, element: &Element, text: &str);
+    /// Under a name that ntopng does not know: it shows such text in a row of that name.
+    fn row(&mut self, label: &str, text: &str);
+}
+
+const IN_BYTES: Element = Element(1, "IN_BYTES");
+const IN_PKTS: Element = Element(2, "IN_PKTS");
+const PROTOCOL: Element = Element(4, "PROTOCOL");
+const L4_SRC_PORT: Element = Element(7, "L4_SRC_PORT");
+const IPV4_SRC_ADDR: Element = Element(8, "IPV4_SRC_ADDR");
+const L4_DST_PORT: Element = Element(11, "L4_DST_PORT");
+const IPV4_DST_ADDR: Element = Element(12, "IPV4_DST_ADDR");
+const LAST_SWITCHED: Element = Element(21, "LAST_SWITCHED");
+const FIRST_SWITCHED: Element = Element(22, "FIRST_SWITCHED");
+const OUT_BYTES: Element = Element(23, "OUT_BYTES");
+const OUT_PKTS: Element = Element(24, "OUT_PKTS");
+const IPV6_SRC_ADDR: Element = Element(27, "IPV6_SRC_ADDR");
+const IPV6_DST_ADDR: Element = Element(28, "IPV6_DST_ADDR");
+const IP_PROTOCOL_VERSION: Element = Element(60, "IP_PROTOCOL_VERSION");
+const FLOW_END_REASON: Element = Element(136, "FLOW_END_REASON");
+const CLIENT_TCP_FLAGS: Element = Element(57550, "");
+const SERVER_TCP_FLAGS: Element = Element(57551, "");
+const RETRANSMITTED_IN_PKTS: Element = Element(57581, "RETRANSMITTED_IN_PKTS");
+const RETRANSMITTED_OUT_PKTS: Element = Element(57582, "RETRANSMITTED_OUT_PKTS");
+const OOORDER_IN_PKTS: Element = Element(57583, "OOORDER_IN_PKTS");
+const OOORDER_OUT_PKTS: Element = Element(57584, "OOORDER_OUT_PKTS");
+const CLIENT_NW_LATENCY_MS: Element = Element(57595, "CLIENT_NW_LATENCY_MS");
+const SERVER_NW_LATENCY_MS: Element = Element(57596, "SERVER_NW_LATENCY_MS");
+const TCP_WIN_MAX_IN: Element = Element(57888, "");
+const TCP_WIN_MAX_OUT: Element = Element(57892, "");
+const NPROBE_IPV4_ADDRESS: Element = Element(57943, "NPROBE_IPV4_ADDRESS");
+const L7_PROTO_RISK: Element = Element(57981, "L7_PROTO_RISK");
+const FLOW_SOURCE: Element = Element(58051, "");
+
+/// nDPI's risk "TCP Connection Issues" (`NDPI_TCP_ISSUES`), a bit of [`L7_PROTO_RISK`].
+const RISK_TCP_ISSUES: u64 = 1 << 50;
+/// [`FLOW_SOURCE`]: ntopng computes the throughput from the record's interval, and not by its own clock.
+const SOURCE_INTERVALS: u64 = 1;
+
+/// Elements of a process, for the side that connected and for the side that accepted.
+struct ProcessElements {
+    pid: Element,
+    name: Element,
+    uid: Element,
+    user: Element,
+    parent_pid: Element,
+    parent_name: Element,
+    parent_uid: Element,
+    parent_user: Element,
+    parent_package: Element,
+    cmdline: Element,
+    package: Element,
+    container: Element,
+    memory: Element,
+    memory_peak: Element,
+    /// Begins the labels of this side's rows.
+    label: &'static str,
+}
+
+const PROCESS: [ProcessElements; 2] = [
+    ProcessElements {
+        pid: Element(57640, "SRC_PROC_PID"),
+        name: Element(57641, "SRC_PROC_NAME"),
+        uid: Element(57897, "SRC_PROC_UID"),
+        user: Element(57844, "SRC_PROC_USER_NAME"),
+        parent_pid: Element(57845, "SRC_FATHER_PROC_PID"),
+        parent_name: Element(57846, "SRC_FATHER_PROC_NAME"),
+        parent_uid: Element(58036, "SRC_FATHER_PROC_UID"),
+        parent_user: Element(58037, "SRC_FATHER_PROC_USER_NAME"),
+        parent_package: Element(58033, "SRC_FATHER_PROC_PKG_NAME"),
+        cmdline: Element(58028, "SRC_PROC_CMDLINE"),
+        package: Element(58012, "SRC_PROC_PKG_NAME"),
+        container: Element(58030, "SRC_PROC_CONTAINER_ID"),
+        memory: Element(57855, ""),
+        memory_peak: Element(57856, ""),
+        label: "Client",
+    },
+    ProcessElements {
+        pid: Element(57847, "DST_PROC_PID"),
+        name: Element(57848, "DST_PROC_NAME"),
+        uid: Element(57898, "DST_PROC_UID"),
+        user: Element(57849, "DST_PROC_USER_NAME"),
+        parent_pid: Element(57850, "DST_FATHER_PROC_PID"),
+        parent_name: Element(57851, "DST_FATHER_PROC_NAME"),
+        parent_uid: Element(58039, "DST_FATHER_PROC_UID"),
+        parent_user: Element(58040, "DST_FATHER_PROC_USER_NAME"),
+        parent_package: Element(58035, "DST_FATHER_PROC_PKG_NAME"),
+        cmdline: Element(58029, "DST_PROC_CMDLINE"),
+        package: Element(58013, "DST_PROC_PKG_NAME"),
+        container: Element(58031, "DST_PROC_CONTAINER_ID"),
+        memory: Element(57859, ""),
+        memory_peak: Element(57860, ""),
+        label: "Server",
+    },
+];
+
+/// Who reports, and what of a flow goes into one record.
+pub(super) struct Part<'a> {
+    /// The address of the agent.
+    pub(super) probe: IpAddr,
+    pub(super) counters: &'a Counters,
+    /// Seconds since the epoch between which the counters were counted.
+    pub(super) interval_s: [u64; 2],
+    /// The counters of loss and order, which ntopng adds up in any case.
+    pub(super) delta: &'a Counters,
+}
+
+/// Writes all elements of a record.
+pub(super) fn write(report: &FlowReport, part: &Part<'_>, sink: &mut impl Sink) {
+    let key = &report.key;
+    let (src, dst) = (key.initiator.addr.ip(), key.responder.addr.ip());
+    // A socket bound to an IPv6 address can only talk IPv6, so both are of one family.
+    let v4 = src.is_ipv4() && dst.is_ipv4();
+    let addresses = if v4 { [&IPV4_SRC_ADDR, &IPV4_DST_ADDR] } else { [&IPV6_SRC_ADDR, &IPV6_DST_ADDR] };
+    sink.text(addresses[0], &address_text(key.initiator.addr, v4));
+    sink.text(addresses[1], &address_text(key.responder.addr, v4));
+    sink.uint(&L4_SRC_PORT, key.initiator.port.into());
+    sink.uint(&L4_DST_PORT, key.responder.port.into());
+    sink.uint(&PROTOCOL, key.proto.number().into());
+    sink.uint(&IP_PROTOCOL_VERSION, if v4 { 4 } else { 6 });
+    let [since_s, until_s] = part.interval_s;
+    sink.uint(&FIRST_SWITCHED, since_s);
+    sink.uint(&LAST_SWITCHED, until_s.max(since_s));
+    sink.uint(&FLOW_SOURCE, SOURCE_INTERVALS);
+    sink.uint(&IN_BYTES, part.counters.bytes[0]);
+    sink.uint(&IN_PKTS, part.counters.packets[0]);
+    sink.uint(&OUT_BYTES, part.counters.bytes[1]);
+    sink.uint(&OUT_PKTS, part.counters.packets[1]);
+    if part.probe.is_ipv4() {
+        sink.text(&NPROBE_IPV4_ADDRESS, &part.probe.to_string());
+    }
+    if key.proto == Proto::Tcp {
+        tcp_elements(report, part.delta, sink);
+    }
+    if report.state.is_over() {
+        sink.text(&FLOW_END_REASON, report.state.name());
+    }
+    for side in Side::BOTH {
+        let Identity { process, place } = &report.identity[side as usize];
+        if let Some(process) = process {
+            process_elements(&PROCESS[side as usize], process, sink);
+        }
+        if let Some(place) = place {
+            place_elements(&PROCESS[side as usize], place, sink);
+        }
+    }
+}
+
+/// Whole seconds since the epoch.
+pub(super) fn seconds(unix_ns: u64) -> u64 {
+    unix_ns / 1_000_000_000
+}
+
+/// IPv4-mapped text is not understood by ntopng, and `Ipv6Addr` prints it for the odd flow that mixes both.
+fn address_text(addr: Addr, v4: bool) -> String {
+    if v4 { addr.ip().to_string() } else { Ipv6Addr::from(addr.0).to_string() }
+}
+
+fn tcp_elements(report: &FlowReport, delta: &Counters, sink: &mut impl Sink) {
+    let [client, server] = tcp_flags(report);
+    sink.uint(&CLIENT_TCP_FLAGS, client.into());
+    sink.uint(&SERVER_TCP_FLAGS, server.into());
+    for (element, value) in [
+        (&RETRANSMITTED_IN_PKTS, u64::from(delta.retrans[0])),
+        (&RETRANSMITTED_OUT_PKTS, delta.retrans[1].into()),
+        (&OOORDER_IN_PKTS, delta.out_of_order[0].into()),
+        (&OOORDER_OUT_PKTS, delta.out_of_order[1].into()),
+        (&TCP_WIN_MAX_IN, report.window_max[0].into()),
+        (&TCP_WIN_MAX_OUT, report.window_max[1].into()),
+    ] {
+        if value > 0 {
+            sink.uint(element, value);
+        }
+    }
+    // ntopng adds the two halves up. Measured at one end, the round trip belongs to the other side.
+    match report.rtt_us {
+        [Some((us, _)), _] => sink.float(&SERVER_NW_LATENCY_MS, us as f32 / 1000.0),
+        [None, Some((us, _))] => sink.float(&CLIENT_NW_LATENCY_MS, us as f32 / 1000.0),
+        [None, None] => {}
+    }
+    if matches!(report.state, State::Refused | State::TimedOut | State::Unreachable) {
+        sink.uint(&L7_PROTO_RISK, RISK_TCP_ISSUES);
+    }
+    if let Some(rtt) = &report.rtt_samples {
+        sink.row("TCP RTT", &rtt_text(rtt));
+    }
+    for (side, name) in Side::BOTH.into_iter().zip(report.congestion) {
+        if let Some(name) = name {
+            sink.row(&format!("{} Congestion Control", PROCESS[side as usize].label), name);
+        }
+    }
+}
+
+/// `min 0.031 ms / average 0.045 ms / p99 0.120 ms (12 samples)`
+fn rtt_text(rtt: &RttSummary) -> String {
+    let ms = |us: u32| f64::from(us) / 1000.0;
+    let samples = if rtt.samples == 1 { "sample" } else { "samples" };
+    format!(
+        "min {:.3} ms / average {:.3} ms / p99 {:.3} ms ({} {samples})",
+        ms(rtt.min_us),
+        ms(rtt.mean_us),
+        ms(rtt.p99_us),
+        rtt.samples
+    )
+}
+
+/// The flags that each side has sent so far, from which ntopng derives the state.
+fn tcp_flags(report: &FlowReport) -> [u8; 2] {
+    const FIN: u8 = 0x01;
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const PSH_ACK: u8 = 0x18;
+    const ACK: u8 = 0x10;
+    const OPEN: u8 = SYN | PSH_ACK;
+    match report.state {
+        State::Connecting | State::Unreachable | State::TimedOut | State::Aborted if report.total.packets[1] == 0 => {
+            [SYN, 0]
+        }
+        State::Refused => [SYN, RST | ACK],
+        State::Closed => [OPEN | FIN, OPEN | FIN],
+        State::Reset => match report.reset_by {
+            Some(Side::Responder) => [OPEN, OPEN | RST],
+            _ => [OPEN | RST, OPEN],
+        },
+        _ => [OPEN, OPEN],
+    }
+}
+
+fn process_elements(elements: &ProcessElements, process: &Process, sink: &mut impl Sink) {
+    sink.uint(&elements.pid, process.key.pid.into());
+    sink.text(&elements.name, process.path_or_name());
+    sink.uint(&elements.uid, process.uid.into());
+    sink.text(&elements.user, process.user.as_deref().unwrap_or_default());
+    sink.text(&elements.cmdline, &process.cmdline);
+    sink.text(&elements.package, process.package.as_deref().unwrap_or_default());
+    if process.ppid > 0 {
+        sink.uint(&elements.parent_pid, process.ppid.into());
+        sink.text(&elements.parent_name, &process.parent_name);
+        sink.uint(&elements.parent_uid, process.parent_uid.into());
+        sink.text(&elements.parent_user, process.parent_user.as_deref().unwrap_or_default());
+        sink.text(&elements.parent_package, process.parent_package.as_deref().unwrap_or_default());
+    }
+    if let Some(memory) = process.memory {
+        sink.uint(&elements.memory, memory.resident_kib);
+        sink.uint(&elements.memory_peak, memory.peak_kib);
+    }
+    let named = |id: u32, name: Option<&str>| name.map_or(id.to_string(), |name| format!("{id} ({name})"));
+    let (user, group) = (named(process.uid, process.user.as_deref()), named(process.gid, process.group.as_deref()));
+    let label = elements.label;
+    sink.row(&format!("{label} Command Line"), &process.cmdline);
+    sink.row(&format!("{label} Ancestry"), &ancestry(process));
+    sink.row(&format!("{label} UID / GID"), &format!("{user} / {group}"));
+}
+
+/// `systemd(1) > sshd(812) > bash(4000)`: the parents, the first process first.
+fn ancestry(process: &Process) -> String {
+    let mut text = String::new();
+    if process.ppid > 0 {
+        for (name, pid) in process.ancestors.iter().rev() {
+            let _ = write!(text, "{name}({pid}) > ");
+        }
+        let _ = write!(text, "{}({})", process.parent_name, process.ppid);
+    }
+    text
+}
+
+/// ntopng has one field for a container, and none for pods and services: the rest goes into rows.
+fn place_elements(elements: &ProcessElements, place: &Place, sink: &mut impl Sink) {
+    sink.text(&elements.container, &place.label().unwrap_or_default());
+    let (container, pod) = (place.container.as_ref(), place.pod.as_ref());
+    let workload = place.workload().unwrap_or_default();
+    let of_pod = |field: fn(&crate::place::Pod) -> &str| pod.map_or("", field);
+    for (name, text) in [
+        ("Systemd Unit", place.unit.as_deref().unwrap_or_default()),
+        ("Container Image", container.map_or("", |container| &container.image)),
+        ("Container Runtime", container.map_or("", |container| container.runtime.name())),
+        ("Container ID", container.map_or("", |container| &container.id)),
+        ("Kubernetes Pod", of_pod(|pod| &pod.name)),
+        ("Namespace", of_pod(|pod| &pod.namespace)),
+        ("Pod UID", of_pod(|pod| &pod.uid)),
+        ("Workload", &workload),
+    ] {
+        sink.row(&format!("{} {name}", elements.label), text);
+    }
+}
