@@ -109,6 +109,7 @@ impl Collector {
 /// Initiators of the flows in a message of nDPI's TLV: two bytes, then items of a type byte, a key and a value; a byte 1
 /// ends each record. `None` if it is something else.
 fn initiators(payload: &[u8]) -> Option<Vec<SocketAddr>> {
+    const TEXT: u8 = 11;
     const PORT: u64 = 7;
     const ADDRESS: u64 = 8;
     let (mut found, mut rest) = (Vec::new(), payload.get(2..)?);
@@ -119,9 +120,13 @@ fn initiators(payload: &[u8]) -> Option<Vec<SocketAddr>> {
             found.extend(address.take().zip(port.take()).map(|(ip, port)| SocketAddr::new(ip, port)));
             continue;
         }
-        let (key, after) = number(rest, kind >> 4)?;
+        // Rows of the flow page have text for a key.
+        let (key, after) = match kind >> 4 {
+            TEXT => (0, rest.get(text_len(rest)?..)?),
+            width => number(rest, width)?,
+        };
         let value_len = match kind & 15 {
-            11 => usize::try_from(number(after, 3)?.0).ok()? + 2,
+            TEXT => text_len(after)?,
             10 => 4,
             width => 1 << (width.checked_sub(2)?.min(3)),
         };
@@ -134,6 +139,11 @@ fn initiators(payload: &[u8]) -> Option<Vec<SocketAddr>> {
         rest = after;
     }
     Some(found)
+}
+
+/// Bytes of a text, its two of length included.
+fn text_len(bytes: &[u8]) -> Option<usize> {
+    Some(usize::try_from(number(bytes, 3)?.0).ok()? + 2)
 }
 
 /// A big-endian number of 1, 2, 4 or 8 bytes (types 2 to 5), and what follows.
@@ -149,7 +159,7 @@ mod tests {
     #[test]
     fn reads_port_and_address_of_each_record() {
         let record = [0x2b, 8, 0, 9, b'1', b'2', b'7', b'.', b'1', b'.', b'0', b'.', b'1', 0x23, 7, 0x9c, 0x40, 1];
-        let message = [&[1, 1][..], &record, &[0x22, 4, 6], &record].concat();
+        let message = [&[1, 1][..], &record, &[0x22, 4, 6, 0xbb, 0, 1, b'k', 0, 2, b'v', b'w'], &record].concat();
         assert_eq!(initiators(&message), Some(vec!["127.1.0.1:40000".parse().expect("an address"); 2]));
         assert_eq!(initiators(&message[..9]), None);
     }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,10 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, Agents, figure};
+use crate::collect::Sink;
 use crate::stats::quantile;
 use crate::table::{Report, Table, progress, round2};
+use crate::tether::until_input_ends;
 
 /// Descriptors that a holder needs beside its sockets.
 const FDS_OTHER: u64 = 64;
@@ -34,6 +37,12 @@ pub(crate) struct Options {
     /// Connections that are open at once; both ends are on this host. Repeatable.
     #[arg(long, default_values_t = [10_000, 25_000, 50_000], value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
     connections: Vec<u64>,
+    /// Each carries a byte each way in every second, and the agent exports to a collector.
+    #[arg(long)]
+    busy: bool,
+    /// Passed on to the agent: from one report of a busy flow to the next.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+    report_interval: u64,
     /// 2,000 connections.
     #[arg(long)]
     quick: bool,
@@ -53,10 +62,13 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         "sweep ms",
         "sweep ns per socket",
         "agent CPU %",
+        "records/s",
+        "bytes per record",
+        "dropped",
     ]);
     let bar = progress("hold", numbers.len() as u64);
     for &connections in numbers {
-        table.push(one(connections, if options.quick { SETTLE_QUICK } else { SETTLE }, agents)?);
+        table.push(one(connections, options, agents)?);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -67,19 +79,37 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         "Kernel bytes: growth of the kmalloc caches, where the state of sockets lies (/proc/slabinfo), while the same \
          connections are made with and without the agent, the difference over sockets. The rings come on top of it."
             .into(),
-        "Sweep: median of five, CPU time of the thread that does it.".into(),
+        "Sweep: median of five, CPU time of the thread that does it. Records: what was exported to the collector, if there is one."
+            .into(),
     ];
     Ok(Report { title: "hold", table, more: Vec::new(), notes })
 }
 
-fn one(connections: u64, settle: Duration, agents: &Agents) -> Result<Vec<Value>> {
-    let kmalloc_without = kmalloc_growth(connections)?.0;
-    let agent = agents.start(&[])?;
+fn one(connections: u64, options: &Options, agents: &Agents) -> Result<Vec<Value>> {
+    let settle = if options.quick { SETTLE_QUICK } else { SETTLE };
+    let kmalloc_without = kmalloc_growth(connections, false)?.0;
+    let sink = if options.busy { Some(Sink::start()?) } else { None };
+    let interval = options.report_interval.to_string();
+    let mut args = vec!["--report-interval", &interval];
+    args.extend(sink.iter().flat_map(|sink| ["--zmq", &sink.endpoint]));
+    let agent = agents.start(&args)?;
     let idle = agent.usage()?.rss_bytes;
-    let (kmalloc_with, holders) = kmalloc_growth(connections)?;
+    let (kmalloc_with, holders) = kmalloc_growth(connections, options.busy)?;
     thread::sleep(settle);
+    if options.busy {
+        // Until each flow has its turn.
+        thread::sleep(Duration::from_secs(2 * options.report_interval));
+    }
+    let exported = |name| -> Result<f64> {
+        let stats = agent.stats()?;
+        let rows = stats.table("exports").map_or(&[][..], |table| &table.rows);
+        Ok(rows.iter().filter_map(|row| row.get(name)?.as_f64()).sum())
+    };
+    let (records, bytes) = (exported("records")?, exported("bytes")?);
     let (cpu, began) = (agent.usage()?.cpu_s(), Instant::now());
-    thread::sleep(settle);
+    thread::sleep(settle.max(Duration::from_secs(if options.busy { 20 } else { 0 })));
+    let (records, bytes) = (exported("records")? - records, exported("bytes")? - bytes);
+    let records_per_s = records / began.elapsed().as_secs_f64();
     let cpu_percent = (agent.usage()?.cpu_s() - cpu) / began.elapsed().as_secs_f64() * 100.0;
     let (sockets, sweep_ns) = sweep(&agent)?;
     let full = agent.usage()?.rss_bytes;
@@ -96,6 +126,9 @@ fn one(connections: u64, settle: Duration, agents: &Agents) -> Result<Vec<Value>
         round2(sweep_ns / 1e6),
         json!((sweep_ns / sockets as f64).round()),
         round2(cpu_percent),
+        json!(records_per_s.round()),
+        json!((bytes / records.max(1.0)).round()),
+        json!(exported("dropped")?),
     ])
 }
 
@@ -113,9 +146,9 @@ fn sweep(agent: &Agent) -> Result<(u64, f64)> {
 
 /// Bytes that the kernel's kmalloc caches grow by, and what holds the connections. All of slab would count sockets and
 /// files, too, many times what is asked for, and whatever the round before has left to be freed.
-fn kmalloc_growth(connections: u64) -> Result<(f64, Vec<Holder>)> {
+fn kmalloc_growth(connections: u64, busy: bool) -> Result<(f64, Vec<Holder>)> {
     let before = kmalloc_bytes()?;
-    let holders = hold(connections)?;
+    let holders = hold(connections, busy)?;
     thread::sleep(Duration::from_secs(1));
     Ok((kmalloc_bytes()? - before, holders))
 }
@@ -141,7 +174,7 @@ impl Drop for Holder {
 }
 
 /// As many processes as the limit of descriptors demands.
-fn hold(connections: u64) -> Result<Vec<Holder>> {
+fn hold(connections: u64, busy: bool) -> Result<Vec<Holder>> {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
     let each = (limit.saturating_sub(FDS_OTHER) / 2).min(HOLDER_MAX);
     anyhow::ensure!(each > 0, "the limit of open files is {limit}: raise it with ulimit -n");
@@ -151,6 +184,7 @@ fn hold(connections: u64) -> Result<Vec<Holder>> {
         let share = left.min(each);
         let child = Command::new(std::env::current_exe()?)
             .args(["hold-some", &share.to_string()])
+            .args(busy.then_some("--busy"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -168,6 +202,8 @@ fn hold(connections: u64) -> Result<Vec<Holder>> {
 #[derive(Debug, Args)]
 pub(crate) struct SomeOptions {
     connections: u64,
+    #[arg(long)]
+    busy: bool,
 }
 
 /// The holder's side: connects, says so, and waits for the end of its input.
@@ -178,14 +214,26 @@ pub(crate) fn hold_some(options: &SomeOptions) -> Result<()> {
     for _ in 0..options.connections {
         let mut client = TcpStream::connect(address).context("cannot connect")?;
         let (mut server, _) = listener.accept()?;
-        // A byte each way: the owner of either end is known then.
-        client.write_all(&[7])?;
-        server.read_exact(&mut [0])?;
-        server.write_all(&[7])?;
-        client.read_exact(&mut [0])?;
+        // The owner of either end is known then.
+        exchange(&mut client, &mut server)?;
         open.push((client, server));
     }
     println!("{}", open.len());
-    let _ = std::io::stdin().read(&mut [0]);
+    let over = until_input_ends();
+    while !over.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        for (client, server) in open.iter_mut().filter(|_| options.busy) {
+            exchange(client, server)?;
+        }
+        thread::sleep(Duration::from_secs(1).saturating_sub(began.elapsed()));
+    }
     Ok(())
+}
+
+/// A byte each way.
+fn exchange(client: &mut TcpStream, server: &mut TcpStream) -> Result<()> {
+    client.write_all(&[7])?;
+    server.read_exact(&mut [0])?;
+    server.write_all(&[7])?;
+    Ok(client.read_exact(&mut [0])?)
 }

@@ -133,7 +133,7 @@ fn losses(control: &Control, cpus: &[CpuStats]) -> Table {
     };
     for (kind, effect) in [
         (Kind::Close, "last figures of a flow are those of the sweep before; shown as vanished"),
-        (Kind::Rtt, "up to 24 samples are missing from the distribution"),
+        (Kind::Rtt, "up to 22 samples are missing from the distribution"),
         (Kind::Datagram, "UDP packets are missing from their flow"),
         (Kind::UdpClose, "the flow ends by its idle timeout"),
         (Kind::Identity, "the process is looked up in /proc, and unknown if it is gone"),
