@@ -211,19 +211,20 @@ fn report() -> FlowReport {
 fn encode(c: &mut Criterion) {
     let report = report();
     let mut out = Vec::with_capacity(1024);
+    let mut encoder = tlv::Encoder::new(PROBE);
     let mut group = c.benchmark_group("encode");
     group.throughput(Throughput::Elements(1));
     group.bench_function("TLV, with process", |b| {
         b.iter(|| {
             out.clear();
-            tlv::encode(black_box(&report), PROBE, &mut out)
+            encoder.encode(black_box(&report), &mut out)
         });
     });
     let unknown = FlowReport { identity: Default::default(), ..report.clone() };
     group.bench_function("TLV, without a process", |b| {
         b.iter(|| {
             out.clear();
-            tlv::encode(black_box(&unknown), PROBE, &mut out)
+            encoder.encode(black_box(&unknown), &mut out)
         });
     });
     group.bench_function("JSON, with process", |b| {

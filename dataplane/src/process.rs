@@ -189,7 +189,8 @@ pub fn clean(bytes: &[u8]) -> String {
 pub fn neutral(text: &str) -> Cow<'_, str> {
     const MARKUP: [char; 6] = ['<', '>', '"', '\'', '&', '`'];
     const TO_FULL_WIDTH: u32 = 0xfee0;
-    if !text.contains(MARKUP) {
+    // Byte by byte: all of them are ASCII, and nearly no text has one.
+    if !text.bytes().any(|b| matches!(b, b'<' | b'>' | b'"' | b'\'' | b'&' | b'`')) {
         return Cow::Borrowed(text);
     }
     let wide = |c: char| char::from_u32(c as u32 + TO_FULL_WIDTH).filter(|_| MARKUP.contains(&c)).unwrap_or(c);

@@ -72,8 +72,42 @@ struct ProcessElements {
     container: Element,
     memory: Element,
     memory_peak: Element,
-    /// Begins the labels of this side's rows.
-    label: &'static str,
+    rows: Labels,
+}
+
+/// Labels of the rows of one side.
+struct Labels {
+    cmdline: &'static str,
+    ancestry: &'static str,
+    ids: &'static str,
+    unit: &'static str,
+    image: &'static str,
+    runtime: &'static str,
+    container_id: &'static str,
+    pod: &'static str,
+    namespace: &'static str,
+    pod_uid: &'static str,
+    workload: &'static str,
+    congestion: &'static str,
+}
+
+macro_rules! labels {
+    ($side:literal) => {
+        Labels {
+            cmdline: concat!($side, " Command Line"),
+            ancestry: concat!($side, " Ancestry"),
+            ids: concat!($side, " UID / GID"),
+            unit: concat!($side, " Systemd Unit"),
+            image: concat!($side, " Container Image"),
+            runtime: concat!($side, " Container Runtime"),
+            container_id: concat!($side, " Container ID"),
+            pod: concat!($side, " Kubernetes Pod"),
+            namespace: concat!($side, " Namespace"),
+            pod_uid: concat!($side, " Pod UID"),
+            workload: concat!($side, " Workload"),
+            congestion: concat!($side, " Congestion Control"),
+        }
+    };
 }
 
 const PROCESS: [ProcessElements; 2] = [
@@ -92,7 +126,7 @@ const PROCESS: [ProcessElements; 2] = [
         container: Element(58030, "SRC_PROC_CONTAINER_ID"),
         memory: Element(57855, ""),
         memory_peak: Element(57856, ""),
-        label: "Client",
+        rows: labels!("Client"),
     },
     ProcessElements {
         pid: Element(57847, "DST_PROC_PID"),
@@ -109,14 +143,14 @@ const PROCESS: [ProcessElements; 2] = [
         container: Element(58031, "DST_PROC_CONTAINER_ID"),
         memory: Element(57859, ""),
         memory_peak: Element(57860, ""),
-        label: "Server",
+        rows: labels!("Server"),
     },
 ];
 
 /// Who reports, and what of a flow goes into one record.
 pub(super) struct Part<'a> {
-    /// The address of the agent.
-    pub(super) probe: IpAddr,
+    /// The IPv4 address of the agent, if it has one.
+    pub(super) probe: &'a str,
     pub(super) counters: &'a Counters,
     /// Seconds since the epoch between which the counters were counted.
     pub(super) interval_s: [u64; 2],
@@ -124,8 +158,8 @@ pub(super) struct Part<'a> {
     pub(super) delta: &'a Counters,
 }
 
-/// Writes all elements of a record.
-pub(super) fn write(report: &FlowReport, part: &Part<'_>, sink: &mut impl Sink) {
+/// Writes the elements of a record that are of the flow itself.
+pub(super) fn write_flow(report: &FlowReport, part: &Part<'_>, sink: &mut impl Sink) {
     let key = &report.key;
     let (src, dst) = (key.initiator.addr.ip(), key.responder.addr.ip());
     // A socket bound to an IPv6 address can only talk IPv6, so both are of one family.
@@ -145,23 +179,23 @@ pub(super) fn write(report: &FlowReport, part: &Part<'_>, sink: &mut impl Sink) 
     sink.uint(&IN_PKTS, part.counters.packets[0]);
     sink.uint(&OUT_BYTES, part.counters.bytes[1]);
     sink.uint(&OUT_PKTS, part.counters.packets[1]);
-    if part.probe.is_ipv4() {
-        sink.text(&NPROBE_IPV4_ADDRESS, &part.probe.to_string());
-    }
+    sink.text(&NPROBE_IPV4_ADDRESS, part.probe);
     if key.proto == Proto::Tcp {
         tcp_elements(report, part.delta, sink);
     }
     if report.state.is_over() {
         sink.text(&FLOW_END_REASON, report.state.name());
     }
-    for side in Side::BOTH {
-        let Identity { process, place } = &report.identity[side as usize];
-        if let Some(process) = process {
-            process_elements(&PROCESS[side as usize], process, sink);
-        }
-        if let Some(place) = place {
-            place_elements(&PROCESS[side as usize], place, sink);
-        }
+}
+
+/// Writes the elements of who is behind one side.
+pub(super) fn write_identity(side: Side, identity: &Identity, sink: &mut impl Sink) {
+    let elements = &PROCESS[side as usize];
+    if let Some(process) = &identity.process {
+        process_elements(elements, process, sink);
+    }
+    if let Some(place) = &identity.place {
+        place_elements(elements, place, sink);
     }
 }
 
@@ -170,9 +204,24 @@ pub(super) fn seconds(unix_ns: u64) -> u64 {
     unix_ns / 1_000_000_000
 }
 
+/// The address of an agent as text, if there is an element for it.
+pub(super) fn probe_text(probe: IpAddr) -> String {
+    if probe.is_ipv4() { probe.to_string() } else { String::new() }
+}
+
 /// IPv4-mapped text is not understood by ntopng, and `Ipv6Addr` prints it for the odd flow that mixes both.
 fn address_text(addr: Addr, v4: bool) -> String {
-    if v4 { addr.ip().to_string() } else { Ipv6Addr::from(addr.0).to_string() }
+    if !v4 {
+        return Ipv6Addr::from(addr.0).to_string();
+    }
+    let mut text = String::with_capacity(15);
+    for (i, byte) in addr.0[12..].iter().enumerate() {
+        if i > 0 {
+            text.push('.');
+        }
+        text.push_str(itoa::Buffer::new().format(*byte));
+    }
+    text
 }
 
 fn tcp_elements(report: &FlowReport, delta: &Counters, sink: &mut impl Sink) {
@@ -205,22 +254,27 @@ fn tcp_elements(report: &FlowReport, delta: &Counters, sink: &mut impl Sink) {
     }
     for (side, name) in Side::BOTH.into_iter().zip(report.congestion) {
         if let Some(name) = name {
-            sink.row(&format!("{} Congestion Control", PROCESS[side as usize].label), name);
+            sink.row(PROCESS[side as usize].rows.congestion, name);
         }
     }
 }
 
-/// `min 0.031 ms / average 0.045 ms / p99 0.120 ms (12 samples)`
+/// `min 0.031 ms / average 0.045 ms / p99 0.120 ms (12 samples)`. Without `format!`, which takes a microsecond for
+/// it: each short connection has one.
 fn rtt_text(rtt: &RttSummary) -> String {
-    let ms = |us: u32| f64::from(us) / 1000.0;
-    let samples = if rtt.samples == 1 { "sample" } else { "samples" };
-    format!(
-        "min {:.3} ms / average {:.3} ms / p99 {:.3} ms ({} {samples})",
-        ms(rtt.min_us),
-        ms(rtt.mean_us),
-        ms(rtt.p99_us),
-        rtt.samples
-    )
+    let mut text = String::with_capacity(64);
+    let mut digits = itoa::Buffer::new();
+    for (name, us) in [("min ", rtt.min_us), (" ms / average ", rtt.mean_us), (" ms / p99 ", rtt.p99_us)] {
+        text.push_str(name);
+        text.push_str(digits.format(us / 1000));
+        text.push('.');
+        // The leading one keeps the zeros behind it.
+        text.push_str(&digits.format(1000 + us % 1000)[1..]);
+    }
+    text.push_str(" ms (");
+    text.push_str(digits.format(rtt.samples));
+    text.push_str(if rtt.samples == 1 { " sample)" } else { " samples)" });
+    text
 }
 
 /// The flags that each side has sent so far, from which ntopng derives the state.
@@ -265,10 +319,9 @@ fn process_elements(elements: &ProcessElements, process: &Process, sink: &mut im
     }
     let named = |id: u32, name: Option<&str>| name.map_or(id.to_string(), |name| format!("{id} ({name})"));
     let (user, group) = (named(process.uid, process.user.as_deref()), named(process.gid, process.group.as_deref()));
-    let label = elements.label;
-    sink.row(&format!("{label} Command Line"), &process.cmdline);
-    sink.row(&format!("{label} Ancestry"), &ancestry(process));
-    sink.row(&format!("{label} UID / GID"), &format!("{user} / {group}"));
+    sink.row(elements.rows.cmdline, &process.cmdline);
+    sink.row(elements.rows.ancestry, &ancestry(process));
+    sink.row(elements.rows.ids, &format!("{user} / {group}"));
 }
 
 /// `systemd(1) > sshd(812) > bash(4000)`: the parents, the first process first.
@@ -289,16 +342,17 @@ fn place_elements(elements: &ProcessElements, place: &Place, sink: &mut impl Sin
     let (container, pod) = (place.container.as_ref(), place.pod.as_ref());
     let workload = place.workload().unwrap_or_default();
     let of_pod = |field: fn(&crate::place::Pod) -> &str| pod.map_or("", field);
-    for (name, text) in [
-        ("Systemd Unit", place.unit.as_deref().unwrap_or_default()),
-        ("Container Image", container.map_or("", |container| &container.image)),
-        ("Container Runtime", container.map_or("", |container| container.runtime.name())),
-        ("Container ID", container.map_or("", |container| &container.id)),
-        ("Kubernetes Pod", of_pod(|pod| &pod.name)),
-        ("Namespace", of_pod(|pod| &pod.namespace)),
-        ("Pod UID", of_pod(|pod| &pod.uid)),
-        ("Workload", &workload),
+    let rows = &elements.rows;
+    for (label, text) in [
+        (rows.unit, place.unit.as_deref().unwrap_or_default()),
+        (rows.image, container.map_or("", |container| &container.image)),
+        (rows.runtime, container.map_or("", |container| container.runtime.name())),
+        (rows.container_id, container.map_or("", |container| &container.id)),
+        (rows.pod, of_pod(|pod| &pod.name)),
+        (rows.namespace, of_pod(|pod| &pod.namespace)),
+        (rows.pod_uid, of_pod(|pod| &pod.uid)),
+        (rows.workload, &workload),
     ] {
-        sink.row(&format!("{} {name}", elements.label), text);
+        sink.row(label, text);
     }
 }

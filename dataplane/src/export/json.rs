@@ -33,7 +33,11 @@ pub fn encode(report: &FlowReport, probe: IpAddr) -> Value {
     let counters = if absolute { &report.total } else { &report.delta };
     let interval_s = [report.since_unix_ns, report.last_unix_ns].map(elements::seconds);
     let mut flow = Object(Map::new());
-    elements::write(report, &Part { probe, counters, interval_s, delta: &report.delta }, &mut flow);
+    let probe = &elements::probe_text(probe);
+    elements::write_flow(report, &Part { probe, counters, interval_s, delta: &report.delta }, &mut flow);
+    for (side, identity) in Side::BOTH.into_iter().zip(&report.identity) {
+        elements::write_identity(side, identity, &mut flow);
+    }
     let Object(mut flow) = flow;
     if let Some(process) = client {
         flow.insert("LOCAL_PROCESS".into(), process_object(process));

@@ -9,9 +9,12 @@
 //! Integers are big endian in the narrowest width, floats little endian, strings have a 16-bit length.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use super::elements::{self, Element, Part, Sink};
-use crate::flow::{Counters, FlowReport};
+use crate::flow::{Counters, FlowReport, Identity, Side};
 use crate::process::{neutral, truncated};
 
 /// First bytes of a message.
@@ -107,34 +110,76 @@ impl Sink for Writer<'_> {
     }
 }
 
-/// Appends a report: one record, or several when a counter does not fit the 32 bits that ntopng keeps of a record. `probe`:
-/// the address of the agent. Returns how many.
-pub fn encode(report: &FlowReport, probe: IpAddr, out: &mut Vec<u8>) -> usize {
-    let interval_s = [report.since_unix_ns, report.last_unix_ns].map(elements::seconds);
-    let mut left = report.delta;
-    let mut records = 0;
-    loop {
-        let delta = take_u32(&mut left);
-        encode_record(report, &Part { probe, counters: &delta, interval_s, delta: &delta }, out);
-        records += 1;
-        if left.bytes == [0, 0] && left.packets == [0, 0] {
-            return records;
+/// Most sides whose elements are remembered.
+const IDENTITIES_MAX: usize = 4096;
+
+/// Where process and place are in memory, which the value holds, and the side.
+type IdentityKey = (usize, usize, Side);
+
+/// Writes reports. Who is behind a side is written once, and copied as long as it stays the same: that is most of a record.
+pub struct Encoder {
+    /// Address of the agent.
+    probe: String,
+    identities: HashMap<IdentityKey, (Identity, Box<[u8]>), ahash::RandomState>,
+}
+
+impl Encoder {
+    /// For an agent with this address.
+    #[must_use]
+    pub fn new(probe: IpAddr) -> Self {
+        Self { probe: elements::probe_text(probe), identities: HashMap::default() }
+    }
+
+    /// Appends a report: one record, or several when a counter does not fit the 32 bits that ntopng keeps of a record.
+    /// Returns how many.
+    pub fn encode(&mut self, report: &FlowReport, out: &mut Vec<u8>) -> usize {
+        let mut left = report.delta;
+        let mut records = 0;
+        loop {
+            let delta = take_u32(&mut left);
+            self.record(report, [report.since_unix_ns, report.last_unix_ns], &delta, out);
+            records += 1;
+            if left.bytes == [0, 0] && left.packets == [0, 0] {
+                return records;
+            }
         }
     }
-}
 
-/// Appends one record by which a collector learns when a flow began of which it has not heard before: from then until where
-/// the report begins, with nothing counted.
-pub fn encode_beginning(report: &FlowReport, probe: IpAddr, out: &mut Vec<u8>) {
-    let interval_s = [report.first_unix_ns, report.since_unix_ns].map(elements::seconds);
-    let nothing = Counters::default();
-    encode_record(report, &Part { probe, counters: &nothing, interval_s, delta: &nothing }, out);
-}
+    /// Appends one record by which a collector learns when a flow began of which it has not heard before: from then until
+    /// where the report begins, with nothing counted.
+    pub fn encode_beginning(&mut self, report: &FlowReport, out: &mut Vec<u8>) {
+        self.record(report, [report.first_unix_ns, report.since_unix_ns], &Counters::default(), out);
+    }
 
-fn encode_record(report: &FlowReport, part: &Part<'_>, out: &mut Vec<u8>) {
-    let w = &mut Writer(out);
-    elements::write(report, part, w);
-    w.end();
+    fn record(&mut self, report: &FlowReport, interval_ns: [u64; 2], delta: &Counters, out: &mut Vec<u8>) {
+        let interval_s = interval_ns.map(elements::seconds);
+        let part = Part { probe: &self.probe, counters: delta, interval_s, delta };
+        elements::write_flow(report, &part, &mut Writer(out));
+        for (side, identity) in Side::BOTH.into_iter().zip(&report.identity) {
+            if identity.is_known() {
+                out.extend_from_slice(self.identity(side, identity));
+            }
+        }
+        Writer(out).end();
+    }
+
+    fn identity(&mut self, side: Side, identity: &Identity) -> &[u8] {
+        let process = identity.process.as_ref().map_or(0, |process| Arc::as_ptr(process).addr());
+        let place = identity.place.as_ref().map_or(0, |place| Arc::as_ptr(place).addr());
+        let key = (process, place, side);
+        if self.identities.len() >= IDENTITIES_MAX && !self.identities.contains_key(&key) {
+            self.identities.clear();
+        }
+        &self
+            .identities
+            .entry(key)
+            .or_insert_with(|| {
+                let mut bytes = Vec::new();
+                elements::write_identity(side, identity, &mut Writer(&mut bytes));
+                (identity.clone(), bytes.into())
+            })
+            .1
+    }
 }
 
 /// Takes what fits 32 bits from `left`, and leaves packets for the bytes that remain.
@@ -256,7 +301,7 @@ mod tests {
     #[test]
     fn a_pod_is_told_in_the_field_of_the_container_and_in_labelled_rows() {
         let mut out = Vec::new();
-        encode(&testing::report(), PROBE, &mut out);
+        Encoder::new(PROBE).encode(&testing::report(), &mut out);
         let record = &decode(&out)[0];
         assert!(record.contains(&(58030, Item::Text("shop/web-1/app".into()))));
         for (name, text) in [
@@ -285,8 +330,9 @@ mod tests {
             ..testing::report()
         };
         let mut out = Vec::new();
-        encode(&report, PROBE, &mut out);
-        encode_beginning(&report, PROBE, &mut out);
+        let mut encoder = Encoder::new(PROBE);
+        encoder.encode(&report, &mut out);
+        encoder.encode_beginning(&report, &mut out);
         let records = decode(&out);
         let times = |record: &[(u64, Item)]| [22, 21, 58051, 1].map(|key| sum(&[record.to_vec()], key));
         assert_eq!(times(&records[0]), [150, 160, 1, 1200]);
@@ -302,7 +348,7 @@ mod tests {
         use crate::flow::State;
         for (state, risk) in [(State::Refused, 1 << 50), (State::TimedOut, 1 << 50), (State::Closed, 0)] {
             let mut out = Vec::new();
-            encode(&FlowReport { state, ..testing::report() }, PROBE, &mut out);
+            Encoder::new(PROBE).encode(&FlowReport { state, ..testing::report() }, &mut out);
             assert_eq!(sum(&decode(&out), 57981), risk, "{state:?}");
         }
     }
@@ -347,10 +393,10 @@ mod tests {
             let mut report = testing::report();
             let mut process = (**report.identity[0].process.as_ref().unwrap()).clone();
             process.cmdline = crate::process::clean(cmdline.as_bytes());
-            report.identity[0].process = Some(std::sync::Arc::new(process));
+            report.identity[0].process = Some(Arc::new(process));
             report.delta = Counters { bytes, packets, ..Counters::default() };
             let mut out = Vec::new();
-            let count = encode(&report, PROBE, &mut out);
+            let count = Encoder::new(PROBE).encode(&report, &mut out);
             let records = decode(&out);
             prop_assert_eq!(records.len(), count);
             for (key, value) in [(1, bytes[0]), (23, bytes[1])] {

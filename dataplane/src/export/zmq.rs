@@ -76,6 +76,7 @@ pub fn start(options: ZmqOptions) -> Result<ExportPort> {
         lonely_since: Some(Instant::now()),
         oldest: None,
         introduction: Introduction::default(),
+        encoder: tlv::Encoder::new(options.probe),
         unsent: None,
         options,
     };
@@ -130,6 +131,7 @@ struct Exporter {
     /// When the oldest pending report came.
     oldest: Option<Instant>,
     introduction: Introduction,
+    encoder: tlv::Encoder,
     /// What `payload` holds when the socket did not take it.
     unsent: Option<Batch>,
 }
@@ -264,12 +266,12 @@ impl Exporter {
     fn batch(&mut self) -> Batch {
         self.payload.clear();
         self.introduction.end_in_time();
-        let probe = self.options.probe;
         match self.options.format {
             Format::Tlv => {
-                batch_tlv(&self.pending, probe, &mut self.introduction, &mut self.payload, &mut self.scratch)
+                let (encoder, introduction) = (&mut self.encoder, &mut self.introduction);
+                batch_tlv(&self.pending, encoder, introduction, &mut self.payload, &mut self.scratch)
             }
-            Format::Json => batch_json(&self.pending, probe, &mut self.payload),
+            Format::Json => batch_json(&self.pending, self.options.probe, &mut self.payload),
         }
     }
 
@@ -370,7 +372,7 @@ struct Batch {
 
 fn batch_tlv(
     pending: &Pending,
-    probe: IpAddr,
+    encoder: &mut tlv::Encoder,
     introduction: &mut Introduction,
     payload: &mut Vec<u8>,
     scratch: &mut Vec<u8>,
@@ -381,10 +383,10 @@ fn batch_tlv(
         scratch.clear();
         let mut records = 0;
         if introduction.is_needed(report) {
-            tlv::encode_beginning(report, probe, scratch);
+            encoder.encode_beginning(report, scratch);
             records += 1;
         }
-        records += tlv::encode(report, probe, scratch);
+        records += encoder.encode(report, scratch);
         let fits = batch.records + records <= MESSAGE_RECORDS_MAX && payload.len() + scratch.len() <= MESSAGE_BYTES_MAX;
         if !fits && batch.count > 0 {
             break;
@@ -453,7 +455,13 @@ mod tests {
             let mut pending = Pending::default();
             pending.push(std::iter::repeat_n(report, 400).collect());
             let (mut payload, mut scratch) = (Vec::new(), Vec::new());
-            let batch = batch_tlv(&pending, PROBE, &mut Introduction::default(), &mut payload, &mut scratch);
+            let batch = batch_tlv(
+                &pending,
+                &mut tlv::Encoder::new(PROBE),
+                &mut Introduction::default(),
+                &mut payload,
+                &mut scratch,
+            );
             assert!(payload.len() <= MESSAGE_BYTES_MAX);
             assert_eq!(batch.count < MESSAGE_RECORDS_MAX, limit_by_size);
             assert!(batch.records <= MESSAGE_RECORDS_MAX && batch.count > 0);
@@ -473,7 +481,8 @@ mod tests {
         let joined = || Introduction { until: Some(Instant::now() + INTRODUCTION), ..Introduction::default() };
         for (mut introduction, records) in [(joined(), 4), (Introduction::default(), 3)] {
             let (mut payload, mut scratch) = (Vec::new(), Vec::new());
-            let batch = batch_tlv(&pending, PROBE, &mut introduction, &mut payload, &mut scratch);
+            let batch =
+                batch_tlv(&pending, &mut tlv::Encoder::new(PROBE), &mut introduction, &mut payload, &mut scratch);
             assert_eq!((batch.count, batch.records), (3, records));
             introduction.until = introduction.until.map(|_| Instant::now());
             introduction.end_in_time();
