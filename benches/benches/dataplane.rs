@@ -197,7 +197,7 @@ fn report() -> FlowReport {
         rtt_us: [Some((20_100, 300)), None],
         local: [true, false],
         owners: [process.key, ProcKey::default()],
-        current: Default::default(),
+        changed: None,
         identity: [Identity { process: Some(Arc::new(process)), place: None }, Identity::default()],
         rtt_samples: Some(RttSummary { samples: 12, min_us: 18_000, mean_us: 20_500, p99_us: 31_250 }),
         window_max: [64_240, 65_535],

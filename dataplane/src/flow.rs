@@ -467,11 +467,29 @@ pub struct Identity {
     pub place: Option<Arc<Place>>,
 }
 
+/// The same entries of the tables: what was learnt since makes another one.
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        fn same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+            a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
+        }
+        same(self.process.as_ref(), other.process.as_ref()) && same(self.place.as_ref(), other.place.as_ref())
+    }
+}
+
 impl Identity {
     /// Whether there is anything to tell.
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.process.is_some() || self.place.is_some()
+    }
+}
+
+impl FlowReport {
+    /// Who uses the sockets now.
+    #[must_use]
+    pub fn current(&self) -> &[Identity; 2] {
+        self.changed.as_deref().unwrap_or(&self.identity)
     }
 }
 
@@ -497,8 +515,8 @@ pub struct FlowReport {
     pub local: [bool; 2],
     /// Who uses the sockets, whether or not more is known of them.
     pub owners: [ProcKey; 2],
-    /// Who uses them now.
-    pub current: [Identity; 2],
+    /// Who uses them now, where that is not what collectors were told.
+    pub changed: Option<Box<[Identity; 2]>>,
     /// What a collector is told of them, the same in every report: ntopng keeps what it heard first. Taken anew only when
     /// a collector has joined.
     pub identity: [Identity; 2],

@@ -112,7 +112,7 @@ impl RttStats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RttSummary {
     /// How many samples.
-    pub samples: u64,
+    pub samples: u32,
     /// The least.
     pub min_us: u32,
     /// Their average.

@@ -25,7 +25,7 @@ pub(crate) fn report() -> FlowReport {
         rtt_us: [Some((20_100, 300)), Some((19_900, 200))],
         local: [true, true],
         owners: [42, 43].map(|pid| ProcKey { pid, start_ticks: 1, exec: 0 }),
-        current: identity.clone(),
+        changed: None,
         identity,
         rtt_samples: Some(RttSummary { samples: 12, min_us: 18_000, mean_us: 20_500, p99_us: 31_250 }),
         window_max: [64_240, 65_535],

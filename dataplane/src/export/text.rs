@@ -152,7 +152,7 @@ fn pad(text: &str, width: usize) -> String {
 
 /// `curl[123] alice`, and for a host-local flow both sides.
 fn processes(report: &FlowReport) -> String {
-    let side = |side: Side| match &report.current[side as usize] {
+    let side = |side: Side| match &report.current()[side as usize] {
         Identity { process: Some(process), place } => process_text(process, place.as_deref()),
         _ => "?".into(),
     };

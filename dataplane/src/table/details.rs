@@ -8,14 +8,13 @@ use crate::groups::{RttStats, RttSummary};
 /// Samples that are kept as they are; a close brings as many at most.
 const FEW: usize = 8;
 
-/// Of one flow, both sides.
-#[derive(Debug, Clone, Default)]
+/// Of one flow, by side. Lies in the flow itself: every TCP flow has it.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Details {
     /// The largest window that each side has offered, bytes.
     pub(super) window_max: [u16; 2],
     /// Beginning of the name of each side's congestion control.
     pub(super) congestion: [[u8; CONGESTION_LEN]; 2],
-    pub(super) rtt: FlowRtt,
 }
 
 impl Details {
@@ -29,7 +28,7 @@ impl Details {
         self.congestion[side as usize] = o.congestion;
     }
 
-    /// Takes what is known of the same flow from elsewhere. Without samples: those were of its first report.
+    /// Takes what is known of the same flow from elsewhere.
     pub(super) fn add(&mut self, other: &Self) {
         for i in 0..2 {
             self.window_max[i] = self.window_max[i].max(other.window_max[i]);
@@ -37,6 +36,11 @@ impl Details {
                 self.congestion[i] = other.congestion[i];
             }
         }
+    }
+
+    pub(super) fn reverse(&mut self) {
+        self.window_max.reverse();
+        self.congestion.reverse();
     }
 }
 
@@ -87,7 +91,7 @@ impl FlowRtt {
                 let (min_us, stats) = (many.0, &many.1);
                 let p99_us = stats.quantile_us(0.99) as u32;
                 Some(RttSummary {
-                    samples: stats.samples(),
+                    samples: u32::try_from(stats.samples()).unwrap_or(u32::MAX),
                     min_us,
                     mean_us: stats.mean_us().round() as u32,
                     p99_us: p99_us.max(min_us),
@@ -104,7 +108,7 @@ fn few(samples_us: &[u32]) -> Option<RttSummary> {
     let sum: u64 = samples_us.iter().map(|sample| u64::from(*sample)).sum();
     let samples = samples_us.len() as u64;
     Some(RttSummary {
-        samples,
+        samples: samples as u32,
         min_us: *samples_us.iter().min()?,
         mean_us: ((sum + samples / 2) / samples) as u32,
         p99_us: *samples_us.iter().max()?,
@@ -165,7 +169,7 @@ mod tests {
             rtt.record(&[1]);
             prop_assert_eq!(rtt.settle(), summary, "what was told stays");
             let Some(summary) = summary else { prop_assert!(all.is_empty()); return Ok(()) };
-            prop_assert_eq!((summary.samples, summary.min_us), (all.len() as u64, all[0]));
+            prop_assert_eq!((summary.samples, summary.min_us), (all.len() as u32, all[0]));
             let mean = all.iter().map(|s| f64::from(*s)).sum::<f64>() / all.len() as f64;
             prop_assert!((f64::from(summary.mean_us) - mean).abs() <= 1.0);
             let p99 = f64::from(all[(all.len() * 99).div_ceil(100) - 1]);

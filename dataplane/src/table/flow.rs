@@ -1,6 +1,6 @@
 //! One entry of the flow table.
 
-use super::details::Details;
+use super::details::{Details, FlowRtt};
 use crate::flow::{Counters, End, Endpoint, FlowKey, Identity, Proto, Side, State, TcpObservation};
 
 /// Stands for no flow.
@@ -39,8 +39,9 @@ pub struct Flow {
     pub(super) exported: Counters,
     /// `None` before the first report.
     pub(super) told: Option<Box<Told>>,
-    /// Of TCP flows only.
-    pub(super) details: Option<Box<Details>>,
+    /// Round-trip samples of a TCP flow, where there were some before its first report.
+    pub(super) rtt: Option<Box<FlowRtt>>,
+    pub(super) details: Details,
     /// Tick in which it is looked at next; older entries of the wheel are stale.
     pub(super) due_tick: u32,
     /// The last report is made: forgotten when it is due again.
@@ -70,7 +71,8 @@ impl Flow {
             active_ns: near.at_ns,
             exported: Counters::default(),
             told: None,
-            details: None,
+            rtt: None,
+            details: Details::default(),
             due_tick: 0,
             last_look: false,
             entered_tick: 0,
@@ -196,7 +198,7 @@ impl Flow {
 
     /// Takes what an end sees besides its counters.
     pub(super) fn observe(&mut self, side: Side, o: &TcpObservation) {
-        self.details.get_or_insert_default().observe(side, o);
+        self.details.observe(side, o);
     }
 
     /// Its other end can be found by the sequence numbers, or is here.
@@ -220,10 +222,7 @@ impl Flow {
     pub(super) fn reverse(&mut self) {
         self.key = self.key.reversed();
         self.near_side = self.near_side.other();
-        if let Some(details) = &mut self.details {
-            details.window_max.reverse();
-            details.congestion.reverse();
-        }
+        self.details.reverse();
     }
 }
 

@@ -349,12 +349,6 @@ impl FlowTable {
         let since_ns = told.until_ns.min(until_ns);
         (told.until_ns, told.tick, told.epoch) = (until_ns, tick_of(now_ns), epoch);
         let identity = told.identity.clone();
-        let (mut rtt_samples, mut window_max, mut congestion) = (None, [0; 2], [None; 2]);
-        if let Some(details) = &mut flow.details {
-            rtt_samples = details.rtt.settle();
-            window_max = details.window_max;
-            congestion = details.congestion.map(congestion_name);
-        }
         FlowReport {
             key: flow.key,
             first_unix_ns: clock.unix_ns(flow.opened_ns),
@@ -366,11 +360,11 @@ impl FlowTable {
                 .map(|side| flow.end(side).filter(|end| end.srtt_us > 0).map(|end| (end.srtt_us, end.rttvar_us))),
             local: Side::BOTH.map(|side| flow.end(side).is_some()),
             owners,
-            current,
+            changed: (current != identity).then(|| Box::new(current)),
             identity,
-            rtt_samples,
-            window_max,
-            congestion,
+            rtt_samples: flow.rtt.as_mut().and_then(|rtt| rtt.settle()),
+            window_max: flow.details.window_max,
+            congestion: flow.details.congestion.map(congestion_name),
             first,
             state: flow.state(),
             reset_by: flow.reset_by(),

@@ -35,7 +35,7 @@ impl FlowTable {
         let flow = &mut self.flows[id as usize];
         let is_it = flow.end(flow.side_of(cookie)).is_some_and(|end| end.seq_local == seq_local);
         if is_it && flow.is_untold() {
-            flow.details.get_or_insert_default().rtt.record(samples_us);
+            flow.rtt.get_or_insert_default().record(samples_us);
         }
     }
 
@@ -161,9 +161,8 @@ impl FlowTable {
             self.attach(other, gone.near, side, now_ns);
             let kept = &mut self.flows[other as usize];
             kept.exported.add(&gone.exported);
-            if let Some(details) = &gone.details {
-                kept.details.get_or_insert_default().add(details);
-            }
+            kept.details.add(&gone.details);
+            kept.rtt = kept.rtt.take().or(gone.rtt);
             kept.told = kept.told.take().or(gone.told);
             kept.opened_ns = kept.opened_ns.min(gone.opened_ns);
             self.tcp.insert(&self.flows, o.end.cookie, other);
