@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use libbpf_cargo::SkeletonBuilder;
 
-/// The agent's programs, and the load harness's producer and empty hooks.
-const OBJECTS: [&str; 3] = ["main", "saturate", "empty"];
+/// The agent's programs.
+const OBJECTS: [&str; 1] = ["main"];
+/// The load harness's producer and empty hooks.
+const HARNESS_OBJECTS: [&str; 2] = ["saturate", "empty"];
 
 fn main() {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -14,7 +16,8 @@ fn main() {
     // <linux/types.h> includes <asm/types.h>, which Debian keeps in the multiarch folder.
     let asm = format!("/usr/include/{arch}-linux-gnu");
     let clang = env::var("CLANG").ok().or_else(|| find_clang().map(str::to_owned));
-    for name in OBJECTS {
+    let harness = env::var_os("CARGO_FEATURE_HARNESS").map_or(&[][..], |_| &HARNESS_OBJECTS);
+    for name in OBJECTS.iter().chain(harness) {
         let mut builder = SkeletonBuilder::new();
         builder.source(format!("src/bpf/{name}.bpf.c")).obj(out_dir.join(format!("{name}.o"))).clang_args([
             "-Wall",

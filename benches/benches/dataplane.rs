@@ -5,15 +5,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use sockeye::answers;
+use sockeye::api::flows;
 use sockeye::export::{json, tlv};
-use sockeye::flow::{Addr, Counters, Endpoint, FlowKey, FlowReport, Identity, ProcKey, Proto, State};
-use sockeye::groups::{RttStats, RttSummary};
-use sockeye::place::cgroup::read_path;
-use sockeye::process::{Process, ProcessTable};
-use sockeye::shard::{Delta, rtt_histogram};
-use sockeye::table::{FlowTable, Timeouts};
-use sockeye::worker::Worker;
+use sockeye::flows::report::{FlowReport, Identity};
+use sockeye::flows::{FlowTable, Timeouts};
+use sockeye::ingest::shard::Delta;
+use sockeye::ingest::worker::Worker;
+use sockeye::model::flow::{Addr, Counters, Endpoint, FlowKey, ProcKey, Proto, State};
+use sockeye::model::rtt::{RttStats, RttSummary, rtt_histogram};
+use sockeye::owners::cgroup::read_path;
+use sockeye::owners::process::{Process, ProcessTable};
 use sockeye_bpf::records::{FlowRecord, Kind, Record, RttRecord, flags};
 use sockeye_bpf::ring::Drain;
 use sockeye_ctl::protocol::FlowsArguments;
@@ -243,7 +244,7 @@ fn answer(c: &mut Criterion) {
     let mut group = c.benchmark_group("answer");
     group.sample_size(20);
     group.bench_function("ctl flows of 10 k, as JSON", |b| {
-        b.iter(|| serde_json::to_vec(&answers::flows(&table, &processes, &all).expect("an answer")));
+        b.iter(|| serde_json::to_vec(&flows::flows(&table, &processes, &all).expect("an answer")));
     });
     group.finish();
 }

@@ -10,48 +10,15 @@ use std::path::{Path, PathBuf};
 use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, MapMut, MapType, OpenObject, ProgramMut};
-use thiserror::Error;
 use zerocopy::FromBytes;
 
 use crate::charge::create_uncharged;
+use crate::error::{KernelError, bpf};
 use crate::programs::ProgramHandle;
 use crate::records::{CpuStats, UdpKey, UdpValue};
 use crate::ring::Ring;
 use crate::skel::MainSkelBuilder;
 use crate::sweep::{Sweeper, UdpTables};
-
-/// Why the kernel side cannot start.
-#[derive(Debug, Error)]
-pub enum KernelError {
-    /// libbpf or the verifier refused.
-    #[error("{what}")]
-    Bpf {
-        /// What was being done.
-        what: &'static str,
-        /// What libbpf says.
-        source: libbpf_rs::Error,
-    },
-    /// A ring could not be mapped.
-    #[error("cannot map the ring buffer of CPU {cpu}")]
-    Ring {
-        /// Its CPU.
-        cpu: usize,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The cgroup directory could not be opened, or an iterator not be read.
-    #[error("{what}")]
-    Io {
-        /// What was being done.
-        what: String,
-        /// The system's error.
-        source: io::Error,
-    },
-}
-
-pub(crate) fn bpf(what: &'static str) -> impl FnOnce(libbpf_rs::Error) -> KernelError {
-    move |source| KernelError::Bpf { what, source }
-}
 
 /// Keeps libbpf from printing: what goes wrong is in the errors.
 pub fn silence_libbpf() {

@@ -5,20 +5,19 @@
 //! * [`sweep`] reads all tracked sockets and drains the UDP table.
 //! * [`preflight`] says what the host lacks before anything is loaded.
 //! * [`programs`] says what the programs cost.
-//! * [`empty`] attaches hooks that do nothing, for the load harness.
-//! * [`saturate`] fills the rings without sockets, for the load harness.
+//! * `harness`, behind the feature of that name, has programs that only the load harness loads.
 
 mod charge;
-pub mod empty;
+pub mod error;
+#[cfg(feature = "harness")]
+pub mod harness;
 pub mod kernel;
 pub mod preflight;
 pub mod programs;
 pub mod records;
 pub mod ring;
-pub mod saturate;
 pub mod sweep;
 mod sys;
-pub mod xpub;
 
 /// What libbpf-cargo has generated of an object.
 macro_rules! skeleton {
@@ -29,9 +28,10 @@ macro_rules! skeleton {
         }
     };
 }
+#[cfg(feature = "harness")]
+pub(crate) use skeleton;
+
 skeleton!(skel, "main.skel.rs");
-skeleton!(saturate_skel, "saturate.skel.rs");
-skeleton!(empty_skel, "empty.skel.rs");
 
 /// The compiled object, for tests of its layout and for inspection.
 #[must_use]

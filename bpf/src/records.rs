@@ -374,6 +374,14 @@ pub struct CpuStats {
     pub args_unreadable: u64,
 }
 
+impl CpuStats {
+    /// Records that found neither room in the ring nor in the overflow.
+    #[must_use]
+    pub fn lost_records(&self) -> u64 {
+        self.lost.iter().sum()
+    }
+}
+
 /// A record of any kind, borrowed from a ring.
 #[derive(Debug, Clone, Copy)]
 pub enum Record<'a> {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle};
 
-use crate::kernel::KernelError;
+use crate::error::KernelError;
 use crate::records::{CloseRecord, FlowRecord, Record, UdpKey, UdpValue};
 use crate::ring::{Drain, Ring};
 use crate::sys::{Scratch, drain_map};

@@ -143,6 +143,7 @@ pub(crate) fn own(fd: i32) -> io::Result<OwnedFd> {
 }
 
 /// Runs a raw tracepoint program once, on this CPU, with these arguments.
+#[cfg(feature = "harness")]
 pub(crate) fn run_program(program: BorrowedFd<'_>, arguments: &mut [u8]) -> io::Result<()> {
     let mut options = libbpf_sys::bpf_test_run_opts {
         sz: mem::size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,

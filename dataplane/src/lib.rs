@@ -1,28 +1,19 @@
-//! sockeye's user-space side. The data path, in the order in which data flows:
+//! sockeye's user-space side. The rooms, in the order in which a record goes through them:
 //!
-//! 1. [`worker`]: pinned threads drain the kernel's rings,
-//! 2. [`shard`]: into per-worker deltas,
-//! 3. [`control`]: which the control thread merges,
-//! 4. [`table`]: into flows with both ends,
-//! 5. [`process`], [`place`], [`enrich`]: with the processes behind them, and the containers around those,
-//! 6. [`export`]: and tells ntopng, the terminal, and `ctl` through [`serve`].
+//! 1. [`ingest`]: pinned threads drain the kernel's rings into per-core shards,
+//! 2. [`control`]: which the control thread merges
+//! 3. [`flows`]: into flows with both ends,
+//! 4. [`owners`]: with the processes behind them, and the containers, pods and services around those,
+//! 5. [`export`]: for ntopng and the terminal,
+//! 6. [`api`]: and for `ctl`.
+//!
+//! [`model`] has the words that all of them use, [`config`] what the operator has written.
 
-pub mod answers;
-pub mod clock;
+pub mod api;
 pub mod config;
 pub mod control;
-pub mod drain;
-pub mod engines;
-pub mod enrich;
 pub mod export;
-pub mod flow;
-pub mod groups;
-pub mod newest;
-pub mod package;
-pub mod place;
-pub mod process;
-pub mod serve;
-pub mod shard;
-pub mod table;
-pub mod users;
-pub mod worker;
+pub mod flows;
+pub mod ingest;
+pub mod model;
+pub mod owners;

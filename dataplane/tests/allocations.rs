@@ -1,6 +1,6 @@
 //! The record path allocates nothing once its tables have grown: counted by the allocator itself.
 
-use sockeye::worker::Worker;
+use sockeye::ingest::worker::Worker;
 use sockeye_bpf::records::{DatagramRecord, FlowRecord, Kind, RttRecord, UdpCloseRecord};
 use sockeye_bpf::ring::Drain;
 use zerocopy::{FromZeros, IntoBytes};

@@ -11,10 +11,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use core_affinity::CoreId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sockeye::table::{FlowTable, TICK_NS, Timeouts};
-use sockeye::worker::{Pace, VISIT_RECORDS_MAX, Visit, Worker, WorkerPort};
+use sockeye::flows::{FlowTable, TICK_NS, Timeouts};
+use sockeye::ingest::shard::VISIT_RECORDS_MAX;
+use sockeye::ingest::worker::{Pace, Visit, Worker, WorkerPort};
+use sockeye_bpf::harness::saturate::{Order, Producer};
 use sockeye_bpf::ring::{Drain, Ring};
-use sockeye_bpf::saturate::{Order, Producer};
 
 /// Records per run of the producer: half a millisecond without a look at the clock.
 const BATCH: u64 = 4096;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::{Value, json};
-use sockeye_bpf::empty::{EmptyHooks, Hooks};
+use sockeye_bpf::harness::empty::{EmptyHooks, Hooks};
 use sockeye_bpf::preflight;
 use sockeye_bpf::ring::Drain as _;
 

@@ -14,11 +14,10 @@ use sockeye_ctl::human;
 
 use crate::agent::may_load_programs;
 use crate::args::parse_seconds;
-use crate::distance;
 use crate::lab::{Lab, Placement, Sample, Stage, Wake};
-use crate::scaling;
 use crate::stats::quantile;
 use crate::table::{Report, Table, progress, round2};
+use crate::{distance, scaling};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {

@@ -5,12 +5,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Control, lost_records};
-use crate::clock::boot_ns;
+use sockeye_bpf::records::CpuStats;
+
+use super::Control;
 use crate::export::listening::LocalAddresses;
 use crate::export::messages::{EventFigures, event};
 use crate::export::{CHUNK_REPORTS, ExportPort, ExportStats, Item, listening};
-use crate::flow::{Addr, Counters, FlowReport};
+use crate::flows::report::FlowReport;
+use crate::model::clock::boot_ns;
+use crate::model::flow::{Addr, Counters};
 
 /// How often ntopng hears that the agent lives.
 const EVENT_EVERY: Duration = Duration::from_secs(5);
@@ -110,7 +113,7 @@ impl Control {
     }
 
     fn send_events(&self) {
-        let lost = self.kernel.cpu_stats().map_or(0, |cpus| cpus.iter().map(lost_records).sum());
+        let lost = self.kernel.cpu_stats().map_or(0, |cpus| cpus.iter().map(CpuStats::lost_records).sum());
         let reported = &self.totals.reported;
         for port in &self.exporters {
             let figures = EventFigures {

@@ -5,10 +5,11 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::flow::{Addr, Counters, FlowReport, Identity, Proto, Side, State};
-use crate::groups::RttSummary;
-use crate::place::Place;
-use crate::process::Process;
+use crate::flows::report::{FlowReport, Identity};
+use crate::model::flow::{Addr, Counters, Proto, Side, State};
+use crate::model::rtt::RttSummary;
+use crate::owners::process::Process;
+use crate::owners::workload::Place;
 
 /// An information element: its number, and the name under which ntopng's JSON parser knows it (empty = by number only).
 pub(super) struct Element(pub(super) u32, pub(super) &'static str);
@@ -341,7 +342,7 @@ fn place_elements(elements: &ProcessElements, place: &Place, sink: &mut impl Sin
     sink.text(&elements.container, &place.label().unwrap_or_default());
     let (container, pod) = (place.container.as_ref(), place.pod.as_ref());
     let workload = place.workload().unwrap_or_default();
-    let of_pod = |field: fn(&crate::place::Pod) -> &str| pod.map_or("", field);
+    let of_pod = |field: fn(&crate::owners::workload::Pod) -> &str| pod.map_or("", field);
     let rows = &elements.rows;
     for (label, text) in [
         (rows.unit, place.unit.as_deref().unwrap_or_default()),

@@ -8,9 +8,11 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 
 use super::elements::{self, Element, Part, Sink};
-use crate::flow::{FlowReport, Identity, Proto, Side, State};
-use crate::place::Place;
-use crate::process::{Process, neutral};
+use crate::flows::report::{FlowReport, Identity};
+use crate::model::flow::{Proto, Side, State};
+use crate::model::text::neutral;
+use crate::owners::process::Process;
+use crate::owners::workload::Place;
 
 /// What the nested objects of the client carry already: ntopng takes each of them once.
 const NESTED: [&str; 9] = [

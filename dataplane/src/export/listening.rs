@@ -7,9 +7,10 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use crate::flow::Proto;
-use crate::process::{ProcessTable, neutral};
-use crate::table::Listener;
+use crate::flows::Listener;
+use crate::model::flow::Proto;
+use crate::model::text::neutral;
+use crate::owners::process::ProcessTable;
 
 /// Longest message, bytes: ntopng drops one of 128 KiB.
 const MESSAGE_BYTES_MAX: usize = 96 * 1024;
@@ -133,8 +134,8 @@ fn message(ip: IpAddr, ports: &Ports, cut: &mut u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Endpoint, ProcKey};
-    use crate::process::{Found, Process};
+    use crate::model::flow::{Endpoint, ProcKey};
+    use crate::owners::process::{Found, Process};
 
     const HOST: u32 = 1;
 

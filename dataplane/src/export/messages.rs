@@ -37,8 +37,8 @@ impl Probe {
     pub fn new(ip: IpAddr, host: &str, machine: &str, os: String) -> Self {
         let high = fnv1a(format!("sockeye {machine}").bytes());
         let low = fnv1a(format!("{machine} sockeye").bytes());
-        let mut host = crate::process::neutral(&crate::process::clean(host.as_bytes())).into_owned();
-        crate::process::truncate(&mut host, 31);
+        let mut host = crate::model::text::neutral(&crate::model::text::clean(host.as_bytes())).into_owned();
+        crate::model::text::truncate(&mut host, 31);
         Self { ip, host, uuid: format!("{high:016x}{low:016x}"), id: source_id(high), os }
     }
 
@@ -106,7 +106,7 @@ pub fn event(probe: &Probe, f: &EventFigures) -> String {
             "uuid": probe.uuid,
             "unique_source_id": probe.id,
             "version": concat!("sockeye ", env!("CARGO_PKG_VERSION")),
-            "osname": crate::process::neutral(&probe.os),
+            "osname": crate::model::text::neutral(&probe.os),
             "license": "Apache-2.0 OR MIT",
             "edition": "community",
             "maintenance": "",

@@ -9,6 +9,7 @@ pub mod messages;
 mod testing;
 pub mod text;
 pub mod tlv;
+mod xpub;
 pub mod zmq;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvError, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use crate::flow::FlowReport;
+use crate::flows::report::FlowReport;
 
 /// Reports between control and an exporter's thread.
 pub const QUEUE_REPORTS_MAX: usize = 1 << 14;

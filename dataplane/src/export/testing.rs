@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use crate::flow::{Counters, Endpoint, FlowKey, FlowReport, Identity, ProcKey, Proto, State};
-use crate::groups::RttSummary;
-use crate::place::{Container, Place, Pod, cgroup::Runtime};
-use crate::process::Process;
+use crate::flows::report::{FlowReport, Identity};
+use crate::model::flow::{Counters, Endpoint, FlowKey, ProcKey, Proto, State};
+use crate::model::rtt::RttSummary;
+use crate::owners::cgroup::Runtime;
+use crate::owners::process::Process;
+use crate::owners::workload::{Container, Place, Pod};
 
 pub(crate) fn report() -> FlowReport {
     let endpoint = |last, port| Endpoint { addr: IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)).into(), port };

@@ -9,9 +9,10 @@ use jiff::tz::TimeZone;
 use sockeye_ctl::human;
 
 use super::{ExportPort, ExportStats, Item, Queue};
-use crate::flow::{FlowReport, Identity, Side, State};
-use crate::place::Place;
-use crate::process::Process;
+use crate::flows::report::{FlowReport, Identity};
+use crate::model::flow::{Side, State};
+use crate::owners::process::Process;
+use crate::owners::workload::Place;
 
 /// From this width on, a flow is one line; below, two.
 const ONE_LINE_COLUMNS: usize = 132;
@@ -219,8 +220,8 @@ mod tests {
     #[test]
     fn long_ipv6_addresses_stay_readable() {
         let mut report = testing::report();
-        report.key.initiator.addr = crate::flow::Addr([0x20; 16]);
-        report.key.responder.addr = crate::flow::Addr([0x21; 16]);
+        report.key.initiator.addr = crate::model::flow::Addr([0x20; 16]);
+        report.key.responder.addr = crate::model::flow::Addr([0x21; 16]);
         let text = line(&report, &style(160));
         assert!(text.contains(&report.key.responder.to_string()));
     }

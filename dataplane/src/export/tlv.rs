@@ -14,8 +14,9 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::elements::{self, Element, Part, Sink};
-use crate::flow::{Counters, FlowReport, Identity, Side};
-use crate::process::{neutral, truncated};
+use crate::flows::report::{FlowReport, Identity};
+use crate::model::flow::{Counters, Side};
+use crate::model::text::{neutral, truncated};
 
 /// First bytes of a message.
 pub const MESSAGE_START: [u8; 2] = [1, 1];
@@ -345,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_failed_is_an_issue() {
-        use crate::flow::State;
+        use crate::model::flow::State;
         for (state, risk) in [(State::Refused, 1 << 50), (State::TimedOut, 1 << 50), (State::Closed, 0)] {
             let mut out = Vec::new();
             Encoder::new(PROBE).encode(&FlowReport { state, ..testing::report() }, &mut out);
@@ -392,7 +393,7 @@ mod tests {
         ) {
             let mut report = testing::report();
             let mut process = (**report.identity[0].process.as_ref().unwrap()).clone();
-            process.cmdline = crate::process::clean(cmdline.as_bytes());
+            process.cmdline = crate::model::text::clean(cmdline.as_bytes());
             report.identity[0].process = Some(Arc::new(process));
             report.delta = Counters { bytes, packets, ..Counters::default() };
             let mut out = Vec::new();

@@ -12,8 +12,9 @@ use anyhow::{Context as _, Result, bail};
 use zmq::{DONTWAIT, SNDMORE, Socket, SocketType};
 
 use super::endpoint::{ServerKey, ZmqEndpoint};
-use super::{ExportPort, ExportStats, Item, QUEUE_REPORTS_MAX, Queue, json, tlv};
-use crate::flow::{FlowKey, FlowReport};
+use super::{ExportPort, ExportStats, Item, QUEUE_REPORTS_MAX, Queue, json, tlv, xpub};
+use crate::flows::report::FlowReport;
+use crate::model::flow::FlowKey;
 
 /// Records in one message: ntopng counts them in a byte.
 const MESSAGE_RECORDS_MAX: usize = 255;
@@ -92,7 +93,7 @@ fn open(options: &ZmqOptions) -> Result<Socket> {
     socket.set_reconnect_ivl_max(5000)?;
     // A second collector at a bound endpoint shows itself too.
     socket.set_xpub_verbose(true)?;
-    sockeye_bpf::xpub::set_no_drop(&mut socket).context("cannot forbid silent drops")?;
+    xpub::set_no_drop(&mut socket).context("cannot forbid silent drops")?;
     if let Some(ServerKey(key)) = &options.server_key {
         if !zmq::has("curve").unwrap_or(false) {
             bail!("this build's libzmq has no CURVE: link it against a libzmq with libsodium, as Debian's libzmq3-dev");

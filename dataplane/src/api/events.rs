@@ -1,0 +1,22 @@
+//! What wakes the control thread.
+
+use std::sync::mpsc::SyncSender;
+
+use sockeye_ctl::Request;
+use sockeye_ctl::protocol::Answer;
+
+/// What control is woken by.
+pub enum Event {
+    /// Somebody asks.
+    Question(Question),
+    /// A worker's delta is full.
+    DeltaFull,
+}
+
+/// A question on its way to the control thread.
+pub struct Question {
+    /// What is asked.
+    pub request: Request,
+    /// Where the answer goes.
+    pub reply: SyncSender<Result<Answer, String>>,
+}

@@ -1,0 +1,85 @@
+//! The command line of `sockeye`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use sockeye::export::endpoint::{ServerKey, ZmqEndpoint};
+use sockeye::export::zmq::Format;
+
+/// Watches every TCP and UDP flow of this host from inside the kernel, and says which process is behind it.
+#[derive(Debug, Parser)]
+#[command(name = "sockeye", version, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
+    /// Export to ntopng: tcp://HOST:PORTc if ntopng binds (ntopng -i tcp://*:PORTc), tcp://HOST:PORT if sockeye binds.
+    /// Repeatable.
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) zmq: Vec<ZmqEndpoint>,
+
+    /// Encrypt with ntopng's public key: 40 characters, or the 80 hex digits of its interface page, or a file.
+    #[arg(long, value_name = "KEY|FILE", requires = "zmq")]
+    pub(crate) zmq_encryption_key: Option<ServerKey>,
+
+    /// Shape of flow records. json fills the container and pod pages of a licensed ntopng, or of 5.6 and older.
+    #[arg(long, value_enum, default_value_t = Format::Tlv, value_name = "FORMAT")]
+    pub(crate) zmq_format: Format,
+
+    /// Print flows and exports, even when there is an exporter. Without one, flows are always printed.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    /// Configuration [default: /etc/sockeye/sockeye.toml, if there is one].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Where ctl finds the agent.
+    #[arg(long, value_name = "PATH", default_value = sockeye_ctl::DEFAULT_SOCKET)]
+    pub(crate) control_socket: PathBuf,
+
+    /// UDP flows without traffic for this long are over.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) idle_timeout: u64,
+
+    /// Flows whose counters have changed are reported this often, or as often as --active-timeout says if that is less.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub(crate) report_interval: u64,
+
+    /// Flows that go on are reported at least this often.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=600))]
+    pub(crate) active_timeout: u64,
+
+    /// From one walk over all sockets to the next; up to 10 if there are so many that it takes over 1 % of a CPU.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub(crate) sweep_interval: u64,
+
+    /// Most flows in memory. What does not fit is counted.
+    #[arg(long, value_name = "FLOWS", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..))]
+    pub(crate) flows_max: u64,
+
+    /// Threads that drain the kernel's rings [default: one per eight CPUs].
+    #[arg(long, value_name = "THREADS", value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub(crate) workers: Option<u64>,
+
+    /// KiB of each CPU's ring, a power of two [default: 8192, less from 5 CPUs on, at least 1024].
+    #[arg(long, value_name = "KIB", value_parser = parse_ring_kib)]
+    pub(crate) ring_kib: Option<u32>,
+
+    /// Run without cgroup hooks: no UDP, and no cost for each packet of TCP.
+    #[arg(long)]
+    pub(crate) no_cgroup: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check each need of the host, load the kernel programs, print what the verifier says of them, and end.
+    Check,
+}
+
+fn parse_ring_kib(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(kib) if kib.is_power_of_two() && (4..=1 << 20).contains(&kib) => Ok(kib),
+        _ => Err("expected a power of two from 4 to 1048576".into()),
+    }
+}

@@ -1,0 +1,462 @@
+//! The control thread: the only owner of the flow table. Merges what the workers hand over, sweeps the kernel, plans
+//! the reports, answers `ctl`.
+
+mod report;
+
+use crate::api::events::Event;
+use crate::api::stats::Totals;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use sockeye_bpf::error::KernelError;
+use sockeye_bpf::kernel::Kernel;
+use sockeye_bpf::programs::RunTimeStats;
+use sockeye_bpf::records::{FlowRecord, KINDS, Kind};
+use sockeye_bpf::sweep::Swept;
+use sockeye_ctl::Request;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::api;
+use crate::api::events::Question;
+use crate::export::ExportPort;
+use crate::export::messages::Probe;
+use crate::flows::aggregates::Groups;
+use crate::flows::report::FlowReport;
+use crate::flows::{FlowTable, TICK_NS, Timeouts};
+use crate::ingest::shard::{Delta, RingCounts};
+use crate::ingest::udp::{Drained, Drainer};
+use crate::ingest::worker::WorkerPort;
+use crate::model::clock::{WallClock, boot_ns, thread_cpu_ns};
+use crate::model::rtt::{RttHistogram, rtt_histogram};
+use crate::owners::process::{Found, Process, ProcessTable, Wanted};
+use crate::owners::runtimes::{Engine, NamingStats};
+use crate::owners::workload::{NameWanted, Named};
+
+/// How often the UDP table and the close overflow are drained.
+const DRAIN_EVERY: Duration = Duration::from_secs(1);
+/// A question of `ctl` is answered from a sweep that is at most this old.
+const FRESH: Duration = Duration::from_millis(500);
+/// A sweep takes at most one part in so many of a CPU: with many sockets there is more time between two, up to a limit.
+const SWEEP_SHARE: u32 = 100;
+const SWEEP_EVERY_MAX: Duration = Duration::from_secs(10);
+/// How long the kernel goes on counting run time after the last `ctl stats`.
+const RUN_TIME_LEASE: Duration = Duration::from_secs(15);
+
+/// How the control thread works.
+#[derive(Debug, Clone)]
+pub struct ControlOptions {
+    /// Timeouts of flows.
+    pub timeouts: Timeouts,
+    /// Most flows in the table.
+    pub flows_max: usize,
+    /// From one sweep over all sockets to the next, unless it takes so long that it must be more.
+    pub sweep_every: Duration,
+    /// Who we are to a collector.
+    pub probe: Probe,
+}
+
+/// The control thread's ends of the threads that ask /proc and the container engines.
+pub struct Enrichment {
+    /// Questions about processes.
+    pub wanted: Sender<Wanted>,
+    /// Answers.
+    pub found: Receiver<Found>,
+    /// Questions about containers.
+    pub names_wanted: UnboundedSender<NameWanted>,
+    /// Answers.
+    pub named: Receiver<Named>,
+    /// Who is asked.
+    pub engines: Vec<Arc<Engine>>,
+    /// Figures.
+    pub naming: Arc<NamingStats>,
+}
+
+/// All that the control thread owns.
+pub struct Control {
+    kernel: Kernel,
+    workers: Vec<WorkerPort>,
+    table: FlowTable,
+    processes: ProcessTable,
+    exporters: Vec<ExportPort>,
+    rtt: RttHistogram,
+    groups: Groups,
+    enrichment: Enrichment,
+    totals: Totals,
+    started: Instant,
+    run_time: Option<(RunTimeStats, Instant)>,
+    options: ControlOptions,
+    clock: WallClock,
+    drainer: Drainer,
+    /// The next sweep must tell all of every socket: the table did not know one that was told to be as it was.
+    sweep_all: bool,
+    /// UDP sockets that are gone; their last counters come with the next drain.
+    udp_closed: Vec<u64>,
+    /// Closes that found their ring full; kept for its memory.
+    late: Option<Box<Delta>>,
+    /// All of them before this moment were taken.
+    late_until_ns: u64,
+    /// Of the current tick; kept for its memory.
+    reports: Vec<FlowReport>,
+    joined: Vec<u64>,
+    /// Addresses of which collectors know that something listens there.
+    listening_told: BTreeSet<IpAddr>,
+    due: Due,
+}
+
+/// When periodic work is due.
+struct Due {
+    tick: Instant,
+    drain: Instant,
+    sweep: Instant,
+    swept: Option<Instant>,
+    event: Instant,
+    ports: Instant,
+}
+
+impl Control {
+    /// Takes over everything that was started.
+    #[must_use]
+    pub fn new(
+        kernel: Kernel,
+        drainer: Drainer,
+        workers: Vec<WorkerPort>,
+        exporters: Vec<ExportPort>,
+        enrichment: Enrichment,
+        options: ControlOptions,
+    ) -> Self {
+        let now = Instant::now();
+        let cpus = workers.iter().flat_map(|worker| &worker.cpus).max().map_or(0, |cpu| cpu + 1);
+        Self {
+            kernel,
+            workers,
+            table: FlowTable::new(options.flows_max, options.timeouts),
+            processes: ProcessTable::default(),
+            joined: vec![0; exporters.len()],
+            listening_told: BTreeSet::new(),
+            exporters,
+            rtt: rtt_histogram(),
+            groups: Groups::default(),
+            enrichment,
+            totals: Totals { rings: vec![RingCounts::default(); cpus], ..Totals::default() },
+            started: now,
+            run_time: None,
+            options,
+            clock: WallClock::now(),
+            drainer,
+            sweep_all: true,
+            udp_closed: Vec::new(),
+            late: Some(Box::new(Delta::new(&[]))),
+            late_until_ns: 0,
+            reports: Vec::new(),
+            due: Due { tick: now, drain: now, sweep: now, swept: None, event: now, ports: now + report::PORTS_FIRST },
+        }
+    }
+
+    /// Works until `stop`, which must come after the workers have ended.
+    pub fn run(mut self, events: &Receiver<Event>, stop: &AtomicBool) {
+        self.first_sweep();
+        while !stop.load(Ordering::Relaxed) {
+            let wait = self.due.tick.saturating_duration_since(Instant::now());
+            match events.recv_timeout(wait) {
+                Ok(Event::Question(question)) => self.answer(&question),
+                Ok(Event::DeltaFull) => self.take_deltas(),
+                Err(RecvTimeoutError::Timeout) => self.tick(),
+                // Nobody asks, and no worker is left.
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(wait);
+                    self.tick();
+                }
+            }
+        }
+        self.end();
+    }
+
+    /// Listeners first: they tell which end of an older connection accepted it.
+    fn first_sweep(&mut self) {
+        self.sweep_for(|record| record.kind == Kind::Listener as u8);
+        self.sweep();
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.due.tick = now + until_next(self.clock.unix_ns(boot_ns()), 1, TICK_NS, 0);
+        self.take_deltas();
+        self.take_found();
+        if let Some(drained) = self.drainer.poll() {
+            self.take_drained(drained);
+        }
+        if now >= self.due.drain {
+            self.due.drain = now + self.until_half_second(DRAIN_EVERY);
+            self.clock = WallClock::now();
+            self.drain();
+        }
+        if now >= self.due.sweep {
+            self.sweep();
+        }
+        self.report();
+        self.tell_exporters(now);
+        if self.run_time.as_ref().is_some_and(|(_, until)| now > *until) {
+            self.run_time = None;
+        }
+    }
+
+    fn take_deltas(&mut self) {
+        let now_ns = boot_ns();
+        let told_ns = self.workers.iter().map(|worker| worker.stats.told_until_ns.load(Ordering::Acquire)).min();
+        for index in 0..self.workers.len() {
+            while let Ok(mut delta) = self.workers[index].deltas.pop() {
+                self.merge(&delta, now_ns);
+                delta.clear();
+                // There are as many places as boxes.
+                let _ = self.workers[index].recycle.push(delta);
+            }
+        }
+        self.table.told_until(told_ns.unwrap_or(0).min(self.late_until_ns));
+        self.ask_for_processes();
+    }
+
+    fn merge(&mut self, delta: &Delta, now_ns: u64) {
+        // First where, then who, then what they did.
+        for cgroup in &delta.cgroups {
+            self.processes.places.learn_record(cgroup, now_ns);
+        }
+        for identity in &delta.identities {
+            self.processes.learn(Process::from_record(identity), now_ns);
+        }
+        for record in delta.tcp_earlier.iter().chain(delta.tcp.records()) {
+            self.table.tcp_record(record, now_ns);
+        }
+        for (key, value) in &delta.udp {
+            self.table.udp(key, value, now_ns);
+        }
+        self.udp_closed.extend_from_slice(&delta.udp_closed);
+        for samples in &delta.flow_rtt {
+            self.table.tcp_samples(samples.cookie, samples.seq_local, samples.samples_us());
+        }
+        // Equal bounds: the sum cannot fail.
+        let _ = self.rtt.add(&delta.rtt);
+        for (&(owner, side), rtt) in delta.process_rtt.iter() {
+            self.groups.process_rtt(owner, side, rtt, &self.processes, now_ns);
+        }
+        for (&network, rtt) in delta.peer_rtt.iter() {
+            self.groups.peer_rtt(network, rtt);
+        }
+        for (cpu, counts) in &delta.rings {
+            let total = &mut self.totals.rings[*cpu];
+            for kind in 0..KINDS {
+                total.delivered[kind] += counts.delivered[kind];
+            }
+            total.malformed += counts.malformed;
+            total.fill_bytes_max = total.fill_bytes_max.max(counts.fill_bytes_max);
+        }
+    }
+
+    fn ask_for_processes(&mut self) {
+        for question in self.processes.take_wanted() {
+            let _ = self.enrichment.wanted.send(question);
+        }
+        for question in self.processes.places.take_wanted() {
+            let _ = self.enrichment.names_wanted.send(question);
+        }
+    }
+
+    fn take_found(&mut self) {
+        let now_ns = boot_ns();
+        while let Ok(found) = self.enrichment.found.try_recv() {
+            self.processes.found(found, now_ns);
+        }
+        while let Ok(named) = self.enrichment.named.try_recv() {
+            self.processes.places.named(named);
+        }
+    }
+
+    /// Late closes, and a request for UDP counters.
+    fn drain(&mut self) {
+        let now_ns = boot_ns();
+        self.drainer.ask(&mut self.udp_closed);
+        if let Some(mut late) = self.late.take() {
+            let closes = self.kernel.sweeper().closes(|close| late.close(close));
+            if closes.is_ok() {
+                self.late_until_ns = now_ns;
+            }
+            self.totals.overflow_closes += self.count_error(closes, "drain the close overflow");
+            self.merge(&late, now_ns);
+            late.clear();
+            self.late = Some(late);
+        }
+        self.groups.fold(&self.processes, now_ns);
+        self.processes.expire(now_ns);
+    }
+
+    /// UDP counters that have come.
+    fn take_drained(&mut self, mut drained: Drained) {
+        let now_ns = boot_ns();
+        for (key, value) in &drained.rows {
+            self.table.udp(key, value, now_ns);
+        }
+        // Sockets that were closed before the exchange have all their counters in what it returned.
+        for cookie in &drained.closed {
+            self.table.udp_closed(*cookie, now_ns);
+        }
+        self.totals.udp_drained += drained.rows.len() as u64;
+        if let Some(err) = drained.error.take() {
+            self.count_error(Err(err), "drain the UDP table");
+        }
+        self.drainer.recycle(drained);
+    }
+
+    fn count_error(&mut self, result: Result<usize, KernelError>, what: &str) -> u64 {
+        match result {
+            Ok(count) => count as u64,
+            Err(err) => {
+                if self.totals.kernel_errors == 0 {
+                    let why = anyhow::Error::from(err);
+                    eprintln!("sockeye: cannot {what}: {why:#}; it is tried again, and counted.");
+                }
+                self.totals.kernel_errors += 1;
+                0
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        self.sweep_for(|_| true);
+    }
+
+    fn sweep_for(&mut self, wanted: impl Fn(&FlowRecord) -> bool) {
+        let (cpu_ns, now_ns) = (thread_cpu_ns(), boot_ns());
+        self.table.sweep_begins(now_ns);
+        let table = &mut self.table;
+        let mut unknown = false;
+        let swept = self.kernel.sweeper().sockets(self.sweep_all, |swept| match swept {
+            Swept::Socket(record) if wanted(record) => table.tcp_record(record, now_ns),
+            Swept::Socket(_) => unknown = true,
+            Swept::Same(cookie) => unknown |= !table.tcp_same(cookie, now_ns),
+        });
+        self.sweep_all = unknown || swept.is_err();
+        if swept.is_ok() {
+            self.table.sweep_ends(!unknown, boot_ns());
+            for listener in self.table.listeners() {
+                self.processes.get(listener.owner, now_ns);
+            }
+            self.ask_for_processes();
+        }
+        self.totals.sweep_sockets = self.count_error(swept, "sweep the sockets");
+        self.totals.sweeps += 1;
+        self.totals.sweep_ns = thread_cpu_ns() - cpu_ns;
+        let now = Instant::now();
+        self.due.swept = Some(now);
+        let affordable = (Duration::from_nanos(self.totals.sweep_ns) * SWEEP_SHARE).min(SWEEP_EVERY_MAX);
+        let wait = self.options.sweep_every.max(affordable);
+        self.due.sweep = now + self.until_half_second(wait);
+    }
+
+    /// The time until a half second of wall time that is about `wait` away. Collectors know whole seconds only: between figures
+    /// that are taken at half seconds there are as many as they say.
+    fn until_half_second(&self, wait: Duration) -> Duration {
+        // The tick nearest to the wait will do; and a little before it, so that it finds the work due.
+        let wait_ns = (wait.as_nanos() as u64).saturating_sub(TICK_NS / 2);
+        until_next(self.clock.unix_ns(boot_ns()), wait_ns, 1_000_000_000, 500_000_000 - TICK_NS / 4)
+    }
+
+    fn answer(&mut self, question: &Question) {
+        if self.due.swept.is_none_or(|swept| swept.elapsed() > FRESH) {
+            self.take_deltas();
+            self.drain();
+            self.sweep();
+            self.take_found();
+        }
+        let answer = match &question.request {
+            Request::Stats => {
+                self.count_run_time();
+                Ok(api::stats::stats(&self.sources()))
+            }
+            Request::Flows(arguments) => api::flows::flows(&self.table, &self.processes, arguments),
+            Request::Processes(arguments) => Ok(api::owners::processes(&self.owners(), arguments)),
+            Request::Containers(arguments) => Ok(api::owners::containers(&self.owners(), arguments)),
+            Request::Pods(arguments) => Ok(api::owners::pods(&self.owners(), arguments)),
+            Request::Ports => Ok(api::owners::ports(&self.table, &self.processes)),
+            Request::Rtt(arguments) => Ok(api::owners::rtt(&self.owners(), arguments)),
+        };
+        let _ = question.reply.send(answer);
+    }
+
+    fn owners(&self) -> api::owners::Owners<'_> {
+        api::owners::Owners { table: &self.table, processes: &self.processes, aggregates: &self.groups }
+    }
+
+    fn sources(&self) -> api::stats::Sources<'_> {
+        api::stats::Sources {
+            kernel: &self.kernel,
+            workers: &self.workers,
+            table: &self.table,
+            processes: &self.processes,
+            aggregates: &self.groups,
+            runtimes: &self.enrichment.engines,
+            naming: &self.enrichment.naming,
+            exporters: &self.exporters,
+            rtt: &self.rtt,
+            totals: &self.totals,
+            started: self.started,
+        }
+    }
+
+    /// Counting costs each program a few nanoseconds, so the kernel does it only while somebody looks.
+    fn count_run_time(&mut self) {
+        let until = Instant::now() + RUN_TIME_LEASE;
+        match &mut self.run_time {
+            Some((_, lease)) => *lease = until,
+            none => *none = RunTimeStats::enable().ok().map(|stats| (stats, until)),
+        }
+    }
+
+    /// The last figures, so that nothing that was counted goes untold.
+    fn end(mut self) {
+        self.take_deltas();
+        // One that is on its way may have begun before the last packet.
+        if let Some(drained) = self.drainer.wait() {
+            self.take_drained(drained);
+        }
+        self.drain();
+        if let Some(drained) = self.drainer.wait() {
+            self.take_drained(drained);
+        }
+        self.sweep();
+        self.take_found();
+        self.report_all();
+        for port in &mut self.exporters {
+            port.close();
+        }
+    }
+}
+
+/// From now until the first moment of wall time that is at least `wait_ns` away, and `offset_ns` after a multiple of `step_ns`.
+fn until_next(now_ns: u64, wait_ns: u64, step_ns: u64, offset_ns: u64) -> Duration {
+    let steps = (now_ns + wait_ns).saturating_sub(offset_ns).div_ceil(step_ns);
+    Duration::from_nanos((steps * step_ns + offset_ns).saturating_sub(now_ns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periodic_work_keeps_to_a_grid_in_wall_time() {
+        const MS: u64 = 1_000_000;
+        let ms = |now, wait, step, offset| until_next(now * MS, wait * MS, step * MS, offset * MS).as_millis();
+        assert_eq!(
+            [ms(1000, 1, 250, 0), ms(1001, 1, 250, 0), ms(1249, 1, 250, 0), ms(1250, 1, 250, 0)],
+            [250, 249, 1, 250]
+        );
+        let sweep = |now, wait: u64| ms(now, wait - 125, 1000, 437);
+        assert_eq!(
+            [sweep(10_500, 1000), sweep(10_510, 1000), sweep(10_900, 1000), sweep(10_300, 1000)],
+            [937, 927, 1537, 1137]
+        );
+        assert_eq!(sweep(10_500, 3700), 3937);
+    }
+}

@@ -1,0 +1,229 @@
+//! Figures per process, per place (container, pod, service) and per peer network: what they did, and how slow their
+//! network was.
+//!
+//! Bounded: a process that is over, or one too many, is added to the figures of its place, and a peer network too many
+//! to those of all others. Nothing that was measured is lost by it, only its detail.
+
+use crate::model::rtt::{Network, RttStats};
+use hashbrown::HashMap;
+
+use crate::flows::report::FlowReport;
+use crate::model::flow::{ProcKey, Side};
+use crate::owners::process::ProcessTable;
+
+/// Processes with figures of their own.
+pub const PROCESSES_MAX: usize = 4096;
+/// Peer networks with figures of their own.
+pub const PEERS_MAX: usize = 1024;
+/// How long a process keeps its own figures after its last sign of life, nanoseconds.
+const KEEP_NS: u64 = 120_000_000_000;
+
+/// What was done on one side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Flows that were reported.
+    pub flows: u64,
+    /// Payload sent.
+    pub bytes_sent: u64,
+    /// Payload received.
+    pub bytes_received: u64,
+    /// Segments that it sent again.
+    pub retrans: u64,
+}
+
+impl Activity {
+    fn add(&mut self, other: &Self) {
+        self.flows += other.flows;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+        self.retrans += other.retrans;
+    }
+}
+
+/// Figures of somebody, as initiator and as responder (indexed by [`Side`]), since the agent was started.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// What it did.
+    pub activity: [Activity; 2],
+    /// Its round-trip times.
+    pub rtt: [Option<Box<RttStats>>; 2],
+    last_ns: u64,
+}
+
+impl Group {
+    /// Adds another's figures.
+    pub fn add(&mut self, other: &Self) {
+        self.last_ns = self.last_ns.max(other.last_ns);
+        for i in 0..2 {
+            self.activity[i].add(&other.activity[i]);
+            if let Some(rtt) = &other.rtt[i] {
+                self.rtt[i].get_or_insert_default().add(rtt);
+            }
+        }
+    }
+}
+
+type Map<K, V> = HashMap<K, V, ahash::RandomState>;
+
+/// All groups. Owned by the control thread.
+#[derive(Default)]
+pub struct Groups {
+    processes: Map<ProcKey, Group>,
+    /// By cgroup: what its forgotten processes did. 0 = the place is not known.
+    places: Map<u64, Group>,
+    peers: Map<Network, RttStats>,
+    other_peers: RttStats,
+    folded: u64,
+    peers_refused: u64,
+}
+
+impl Groups {
+    /// Adds a shard's round-trip times of a process.
+    pub fn process_rtt(&mut self, key: ProcKey, side: Side, rtt: &RttStats, processes: &ProcessTable, now_ns: u64) {
+        self.group(key, processes, now_ns).rtt[side as usize].get_or_insert_default().add(rtt);
+    }
+
+    /// Adds a shard's round-trip times to a peer network.
+    pub fn peer_rtt(&mut self, network: Network, rtt: &RttStats) {
+        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&network) {
+            self.peers_refused += 1;
+            self.other_peers.add(rtt);
+        } else {
+            self.peers.entry(network).or_default().add(rtt);
+        }
+    }
+
+    /// Adds what a report tells.
+    pub fn account(&mut self, report: &FlowReport, processes: &ProcessTable, now_ns: u64) {
+        for side in Side::BOTH.into_iter().filter(|side| report.local[*side as usize]) {
+            let (i, peer) = (side as usize, side.other() as usize);
+            let activity = Activity {
+                flows: u64::from(report.first),
+                bytes_sent: report.delta.bytes[i],
+                bytes_received: report.delta.bytes[peer],
+                retrans: report.delta.retrans[i].into(),
+            };
+            self.group(report.owners[i], processes, now_ns).activity[i].add(&activity);
+        }
+    }
+
+    /// The group of a process, or that of its place if there are too many.
+    fn group(&mut self, key: ProcKey, processes: &ProcessTable, now_ns: u64) -> &mut Group {
+        let full = self.processes.len() >= PROCESSES_MAX && !self.processes.contains_key(&key);
+        let group = if full || !key.is_known() {
+            self.folded += u64::from(full);
+            self.places.entry(place_of(key, processes)).or_default()
+        } else {
+            self.processes.entry(key).or_default()
+        };
+        group.last_ns = now_ns;
+        group
+    }
+
+    /// Adds processes that have been quiet, or the quietest of too many, to their places. Call it before the table of
+    /// processes forgets where they lived.
+    pub fn fold(&mut self, processes: &ProcessTable, now_ns: u64) {
+        let mut keep_ns = KEEP_NS;
+        while keep_ns > 1_000_000_000 && self.quieter_than(keep_ns, now_ns) * 4 > PROCESSES_MAX * 3 {
+            keep_ns /= 2;
+        }
+        let places = &mut self.places;
+        self.processes.retain(|key, group| {
+            let stays = group.last_ns + keep_ns > now_ns;
+            if !stays {
+                places.entry(place_of(*key, processes)).or_default().add(group);
+            }
+            stays
+        });
+        // Where nobody knows any more where it was, it is one of the others.
+        let gone: Vec<u64> =
+            places.keys().copied().filter(|id| *id != 0 && processes.places.peek(*id).is_none()).collect();
+        for id in gone {
+            if let Some(group) = places.remove(&id) {
+                places.entry(0).or_default().add(&group);
+            }
+        }
+    }
+
+    /// How many processes would stay.
+    fn quieter_than(&self, keep_ns: u64, now_ns: u64) -> usize {
+        self.processes.values().filter(|group| group.last_ns + keep_ns > now_ns).count()
+    }
+
+    /// Processes with figures of their own.
+    pub fn processes(&self) -> impl Iterator<Item = (ProcKey, &Group)> {
+        self.processes.iter().map(|(key, group)| (*key, group))
+    }
+
+    /// Everything by cgroup: its processes, and what those did that are forgotten. 0 = not known where.
+    #[must_use]
+    pub fn by_place(&self, processes: &ProcessTable) -> Map<u64, Group> {
+        let mut places = self.places.clone();
+        for (key, group) in &self.processes {
+            places.entry(place_of(*key, processes)).or_default().add(group);
+        }
+        places
+    }
+
+    /// Peer networks, and all others together.
+    pub fn peers(&self) -> (impl Iterator<Item = (Network, &RttStats)>, &RttStats) {
+        (self.peers.iter().map(|(network, rtt)| (*network, rtt)), &self.other_peers)
+    }
+
+    /// How often figures of a process went to its place at once, and those of a peer network to "other".
+    #[must_use]
+    pub fn refused(&self) -> (u64, u64) {
+        (self.folded, self.peers_refused)
+    }
+}
+
+fn place_of(key: ProcKey, processes: &ProcessTable) -> u64 {
+    processes.peek(key).map_or(0, |process| process.cgroup_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owners::process::Process;
+    use std::net::IpAddr;
+
+    use crate::model::flow::Addr;
+
+    #[test]
+    fn a_forgotten_process_lives_on_in_its_place() {
+        let mut processes = ProcessTable::default();
+        let key = ProcKey { pid: 5, start_ticks: 1, exec: 0 };
+        processes.places.learn(9, "/system.slice/a.service", 0);
+        processes.learn(Process { key, name: "p".into(), cgroup_id: 9, ..Process::default() }, 0);
+        let mut groups = Groups::default();
+        let mut rtt = RttStats::default();
+        rtt.record(&[20_000; 10]);
+        groups.process_rtt(key, Side::Initiator, &rtt, &processes, 0);
+        groups.fold(&processes, KEEP_NS + 1);
+        assert_eq!(groups.processes().count(), 0);
+        groups.process_rtt(key, Side::Initiator, &rtt, &processes, KEEP_NS + 2);
+        let place = &groups.by_place(&processes)[&9];
+        assert_eq!(place.rtt[0].as_ref().unwrap().samples(), 20);
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted_and_not_lost() {
+        let processes = ProcessTable::default();
+        let mut groups = Groups::default();
+        let mut rtt = RttStats::default();
+        rtt.record(&[5]);
+        for i in 0..PROCESSES_MAX as u32 + 10 {
+            groups.process_rtt(ProcKey { pid: i + 1, start_ticks: 0, exec: 0 }, Side::Responder, &rtt, &processes, 1);
+        }
+        for i in 0..PEERS_MAX as u32 + 10 {
+            let [a, b, c, d] = (i << 8).to_be_bytes();
+            groups.peer_rtt(Network::of(Addr::from(IpAddr::from([a, b, c, d])).0), &rtt);
+        }
+        assert_eq!(groups.refused(), (10, 10));
+        let total: u64 = groups.by_place(&processes).values().map(|g| g.rtt[1].as_ref().unwrap().samples()).sum();
+        assert_eq!(total, PROCESSES_MAX as u64 + 10);
+        assert_eq!(groups.peers().1.samples(), 10);
+        groups.fold(&processes, 1_000_000_010);
+        assert!(groups.processes().count() <= PROCESSES_MAX);
+    }
+}

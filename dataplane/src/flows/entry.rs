@@ -1,0 +1,243 @@
+//! One entry of the flow table.
+
+use super::details::{Details, FlowRtt};
+use crate::flows::report::Identity;
+use crate::model::flow::{Counters, End, Endpoint, FlowKey, Proto, Side, State, TcpObservation};
+
+/// Stands for no flow.
+pub(super) const NO_FLOW: u32 = u32::MAX;
+
+/// What the exporters were told of a flow, from its first report on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    /// As a collector knows both sides: it keeps what it heard first.
+    pub(super) identity: [Identity; 2],
+    /// Up to when, `CLOCK_BOOTTIME` nanoseconds.
+    pub(super) until_ns: u64,
+    /// Tick of the last report.
+    pub(super) tick: u32,
+    /// Number of the collectors that had come by then.
+    pub(super) epoch: u32,
+}
+
+/// What is kept of a flow. Most flows have one local end; the second one is boxed to keep the entry small.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    /// The 5-tuple. Provisional while `guessed`.
+    pub key: FlowKey,
+    pub(super) near: End,
+    pub(super) near_side: Side,
+    pub(super) far: Option<Box<End>>,
+    /// Neither end told who connected, and the other end has not been found.
+    pub(super) guessed: bool,
+    /// Entries in the pair index that lead here; 0 = none.
+    pub(super) pair_hashes: [u64; 2],
+    /// Opened, or first seen; `CLOCK_BOOTTIME` nanoseconds.
+    pub opened_ns: u64,
+    /// Last change of a counter or the state.
+    pub active_ns: u64,
+    /// What the exporters were told.
+    pub(super) exported: Counters,
+    /// `None` before the first report.
+    pub(super) told: Option<Box<Told>>,
+    /// Round-trip samples of a TCP flow, where there were some before its first report.
+    pub(super) rtt: Option<Box<FlowRtt>>,
+    pub(super) details: Details,
+    /// Tick in which it is looked at next; older entries of the wheel are stale.
+    pub(super) due_tick: u32,
+    /// The last report is made: forgotten when it is due again.
+    pub(super) last_look: bool,
+    /// Tick in which the table first heard of it.
+    pub(super) entered_tick: u32,
+    /// Ticks that the report has waited for names.
+    pub(super) waited_ticks: u8,
+    /// Sticky ends that only the table knows.
+    pub(super) verdict: Option<State>,
+    /// Positions in the lists of its UDP sockets' flows, as in `ends()`.
+    pub(super) udp_positions: [u32; 2],
+    /// The UDP flow whose name it has taken over, while that one may still lack its other end; [`NO_FLOW`] = none.
+    pub(super) udp_before: u32,
+}
+
+impl Flow {
+    pub(super) fn new(key: FlowKey, near: End, near_side: Side, opened_ns: u64) -> Self {
+        Self {
+            key,
+            near,
+            near_side,
+            far: None,
+            guessed: false,
+            pair_hashes: [0; 2],
+            opened_ns,
+            active_ns: near.at_ns,
+            exported: Counters::default(),
+            told: None,
+            rtt: None,
+            details: Details::default(),
+            due_tick: 0,
+            last_look: false,
+            entered_tick: 0,
+            waited_ticks: 0,
+            verdict: None,
+            udp_positions: [0; 2],
+            udp_before: NO_FLOW,
+        }
+    }
+
+    /// The end on a side, if it is on this host.
+    #[must_use]
+    pub fn end(&self, side: Side) -> Option<&End> {
+        if side == self.near_side { Some(&self.near) } else { self.far.as_deref() }
+    }
+
+    pub(super) fn end_mut(&mut self, side: Side) -> Option<&mut End> {
+        if side == self.near_side { Some(&mut self.near) } else { self.far.as_deref_mut() }
+    }
+
+    /// Both local ends, the first seen one first.
+    pub fn ends(&self) -> impl Iterator<Item = &End> {
+        std::iter::once(&self.near).chain(self.far.as_deref())
+    }
+
+    pub(super) fn side_of(&self, cookie: u64) -> Side {
+        if self.near.cookie == cookie { self.near_side } else { self.near_side.other() }
+    }
+
+    /// Address and port of a side.
+    #[must_use]
+    pub fn endpoint(&self, side: Side) -> Endpoint {
+        match side {
+            Side::Initiator => self.key.initiator,
+            Side::Responder => self.key.responder,
+        }
+    }
+
+    /// Totals since the flow began. Each direction is known from up to two ends; the one that saw more is nearer to
+    /// the truth, because both count what has arrived or was acknowledged.
+    #[must_use]
+    pub fn totals(&self) -> Counters {
+        let mut total = Counters::default();
+        for side in Side::BOTH {
+            let (i, peer) = (side as usize, side.other() as usize);
+            let Some(end) = self.end(side).filter(|end| !end.has(End::MIXED)) else { continue };
+            total.bytes[i] = total.bytes[i].max(self.payload_sent(side, end));
+            total.packets[i] = total.packets[i].max(end.packets_sent);
+            total.bytes[peer] = total.bytes[peer].max(end.bytes_received);
+            total.packets[peer] = total.packets[peer].max(end.packets_received);
+            total.retrans[i] = end.retrans;
+            total.out_of_order[peer] = end.out_of_order;
+        }
+        total
+    }
+
+    /// The kernel counts the SYN of the side that connected as a byte that was acknowledged.
+    fn payload_sent(&self, side: Side, end: &End) -> u64 {
+        let syn = self.key.proto == Proto::Tcp && side == Side::Initiator;
+        end.bytes_sent.saturating_sub(u64::from(syn))
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        if let Some(verdict) = self.verdict {
+            return verdict;
+        }
+        if self.key.proto == Proto::Udp {
+            return if self.near.has(End::CLOSED) { State::Closed } else { State::Open };
+        }
+        let states = self.ends().map(End::tcp_state);
+        if self.all_closed() {
+            // A reset by one side is "closed" for nobody: the worse word wins.
+            return states.max_by_key(|s| severity(*s)).unwrap_or(State::Closed);
+        }
+        if self.ends().any(|end| end.has(End::CLOSED)) {
+            return State::Closing;
+        }
+        states.max_by_key(|s| severity(*s)).unwrap_or(State::Open)
+    }
+
+    /// Whether an observation is of this very connection: its socket may have had others. The source port is not known
+    /// in every state.
+    pub(super) fn is_of(&self, o: &TcpObservation) -> bool {
+        let side = self.side_of(o.end.cookie);
+        let local = self.endpoint(side);
+        self.end(side).is_some_and(|end| end.seq_local == o.end.seq_local)
+            && self.endpoint(side.other()) == o.remote
+            && (local == o.local || local.port == 0 || o.local.port == 0)
+    }
+
+    pub(super) fn all_closed(&self) -> bool {
+        self.ends().all(|end| end.has(End::CLOSED))
+    }
+
+    /// Who sent the reset: a side whose socket left an open state without an error has torn it down itself.
+    pub(super) fn reset_by(&self) -> Option<Side> {
+        Side::BOTH.into_iter().find_map(|side| {
+            let end = self.end(side).filter(|end| end.tcp_state() == State::Reset)?;
+            Some(if end.error == 0 { side } else { side.other() })
+        })
+    }
+
+    /// A responder that has not read yet may belong to another process than the one that listens.
+    pub(super) fn awaits_owner(&self) -> bool {
+        self.key.proto == Proto::Tcp
+            && self.end(Side::Responder).is_some_and(|end| !end.has(End::CONFIRMED) && !end.has(End::CLOSED))
+    }
+
+    /// No exporter has heard of it.
+    pub(super) fn is_untold(&self) -> bool {
+        self.told.is_none()
+    }
+
+    /// The moment of the newest figures. UDP's are counted up to its last datagram.
+    pub(super) fn known_until_ns(&self) -> u64 {
+        match self.key.proto {
+            Proto::Tcp => self.ends().map(|end| end.at_ns).fold(self.opened_ns, u64::max),
+            Proto::Udp => self.active_ns.max(self.opened_ns),
+        }
+    }
+
+    /// Takes what an end sees besides its counters.
+    pub(super) fn observe(&mut self, side: Side, o: &TcpObservation) {
+        self.details.observe(side, o);
+    }
+
+    /// Its other end can be found by the sequence numbers, or is here.
+    pub(super) fn is_named(&self) -> bool {
+        self.pair_hashes != [0; 2] || self.far.is_some()
+    }
+
+    /// Sweeps say that a TCP socket is gone whose last record has not come.
+    pub(super) fn lacks_close(&self) -> bool {
+        matches!(self.verdict, Some(State::Vanished | State::Closed))
+    }
+
+    /// It may have been taken for gone, and here it is.
+    pub(super) fn was_found(&mut self) {
+        if self.lacks_close() {
+            self.verdict = None;
+            self.last_look = false;
+        }
+    }
+
+    pub(super) fn reverse(&mut self) {
+        self.key = self.key.reversed();
+        self.near_side = self.near_side.other();
+        self.details.reverse();
+    }
+}
+
+fn severity(state: State) -> u8 {
+    match state {
+        State::Open => 0,
+        State::Connecting => 1,
+        State::Closing => 2,
+        State::Closed | State::Idle => 3,
+        State::Vanished => 4,
+        State::Aborted => 5,
+        State::Reset => 6,
+        State::Unreachable => 7,
+        State::TimedOut => 8,
+        State::Refused => 9,
+    }
+}

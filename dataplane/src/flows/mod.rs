@@ -1,0 +1,320 @@
+//! The global flow table. Owned by the control thread: deltas and sweeps go in, flows with both ends come out.
+//!
+//! Pure logic: no clock, no I/O. The same set of records gives the same table in any order, because TCP counters are
+//! absolute and the newest record of a socket wins, and UDP counters are added.
+
+pub mod aggregates;
+mod cookies;
+mod details;
+mod entry;
+mod pairing;
+pub mod report;
+mod schedule;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod udp;
+
+use hashbrown::HashMap;
+use slab::Slab;
+use sockeye_bpf::records::UdpKey;
+
+pub use entry::Flow;
+pub use schedule::{TICK_NS, Timeouts};
+
+use crate::model::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side};
+use cookies::Cookies;
+use schedule::Wheel;
+
+/// So many flows have their place from the start: untouched, it is no memory yet, while a list that grows by being copied
+/// stops control, and leaves its former places to the allocator.
+const FLOWS_RESERVED: usize = 1 << 20;
+/// Most addresses of this host that are kept in mind.
+const LOCAL_ADDRS_MAX: usize = 4096;
+/// How long an address is taken for one of a namespace after its last flow was opened or reported.
+const LOCAL_ADDR_KEEP_NS: u64 = 600_000_000_000;
+
+type Map<K, V> = HashMap<K, V, ahash::RandomState>;
+
+/// A socket that waits for connections or datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Listener {
+    /// Transport protocol.
+    pub proto: Proto,
+    /// Where it listens; the unspecified address for all.
+    pub local: Endpoint,
+    /// Whether an IPv6 socket.
+    pub v6: bool,
+    /// Of an IPv6 socket: it takes no IPv4.
+    pub v6only: bool,
+    /// Inode of its network namespace.
+    pub netns: u32,
+    /// Who listens.
+    pub owner: ProcKey,
+}
+
+/// What the table has to tell about itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TableCounts {
+    /// Flows ever entered.
+    pub created: u64,
+    /// Host-local flows whose two ends were joined.
+    pub paired: u64,
+    /// Flows not entered because the table was full.
+    pub rejected: u64,
+    /// TCP flows whose close record never came; found gone by the sweep.
+    pub vanished: u64,
+    /// Reports made.
+    pub reports: u64,
+}
+
+/// All flows of the host.
+pub struct FlowTable {
+    flows: Slab<Flow>,
+    /// TCP socket cookie -> flow.
+    tcp: Cookies,
+    udp: Map<UdpKey, u32>,
+    /// TCP socket cookie -> the flow before the one in `tcp`, whose close may still be on its way.
+    tcp_before: Map<u64, u32>,
+    /// UDP socket cookie -> its flows.
+    udp_sockets: Map<u64, Vec<u32>>,
+    /// Names of TCP flows that have one local end so far, and of all UDP flows -> flow.
+    pairs: Map<u64, u32>,
+    names: ahash::RandomState,
+    listeners: Map<(Proto, u32, Endpoint), Listener>,
+    listeners_next: Map<(Proto, u32, Endpoint), Listener>,
+    listening_ports: Map<(u32, u16), ()>,
+    /// Start times of the last sweeps, the newest first.
+    sweeps_ns: [u64; 3],
+    /// Start time of the last sweep after which every open socket was known, and every close before its end.
+    whole_sweep_ns: u64,
+    /// Start and end of one after which closes may still be on their way.
+    whole_sweep_next: Option<(u64, u64)>,
+    /// All that the kernel told of before this moment has been taken.
+    told_until_ns: u64,
+    /// Addresses of this host that ends of flows had, loopback ones left out: in which network namespaces, and until when.
+    local_addrs: Map<Addr, Vec<(u32, u64)>>,
+    wheel: Wheel,
+    timeouts: Timeouts,
+    flows_max: usize,
+    /// Collectors that have joined.
+    epoch: u32,
+    counts: TableCounts,
+}
+
+impl FlowTable {
+    /// An empty table that holds at most `flows_max` flows.
+    #[must_use]
+    pub fn new(flows_max: usize, timeouts: Timeouts) -> Self {
+        Self {
+            flows: Slab::with_capacity(flows_max.min(FLOWS_RESERVED)),
+            tcp: Cookies::default(),
+            tcp_before: Map::default(),
+            udp: Map::default(),
+            udp_sockets: Map::default(),
+            pairs: Map::default(),
+            names: ahash::RandomState::new(),
+            listeners: Map::default(),
+            listeners_next: Map::default(),
+            listening_ports: Map::default(),
+            sweeps_ns: [0; 3],
+            whole_sweep_ns: 0,
+            whole_sweep_next: None,
+            told_until_ns: u64::MAX,
+            local_addrs: Map::default(),
+            wheel: Wheel::default(),
+            timeouts,
+            flows_max,
+            epoch: 0,
+            counts: TableCounts::default(),
+        }
+    }
+
+    /// All flows, those included that are over and linger for late records.
+    pub fn flows(&self) -> impl Iterator<Item = &Flow> {
+        self.flows.iter().map(|(_, flow)| flow)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// What listens, as of the last complete sweep.
+    pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.values()
+    }
+
+    /// Figures about the table.
+    #[must_use]
+    pub fn counts(&self) -> TableCounts {
+        self.counts
+    }
+
+    /// Addresses of a network namespace as its flows have shown them, loopback ones left out.
+    pub fn addresses_of(&self, netns: u32) -> impl Iterator<Item = Addr> {
+        let has = move |seen: &Vec<(u32, u64)>| seen.iter().any(|(in_netns, _)| *in_netns == netns);
+        self.local_addrs.iter().filter(move |(_, seen)| has(seen)).map(|(addr, _)| *addr)
+    }
+
+    /// Forgets addresses that no flow has had in a while.
+    pub fn expire_addresses(&mut self, now_ns: u64) {
+        self.local_addrs.retain(|_, seen| {
+            seen.retain(|(_, last_ns)| last_ns + LOCAL_ADDR_KEEP_NS > now_ns);
+            !seen.is_empty()
+        });
+    }
+
+    /// A sweep begins. Its records follow through [`Self::tcp_record`].
+    pub fn sweep_begins(&mut self, now_ns: u64) {
+        self.sweeps_ns = [now_ns, self.sweeps_ns[0], self.sweeps_ns[1]];
+        self.listeners_next.clear();
+    }
+
+    /// The sweep is complete: what it did not find does not listen any more. `whole`: each socket that it has found is known
+    /// now.
+    pub fn sweep_ends(&mut self, whole: bool, now_ns: u64) {
+        if whole {
+            self.whole_sweep_next.get_or_insert((self.sweeps_ns[0], now_ns));
+        }
+        std::mem::swap(&mut self.listeners, &mut self.listeners_next);
+        self.listening_ports =
+            self.listeners.values().filter(|l| l.proto == Proto::Tcp).map(|l| ((l.netns, l.local.port), ())).collect();
+    }
+
+    /// All that the kernel told of before this moment has been taken.
+    pub fn told_until(&mut self, at_ns: u64) {
+        self.told_until_ns = at_ns;
+        if let Some((began_ns, _)) = self.whole_sweep_next.take_if(|(_, ended_ns)| *ended_ns <= at_ns) {
+            self.whole_sweep_ns = began_ns;
+        }
+    }
+
+    /// The flow with this name that still lacks the end at `local`.
+    fn partner(&self, hash: u64, local: Endpoint, remote: Endpoint) -> Option<u32> {
+        let id = *self.pairs.get(&hash)?;
+        let flow = self.flows.get(id as usize)?;
+        let (near, far) = (flow.endpoint(flow.near_side), flow.endpoint(flow.near_side.other()));
+        (flow.far.is_none() && near == remote && far == local).then_some(id)
+    }
+
+    /// Adds the second end to a flow. Its role also settles that of the first.
+    fn attach(&mut self, id: u32, end: End, side: Side, now_ns: u64) {
+        let flow = &mut self.flows[id as usize];
+        if flow.near_side == side && flow.guessed {
+            flow.reverse();
+        }
+        flow.guessed = false;
+        flow.active_ns = flow.active_ns.max(end.at_ns);
+        flow.far = Some(Box::new(end));
+        let (local, netns) = (flow.endpoint(side).addr, end.netns);
+        if flow.is_untold() && flow.ends().any(|end| end.has(End::SEEDED)) {
+            flow.exported = flow.totals();
+        }
+        let over = flow.all_closed();
+        // A name of a TCP connection never comes again; a UDP port does.
+        if flow.key.proto == Proto::Tcp {
+            let names = std::mem::take(&mut flow.pair_hashes);
+            self.unname(id, names);
+        }
+        self.counts.paired += 1;
+        self.note_local(local, netns, now_ns);
+        if over {
+            self.schedule_close(id, now_ns);
+        }
+    }
+
+    /// Enters a new flow, unless the table is full.
+    fn enter(&mut self, proto: Proto, opened: Opened, end: End, now_ns: u64) -> Option<u32> {
+        if self.flows.len() >= self.flows_max {
+            self.counts.rejected += 1;
+            return None;
+        }
+        let key = FlowKey { proto, initiator: opened.local, responder: opened.remote };
+        let key = if opened.side == Side::Initiator { key } else { key.reversed() };
+        let id = u32::try_from(self.flows.insert(Flow::new(key, end, opened.side, opened.at_ns))).ok()?;
+        self.flows[id as usize].entered_tick = schedule::tick_of(now_ns);
+        self.note_local(opened.local.addr, end.netns, now_ns);
+        self.counts.created += 1;
+        self.wheel.schedule(&mut self.flows, id, now_ns + self.timeouts.settle_ns);
+        if end.has(End::CLOSED) {
+            self.schedule_close(id, now_ns);
+        }
+        Some(id)
+    }
+
+    /// The other end of a host-local connection may still be on its way from another worker.
+    fn schedule_close(&mut self, id: u32, now_ns: u64) {
+        self.wheel.schedule(&mut self.flows, id, now_ns + self.timeouts.close_grace_ns);
+    }
+
+    fn note_local(&mut self, addr: Addr, netns: u32, now_ns: u64) {
+        if addr.is_loopback() || addr.is_multicast() {
+            return;
+        }
+        // They come again by themselves.
+        if self.local_addrs.len() >= LOCAL_ADDRS_MAX && !self.local_addrs.contains_key(&addr) {
+            self.local_addrs.clear();
+        }
+        let seen = self.local_addrs.entry(addr).or_default();
+        match seen.iter_mut().find(|(in_netns, _)| *in_netns == netns) {
+            Some((_, last_ns)) => *last_ns = now_ns,
+            None => seen.push((netns, now_ns)),
+        }
+    }
+
+    /// Whether an address is one of this host, as far as its flows have told.
+    fn is_local(&self, addr: Addr) -> bool {
+        addr.is_loopback() || self.local_addrs.contains_key(&addr)
+    }
+
+    fn index(&mut self, id: u32, hashes: [u64; 2]) {
+        self.flows[id as usize].pair_hashes = hashes;
+        for hash in hashes.into_iter().filter(|hash| *hash != 0) {
+            self.pairs.insert(hash, id);
+        }
+    }
+
+    /// Takes a flow out of the pair index: it is complete (TCP), or gone.
+    fn unname(&mut self, id: u32, hashes: [u64; 2]) {
+        for hash in hashes.into_iter().filter(|hash| *hash != 0) {
+            if self.pairs.get(&hash) == Some(&id) {
+                self.pairs.remove(&hash);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: u32) -> Flow {
+        let flow = &self.flows[id as usize];
+        if flow.key.proto == Proto::Tcp {
+            for cookie in flow.ends().map(|end| end.cookie) {
+                self.tcp.remove(&self.flows, cookie, id);
+                if self.tcp_before.get(&cookie) == Some(&id) {
+                    self.tcp_before.remove(&cookie);
+                }
+            }
+        }
+        let flow = self.flows.remove(id as usize);
+        self.unname(id, flow.pair_hashes);
+        if flow.key.proto == Proto::Udp {
+            self.forget_udp(id, &flow);
+        }
+        flow
+    }
+}
+
+/// A flow at its first record, seen from its local end.
+#[derive(Clone, Copy)]
+struct Opened {
+    local: Endpoint,
+    remote: Endpoint,
+    side: Side,
+    at_ns: u64,
+}

@@ -1,0 +1,417 @@
+//! When a flow is reported, and when it is forgotten.
+//!
+//! * first: when it has settled (its owner is known), or has ended;
+//! * then at each report interval in which something was sent or received, spread evenly over it; and when nothing was,
+//!   before each active timeout, so that a collector never misses it for longer;
+//! * soon after a collector has joined;
+//! * last: when both ends are closed, or UDP was idle; then it lingers, for records that come late.
+
+use std::collections::BTreeMap;
+
+use slab::Slab;
+
+use super::details::congestion_name;
+use super::entry::Told;
+use super::{Flow, FlowTable};
+use crate::flows::report::{FlowReport, Identity};
+use crate::model::clock::WallClock;
+use crate::model::flow::{End, ProcKey, Proto, Side, State};
+use crate::owners::process::ProcessTable;
+
+/// Resolution of the plan.
+pub const TICK_NS: u64 = 250_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+/// Most reports of one call of [`FlowTable::tick`]: each takes a quarter of a kilobyte until it is handed out.
+const REPORTS_AT_ONCE: usize = 4096;
+/// Ticks that a report waits for the names of its processes.
+const NAMES_WAIT_TICKS: u8 = 4;
+/// How long an accepted connection may wait for its first reader before the listener's process is named, and one within this
+/// host for the end of its handshake.
+const OWNER_WAIT_TICKS: u32 = (10 * SECOND_NS / TICK_NS) as u32;
+/// All open flows are reported within so many ticks after a collector has joined: four seconds.
+const REJOIN_TICKS: u32 = (4 * SECOND_NS / TICK_NS) as u32;
+
+/// When things happen, nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// UDP flows without traffic for this long are over.
+    pub idle_ns: u64,
+    /// A flow is reported at least this often.
+    pub active_ns: u64,
+    /// And this often while something is sent or received.
+    pub report_ns: u64,
+    /// From the first record to the first report.
+    pub settle_ns: u64,
+    /// From the close to the last report: the other end's close may still be on its way.
+    pub close_grace_ns: u64,
+    /// From the last report until it is forgotten.
+    pub linger_ns: u64,
+    /// The same for an idle UDP flow: longer than a collector keeps it, so that its direction stays the same.
+    pub idle_linger_ns: u64,
+    /// A TCP socket that three sweeps have missed, and for this long, is gone.
+    pub vanished_ns: u64,
+    /// Sweeps find what is left of a connection after its process closed it.
+    pub sees_orphans: bool,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            idle_ns: 30 * SECOND_NS,
+            active_ns: 60 * SECOND_NS,
+            report_ns: 10 * SECOND_NS,
+            settle_ns: 2 * SECOND_NS,
+            close_grace_ns: SECOND_NS / 2,
+            linger_ns: 3 * SECOND_NS,
+            idle_linger_ns: 60 * SECOND_NS,
+            vanished_ns: 10 * SECOND_NS,
+            sees_orphans: true,
+        }
+    }
+}
+
+impl Timeouts {
+    /// For sweeps that do not find what is left of a connection after its process has closed it: the kernel keeps that up to
+    /// some minutes (`tcp_fin_timeout`, `tcp_orphan_retries`).
+    #[must_use]
+    pub fn without_orphans(self) -> Self {
+        Self { vanished_ns: 300 * SECOND_NS, sees_orphans: false, ..self }
+    }
+
+    /// Early enough that batching and a late tick do not exceed the active timeout.
+    fn report_quiet_ns(&self) -> u64 {
+        self.active_ns - (self.active_ns / 6).min(10 * SECOND_NS)
+    }
+
+    /// Ticks from one look at a flow that goes on to the next.
+    fn look_ticks(&self) -> u32 {
+        u32::try_from(self.report_ns.min(self.report_quiet_ns()) / TICK_NS).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+/// Ticks since boot: enough for 34 years.
+pub(super) fn tick_of(at_ns: u64) -> u32 {
+    u32::try_from(at_ns.div_ceil(TICK_NS)).unwrap_or(u32::MAX)
+}
+
+/// Flows by the tick in which they are due. Entries are never removed: a flow knows its own due tick.
+#[derive(Default)]
+pub(super) struct Wheel {
+    slots: BTreeMap<u32, Vec<u32>>,
+}
+
+impl Wheel {
+    pub(super) fn schedule(&mut self, flows: &mut Slab<Flow>, id: u32, at_ns: u64) {
+        let tick = tick_of(at_ns);
+        let flow = &mut flows[id as usize];
+        if flow.due_tick != tick {
+            flow.due_tick = tick;
+            self.slots.entry(tick).or_default().push(id);
+        }
+    }
+
+    /// The part of a slot that is still to be done.
+    fn give_back(&mut self, tick: u32, ids: Vec<u32>) {
+        self.slots.entry(tick).or_default().extend(ids);
+    }
+
+    /// Removes one slot that is due.
+    fn take_due(&mut self, now_tick: u32) -> Option<(u32, Vec<u32>)> {
+        let entry = self.slots.first_entry().filter(|slot| *slot.key() <= now_tick)?;
+        Some(entry.remove_entry())
+    }
+}
+
+impl FlowTable {
+    /// Reports what is due and forgets what is over. Call it once per tick, and again while it returns that more is due:
+    /// it stops after some thousand, so that they never take much memory.
+    pub fn tick(
+        &mut self,
+        now_ns: u64,
+        clock: &WallClock,
+        processes: &mut ProcessTable,
+        mut report: impl FnMut(FlowReport),
+    ) -> bool {
+        let mut reports = 0;
+        let now_tick = u32::try_from(now_ns / TICK_NS).unwrap_or(u32::MAX);
+        while let Some((tick, ids)) = self.wheel.take_due(now_tick) {
+            let mut ids = ids.into_iter();
+            while let Some(id) = ids.next() {
+                if self.flows.get(id as usize).is_some_and(|flow| flow.due_tick == tick) {
+                    self.due(id, now_ns, clock, processes, &mut |flow| {
+                        reports += 1;
+                        report(flow);
+                    });
+                }
+                if reports >= REPORTS_AT_ONCE {
+                    self.wheel.give_back(tick, ids.collect());
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Reports every flow with something to tell, before the agent ends.
+    pub fn report_all(
+        &mut self,
+        now_ns: u64,
+        clock: &WallClock,
+        processes: &mut ProcessTable,
+        mut report: impl FnMut(FlowReport),
+    ) {
+        let ids: Vec<u32> = self.flows.iter().map(|(id, _)| id as u32).collect();
+        for id in ids {
+            let flow = &self.flows[id as usize];
+            if flow.is_untold() || !flow.totals().since(&flow.exported).is_zero() {
+                report(self.make_report(id, now_ns, clock, processes));
+            }
+        }
+    }
+
+    /// A collector has joined: it is told of all open flows, one after another, and takes processes as they are now.
+    pub fn collector_joined(&mut self, now_ns: u64) {
+        self.epoch = self.epoch.wrapping_add(1);
+        let is_open = |flow: &Flow| !flow.is_untold() && !flow.state().is_over();
+        let open: Vec<u32> = self.flows.iter().filter(|(_, flow)| is_open(flow)).map(|(id, _)| id as u32).collect();
+        for (number, id) in (0..).zip(open) {
+            let wait = u64::from(1 + number % REJOIN_TICKS) * TICK_NS;
+            self.wheel.schedule(&mut self.flows, id, now_ns + wait);
+        }
+    }
+
+    fn due(
+        &mut self,
+        id: u32,
+        now_ns: u64,
+        clock: &WallClock,
+        processes: &mut ProcessTable,
+        report: &mut impl FnMut(FlowReport),
+    ) {
+        self.judge(id, now_ns);
+        let flow = &mut self.flows[id as usize];
+        let over = flow.state().is_over();
+        let changed = !flow.totals().since(&flow.exported).is_zero();
+        if over && flow.last_look {
+            if changed {
+                report(self.make_report(id, now_ns, clock, processes));
+            }
+            if self.may_hear_of(id) {
+                self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
+                return;
+            }
+            if self.remove(id).lacks_close() {
+                self.counts.vanished += 1;
+            }
+            return;
+        }
+        let (untold, awaits_owner) = (flow.is_untold(), flow.awaits_owner());
+        let recent = tick_of(now_ns) < flow.entered_tick + OWNER_WAIT_TICKS;
+        if untold && !over && recent && (awaits_owner || self.may_lack_name(id)) {
+            self.wheel.schedule(&mut self.flows, id, now_ns + SECOND_NS);
+            return;
+        }
+        if untold && self.may_lack_other_end(id, now_ns) {
+            self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
+            return;
+        }
+        let flow = &mut self.flows[id as usize];
+        if untold && flow.waited_ticks < NAMES_WAIT_TICKS && !names_known(flow, processes, now_ns) {
+            flow.waited_ticks += 1;
+            self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
+            return;
+        }
+        if !over && !changed && !self.is_wanted(id, now_ns) {
+            let next_ns = now_ns + self.next_look_ns(id, now_ns, over);
+            self.wheel.schedule(&mut self.flows, id, next_ns);
+            return;
+        }
+        report(self.make_report(id, now_ns, clock, processes));
+        let next_ns = now_ns + self.next_look_ns(id, now_ns, over);
+        self.flows[id as usize].last_look = over;
+        self.wheel.schedule(&mut self.flows, id, next_ns);
+    }
+
+    /// Whether a flow of which there is no news must be reported: for the first time, to a new collector, or because the next
+    /// look would be too late.
+    fn is_wanted(&self, id: u32, now_ns: u64) -> bool {
+        let Some(told) = &self.flows[id as usize].told else { return true };
+        let quiet_ticks = u32::try_from(self.timeouts.report_quiet_ns() / TICK_NS).unwrap_or(u32::MAX);
+        let next_look = tick_of(now_ns) + self.timeouts.look_ticks();
+        told.epoch != self.epoch || next_look > told.tick.saturating_add(quiet_ticks)
+    }
+
+    /// One end of a connection is known, and the other one is on this host, too. That one is known once all sockets were
+    /// looked at after the first one was opened, or closed: it may stay open for long. And if it had closed until then, once
+    /// that record has come from its ring, whose worker may be starved.
+    fn may_lack_other_end(&self, id: u32, now_ns: u64) -> bool {
+        let flow = &self.flows[id as usize];
+        let since_ns = match flow.state() {
+            State::Closed => flow.near.at_ns,
+            state if state.is_over() => return false,
+            _ => flow.opened_ns,
+        };
+        flow.far.is_none()
+            && since_ns >= self.whole_sweep_ns
+            && now_ns.saturating_sub(since_ns) < self.timeouts.active_ns
+            && self.flows.len() < self.flows_max
+            && self.is_within_host(flow)
+    }
+
+    /// A connection whose other end is on this host, too, as far as is known.
+    fn is_within_host(&self, flow: &Flow) -> bool {
+        flow.key.proto == Proto::Tcp && self.is_local(flow.endpoint(flow.near_side.other()).addr)
+    }
+
+    /// What its sockets told before they closed may still be in a ring of another CPU, whose worker is starved: it would be
+    /// taken for a new flow.
+    fn may_hear_of(&self, id: u32) -> bool {
+        let flow = &self.flows[id as usize];
+        flow.key.proto == Proto::Tcp
+            && flow.ends().any(|end| end.at_ns >= self.told_until_ns)
+            && self.flows.len() < self.flows_max
+    }
+
+    /// A connection within this host whose handshake was not over when it was seen: its other end may be in the table as a
+    /// flow of its own, and with the next record the two become one.
+    fn may_lack_name(&self, id: u32) -> bool {
+        let flow = &self.flows[id as usize];
+        !flow.is_named() && self.is_within_host(flow)
+    }
+
+    fn next_look_ns(&self, id: u32, now_ns: u64, over: bool) -> u64 {
+        let flow = &self.flows[id as usize];
+        let t = &self.timeouts;
+        if over {
+            return if flow.verdict == Some(State::Idle) { t.idle_linger_ns } else { t.linger_ns };
+        }
+        let mut next = u64::from(ticks_to_turn(id, tick_of(now_ns), t.look_ticks())) * TICK_NS;
+        if flow.key.proto == Proto::Udp {
+            // Look again when it may have become idle.
+            let quiet = now_ns.saturating_sub(flow.active_ns);
+            next = next.min(t.idle_ns.saturating_sub(quiet).max(TICK_NS));
+        }
+        next
+    }
+
+    fn note_addresses(&mut self, id: u32, now_ns: u64) {
+        for side in Side::BOTH {
+            let flow = &self.flows[id as usize];
+            if let Some(end) = flow.end(side) {
+                self.note_local(flow.endpoint(side).addr, end.netns, now_ns);
+            }
+        }
+    }
+
+    /// Notices what no record tells: UDP silence, and TCP sockets that the sweep does not find any more.
+    fn judge(&mut self, id: u32, now_ns: u64) {
+        // Questions of ctl bring sweeps close together, and on a starved host a record may be late.
+        let long_ago_ns = now_ns.saturating_sub(self.timeouts.vanished_ns);
+        let missed_ns = self.sweeps_ns[2].min(long_ago_ns).min(self.told_until_ns);
+        // A process has told that it closes, and soon after there is nothing left: the kernel left our programs out.
+        let shut_missed_ns = if self.timeouts.sees_orphans { self.whole_sweep_ns.max(missed_ns) } else { missed_ns };
+        let idle_ns = self.timeouts.idle_ns;
+        let flow = &mut self.flows[id as usize];
+        if flow.verdict.is_some() || flow.all_closed() {
+            return;
+        }
+        match flow.key.proto {
+            Proto::Udp if now_ns.saturating_sub(flow.active_ns) >= idle_ns => flow.verdict = Some(State::Idle),
+            Proto::Tcp => {
+                let is_gone = |end: &End| end.at_ns < if end.is_shut() { shut_missed_ns } else { missed_ns };
+                if flow.ends().all(|end| end.has(End::CLOSED) || is_gone(end)) {
+                    // An end that has closed in order has seen both FINs.
+                    let in_order = |end: &End| end.is_shut() || end.tcp_state() == State::Closed;
+                    let closed = flow.ends().any(|end| end.has(End::CLOSED)) && flow.ends().all(in_order);
+                    flow.verdict = Some(if closed { State::Closed } else { State::Vanished });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn make_report(&mut self, id: u32, now_ns: u64, clock: &WallClock, processes: &mut ProcessTable) -> FlowReport {
+        let epoch = self.epoch;
+        self.counts.reports += 1;
+        self.note_addresses(id, now_ns);
+        let flow = &mut self.flows[id as usize];
+        let total = flow.totals();
+        let delta = with_packets(total.since(&flow.exported));
+        flow.exported.add(&delta);
+        let owners = Side::BOTH.map(|side| flow.end(side).map_or(ProcKey::default(), |end| end.owner));
+        let current = owners.map(|owner| identity_of(owner, processes, now_ns));
+        let until_ns = flow.known_until_ns();
+        let first = flow.is_untold();
+        let told =
+            flow.told.get_or_insert_with(|| Box::new(Told { until_ns: flow.opened_ns, epoch, ..Told::default() }));
+        if told.epoch != epoch || !told.identity.iter().any(Identity::is_known) {
+            told.identity = take_anew(&told.identity, &current, owners);
+        }
+        let since_ns = told.until_ns.min(until_ns);
+        (told.until_ns, told.tick, told.epoch) = (until_ns, tick_of(now_ns), epoch);
+        let identity = told.identity.clone();
+        FlowReport {
+            key: flow.key,
+            first_unix_ns: clock.unix_ns(flow.opened_ns),
+            since_unix_ns: clock.unix_ns(since_ns),
+            last_unix_ns: clock.unix_ns(until_ns),
+            delta,
+            total,
+            rtt_us: Side::BOTH
+                .map(|side| flow.end(side).filter(|end| end.srtt_us > 0).map(|end| (end.srtt_us, end.rttvar_us))),
+            local: Side::BOTH.map(|side| flow.end(side).is_some()),
+            owners,
+            changed: (current != identity).then(|| Box::new(current)),
+            identity,
+            rtt_samples: flow.rtt.as_mut().and_then(|rtt| rtt.settle()),
+            window_max: flow.details.window_max,
+            congestion: flow.details.congestion.map(congestion_name),
+            first,
+            state: flow.state(),
+            reset_by: flow.reset_by(),
+        }
+    }
+}
+
+fn identity_of(owner: ProcKey, processes: &mut ProcessTable, now_ns: u64) -> Identity {
+    let process = processes.get(owner, now_ns).0;
+    let place = process.as_ref().and_then(|process| processes.places.get(process.cgroup_id, now_ns).0);
+    Identity { process, place }
+}
+
+/// What collectors are told from now on. A process that is not known any more stays known if it still is the owner.
+fn take_anew(before: &[Identity; 2], current: &[Identity; 2], owners: [ProcKey; 2]) -> [Identity; 2] {
+    Side::BOTH.map(|side| {
+        let (before, current) = (&before[side as usize], &current[side as usize]);
+        let same = before.process.as_ref().is_some_and(|process| process.key == owners[side as usize]);
+        if same && current.process.is_none() { before.clone() } else { current.clone() }
+    })
+}
+
+/// Ticks until a flow's next turn. Each has a tick of its own within the interval, and comes to it in at most two steps of
+/// half an interval or more: what was opened together is soon spread evenly, and no report is about a short time.
+fn ticks_to_turn(id: u32, now_tick: u32, interval: u32) -> u32 {
+    // Fibonacci hashing: neighbours are far from each other.
+    let turn = ((u64::from(id.wrapping_mul(0x9e37_79b9)) * u64::from(interval)) >> 32) as u32;
+    let wait = (turn + interval - now_tick % interval - 1) % interval + 1;
+    if 2 * wait >= interval { wait } else { wait + interval / 2 }
+}
+
+/// Collectors take bytes only together with packets. Two ends are read at different moments, so it can happen that one
+/// brought new bytes and the other had already told of the packets.
+fn with_packets(mut delta: crate::model::flow::Counters) -> crate::model::flow::Counters {
+    for i in 0..2 {
+        if delta.bytes[i] > 0 && delta.packets[i] == 0 {
+            delta.packets[i] = 1;
+        }
+    }
+    delta
+}
+
+fn names_known(flow: &Flow, processes: &mut ProcessTable, now_ns: u64) -> bool {
+    let mut all = true;
+    for owner in flow.ends().map(|end| end.owner) {
+        all &= processes.get(owner, now_ns).1;
+    }
+    all
+}

@@ -1,0 +1,475 @@
+//! The drain threads: rings in, deltas out. One worker serves a group of CPUs and is pinned to one of them.
+
+use crate::ingest::shard::VISIT_RECORDS_MAX;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use sockeye_bpf::ring::{Drain, Ring};
+
+use crate::ingest::shard::{Delta, FLOWS_USUAL};
+use crate::model::clock::boot_ns;
+
+/// How often a delta is handed over.
+pub const HAND_OVER: Duration = Duration::from_millis(250);
+/// What may come to a ring out of nothing, bytes a second: 90,000 connections that end, more than a CPU can make. The
+/// longest sleep is one in which this does not fill the ring, 62 ms with 1 MiB.
+const BURST_BYTES_PER_S: usize = 16 << 20;
+/// And this where rings have no limit.
+const NAP_MAX: Duration = Duration::from_millis(100);
+/// Shorter waits are not slept: waking up can take a millisecond longer than asked for, in which the ring would fill up.
+const SLEEP_MIN: Duration = Duration::from_millis(1);
+/// Shortest sleep after a visit that found nothing.
+const NAP_EMPTY: Duration = Duration::from_micros(100);
+/// How full the next visit shall find the fullest ring.
+const FILL_AIM: f64 = 0.125;
+/// From here on there is no wait.
+const FILL_HIGH: f64 = 0.25;
+/// Sleep while control has all boxes.
+const NAP_STALLED: Duration = Duration::from_millis(1);
+/// Boxes that travel between a worker and control: one being filled, the others on their way.
+const BOXES: usize = 4;
+/// So long the largest delta decides how much memory the boxes keep.
+const KEPT_FOR: Duration = Duration::from_secs(10);
+
+/// Figures that control reads while the worker runs.
+#[derive(Debug, Default)]
+pub struct WorkerStats {
+    /// Hand-overs.
+    pub deltas: AtomicU64,
+    /// Moments in which a full delta could not be handed over because control held all boxes. Records wait in the ring.
+    pub stalls: AtomicU64,
+    /// Visits to all rings.
+    pub visits: AtomicU64,
+    /// Flows in the last delta.
+    pub shard_flows: AtomicU64,
+    /// The most there ever were in one.
+    pub shard_flows_max: AtomicU64,
+    /// Boot time, nanoseconds: control has, or will find in its queue, everything that the rings held then.
+    pub told_until_ns: AtomicU64,
+}
+
+/// The control thread's ends of a worker's two queues.
+pub struct WorkerPort {
+    /// Number, for statistics.
+    pub index: usize,
+    /// CPU that the thread is pinned to.
+    pub pinned_cpu: Option<usize>,
+    /// CPUs whose rings it drains.
+    pub cpus: Vec<usize>,
+    /// Capacity of these rings together.
+    pub ring_bytes: usize,
+    /// Filled deltas.
+    pub deltas: rtrb::Consumer<Box<Delta>>,
+    /// Emptied deltas, on their way back.
+    pub recycle: rtrb::Producer<Box<Delta>>,
+    /// Figures.
+    pub stats: Arc<WorkerStats>,
+}
+
+/// Tells control that a full delta waits for it; it would come for others in its own time.
+pub type WakeControl = Box<dyn Fn() + Send>;
+
+/// Everything that runs on a worker's thread.
+pub struct Worker<R> {
+    rings: Vec<(R, usize)>,
+    wake_control: WakeControl,
+    current: Box<Delta>,
+    deltas: rtrb::Producer<Box<Delta>>,
+    recycle: rtrb::Consumer<Box<Delta>>,
+    /// Empty ones, the last used on top: it is warm, and those below stay memory that was never touched.
+    #[expect(clippy::vec_box, reason = "the boxes travel through the queues")]
+    spare: Vec<Box<Delta>>,
+    /// The most flows in a delta since the boxes last shrank.
+    recent_flows_max: usize,
+    /// When the last visit began that took all that the rings held, boot time.
+    emptied_ns: u64,
+    stats: Arc<WorkerStats>,
+}
+
+/// What a visit found.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Visit {
+    /// Records in all rings.
+    pub records: usize,
+    /// How full the fullest ring was, 0 to 1.
+    pub fill: f64,
+    /// The delta is full and control has all others: records stay in the rings.
+    pub stalled: bool,
+    /// A record was still being written, and is left with those behind it.
+    pub held_up: bool,
+}
+
+impl Visit {
+    /// Counts what was taken from one ring.
+    pub fn add(&mut self, records: usize, bytes: u64, capacity_bytes: usize) {
+        // One that was left before it was empty may have been full.
+        let fill = if records < VISIT_RECORDS_MAX { bytes as f64 / capacity_bytes as f64 } else { 1.0 };
+        self.records += records;
+        self.fill = self.fill.max(fill);
+    }
+
+    /// Nothing was left in a ring that was there when the visit began.
+    fn has_emptied_all(self) -> bool {
+        self.fill < 1.0 && !self.stalled && !self.held_up
+    }
+
+    /// How long to wait now, if the visit before began so long ago. Each visit costs a wake-up, and looking more often
+    /// than needed costs the producer: it shares cache lines with who looks.
+    fn next_nap(self, since: Duration, nap_max: Duration) -> Duration {
+        if self.stalled {
+            return NAP_STALLED;
+        }
+        if self.fill >= FILL_HIGH {
+            return Duration::ZERO;
+        }
+        // Nothing came: the burst is over, or the producer is off its CPU for a moment.
+        let least = if self.records == 0 { NAP_EMPTY } else { Duration::ZERO };
+        since.mul_f64((FILL_AIM / self.fill).min(2.0)).clamp(least, nap_max)
+    }
+}
+
+/// Waits between visits.
+#[derive(Debug)]
+pub struct Pace {
+    last: Instant,
+    nap_max: Duration,
+}
+
+impl Pace {
+    /// For rings of which the smallest holds so much.
+    #[must_use]
+    pub fn new(capacity_bytes: usize) -> Self {
+        let burst = Duration::from_secs_f64(capacity_bytes as f64 / BURST_BYTES_PER_S as f64);
+        Self { last: Instant::now(), nap_max: burst.clamp(SLEEP_MIN, NAP_MAX) }
+    }
+
+    /// Waits as long as this visit suggests.
+    pub fn wait(&mut self, visit: Visit) {
+        let now = Instant::now();
+        let nap = visit.next_nap(now - self.last, self.nap_max);
+        self.last = now;
+        // When nothing came the producer may be waiting for this very CPU; who wakes from sleep gets it back at once.
+        if nap >= SLEEP_MIN || visit.records == 0 {
+            thread::sleep(nap);
+        } else {
+            while now.elapsed() < nap {
+                std::hint::spin_loop();
+            }
+        }
+    }
+}
+
+impl<R: Drain> Worker<R> {
+    /// A worker for rings, each with its CPU, and control's ends of its queues.
+    #[must_use]
+    pub fn new(index: usize, rings: Vec<(R, usize)>, wake_control: WakeControl) -> (Self, WorkerPort) {
+        let cpus: Vec<usize> = rings.iter().map(|(_, cpu)| *cpu).collect();
+        let (to_control, deltas) = rtrb::RingBuffer::new(BOXES);
+        let (recycle, from_control) = rtrb::RingBuffer::new(BOXES);
+        let stats = Arc::new(WorkerStats::default());
+        let worker = Self {
+            rings,
+            wake_control,
+            current: Box::new(Delta::new(&cpus)),
+            deltas: to_control,
+            recycle: from_control,
+            spare: (1..BOXES).map(|_| Box::new(Delta::new(&cpus))).collect(),
+            recent_flows_max: 0,
+            emptied_ns: 0,
+            stats: Arc::clone(&stats),
+        };
+        (worker, WorkerPort { index, pinned_cpu: None, cpus, ring_bytes: 0, deltas, recycle, stats })
+    }
+
+    /// Visits each ring once.
+    pub fn visit(&mut self) -> Visit {
+        let mut visit = Visit::default();
+        let began_ns = boot_ns();
+        for index in 0..self.rings.len() {
+            if self.current.is_full() {
+                if !self.exchange() {
+                    self.stats.stalls.fetch_add(1, Ordering::Relaxed);
+                    return Visit { stalled: true, ..visit };
+                }
+                (self.wake_control)();
+            }
+            let (delta, ring) = (&mut self.current, &mut self.rings[index].0);
+            let mut bytes = 0;
+            let taken = ring.drain(VISIT_RECORDS_MAX, |entry| {
+                bytes += entry.len() as u64 + ENTRY_HEADER_BYTES;
+                delta.record(index, entry);
+            });
+            let counts = &mut delta.rings[index].1;
+            counts.fill_bytes_max = counts.fill_bytes_max.max(bytes);
+            visit.add(taken, bytes, ring.capacity_bytes());
+            visit.held_up |= ring.is_held_up();
+        }
+        self.stats.visits.fetch_add(1, Ordering::Relaxed);
+        if visit.has_emptied_all() {
+            self.emptied_ns = began_ns;
+        }
+        visit
+    }
+
+    /// Gives the current delta to control, if it says anything and an empty one is there to go on with.
+    pub fn hand_over(&mut self) -> bool {
+        let handed_over = !self.current.is_empty() && self.exchange();
+        if self.current.is_empty() {
+            // Who reads this finds the delta in the queue.
+            self.stats.told_until_ns.store(self.emptied_ns, Ordering::Release);
+        }
+        handed_over
+    }
+
+    fn take_back(&mut self) {
+        while let Ok(empty) = self.recycle.pop() {
+            self.spare.push(empty);
+        }
+    }
+
+    /// After a storm: boxes that were filled then, and are too large for what has come since, give their memory back.
+    fn shrink(&mut self) {
+        self.take_back();
+        let needed = self.recent_flows_max.max(FLOWS_USUAL);
+        self.spare.iter_mut().for_each(|delta| delta.shrink(needed));
+        self.recent_flows_max = 0;
+    }
+
+    fn exchange(&mut self) -> bool {
+        self.take_back();
+        let Some(empty) = self.spare.pop() else { return false };
+        let flows = self.current.flows();
+        self.recent_flows_max = self.recent_flows_max.max(flows);
+        self.stats.shard_flows.store(flows as u64, Ordering::Relaxed);
+        self.stats.shard_flows_max.fetch_max(flows as u64, Ordering::Relaxed);
+        let full = std::mem::replace(&mut self.current, empty);
+        // There are as many places as boxes, so there is always room.
+        let sent = self.deltas.push(full).is_ok();
+        self.stats.deltas.fetch_add(1, Ordering::Relaxed);
+        sent
+    }
+
+    /// Works until `stop`, with naps in between, then drains what is left.
+    pub fn run(self, stop: &AtomicBool) {
+        let capacity = self.rings.iter().map(|(ring, _)| ring.capacity_bytes()).min();
+        let mut pace = Pace::new(capacity.unwrap_or(usize::MAX));
+        self.run_with(stop, |visit| pace.wait(visit));
+    }
+
+    /// The same with another way to `wait` for the next visit.
+    pub fn run_with(mut self, stop: &AtomicBool, mut wait: impl FnMut(Visit)) {
+        let mut last_hand_over = Instant::now();
+        let mut last_shrink = last_hand_over;
+        while !stop.load(Ordering::Relaxed) {
+            let visit = self.visit();
+            if last_hand_over.elapsed() >= HAND_OVER {
+                self.hand_over();
+                last_hand_over = Instant::now();
+                if last_shrink.elapsed() >= KEPT_FOR {
+                    self.shrink();
+                    last_shrink = last_hand_over;
+                }
+            }
+            wait(visit);
+        }
+        loop {
+            let visit = self.visit();
+            let told = self.current.is_empty() || self.hand_over();
+            if (visit.records == 0 && !visit.stalled && told) || self.deltas.is_abandoned() {
+                return;
+            }
+            if visit.stalled || !told {
+                thread::sleep(NAP_STALLED);
+            }
+        }
+    }
+}
+
+/// Length word and page offset before each entry (`BPF_RINGBUF_HDR_SZ`).
+const ENTRY_HEADER_BYTES: u64 = 8;
+
+/// Starts the workers for these rings: `count` threads, CPUs dealt out evenly.
+///
+/// # Errors
+/// If a thread cannot be started.
+pub fn start(
+    rings: Vec<Ring>,
+    count: usize,
+    stop: &Arc<AtomicBool>,
+    wake_control: &(impl Fn() + Clone + Send + 'static),
+) -> std::io::Result<(Vec<WorkerPort>, Vec<JoinHandle<()>>)> {
+    let mut groups: Vec<Vec<(Ring, usize)>> = (0..count.max(1)).map(|_| Vec::new()).collect();
+    for ring in rings {
+        let cpu = ring.cpu();
+        groups[cpu % count.max(1)].push((ring, cpu));
+    }
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let mut ports = Vec::new();
+    let mut threads = Vec::new();
+    for (index, group) in groups.into_iter().filter(|group| !group.is_empty()).enumerate() {
+        let ring_bytes = group.iter().map(|(ring, _)| ring.size_bytes()).sum();
+        let (worker, mut port) = Worker::new(index, group, Box::new(wake_control.clone()));
+        port.ring_bytes = ring_bytes;
+        let core = cores.iter().find(|core| port.cpus.contains(&core.id)).copied();
+        port.pinned_cpu = core.map(|core| core.id);
+        let stop = Arc::clone(stop);
+        threads.push(thread::Builder::new().name(format!("sockeye-w{index}")).spawn(move || {
+            if let Some(core) = core {
+                core_affinity::set_for_current(core);
+            }
+            worker.run(&stop);
+        })?);
+        ports.push(port);
+    }
+    Ok((ports, threads))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sockeye_bpf::records::{FlowRecord, Kind};
+    use zerocopy::{FromZeros, IntoBytes};
+
+    /// Records in memory, in place of a ring.
+    struct Script(Vec<FlowRecord>);
+
+    /// A ring in which a record is being written.
+    struct HeldUp(bool);
+
+    impl Drain for HeldUp {
+        fn drain(&mut self, _limit: usize, _each: impl FnMut(&[u8])) -> usize {
+            0
+        }
+
+        fn is_held_up(&self) -> bool {
+            self.0
+        }
+    }
+
+    impl Drain for Script {
+        fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> usize {
+            let n = limit.min(self.0.len());
+            self.0.drain(..n).for_each(|r| each(r.as_bytes()));
+            n
+        }
+    }
+
+    fn record(cookie: u64) -> FlowRecord {
+        let mut r = FlowRecord::new_zeroed();
+        r.kind = Kind::Sweep as u8;
+        r.cookie = cookie;
+        r
+    }
+
+    #[test]
+    fn records_arrive_in_a_delta_and_the_box_comes_back() {
+        let (mut worker, mut port) = Worker::new(0, vec![(Script((1..=3).map(record).collect()), 0)], Box::new(|| {}));
+        assert_eq!(worker.visit().records, 3);
+        assert!(worker.hand_over());
+        let mut delta = port.deltas.pop().unwrap();
+        assert_eq!(delta.tcp.records().len(), 3);
+        delta.clear();
+        port.recycle.push(delta).unwrap();
+        assert!(!worker.hand_over(), "an empty delta stays");
+    }
+
+    #[test]
+    fn boxes_keep_the_memory_of_a_storm_for_a_while() {
+        let (mut worker, mut port) =
+            Worker::new(0, vec![(Script((1..=8192).map(record).collect()), 0)], Box::new(|| {}));
+        while worker.visit().records > 0 {}
+        assert!(worker.hand_over());
+        let mut delta = port.deltas.pop().unwrap();
+        delta.clear();
+        port.recycle.push(delta).unwrap();
+        let kept = |worker: &Worker<Script>| worker.spare.iter().filter(|delta| delta.held_max() > 0).count();
+        worker.shrink();
+        assert_eq!(kept(&worker), 1, "there may be more");
+        worker.shrink();
+        assert_eq!((kept(&worker), worker.spare.len()), (0, BOXES - 1), "nothing came since");
+    }
+
+    #[test]
+    fn a_worker_that_is_stopped_while_control_is_busy_leaves_nothing_behind() {
+        let many: Vec<_> = (0..crate::ingest::shard::FLOWS_MAX as u64 * 5).map(record).collect();
+        let offered = many.len();
+        let (worker, mut port) = Worker::new(0, vec![(Script(many), 0)], Box::new(|| {}));
+        let ended = thread::spawn(move || worker.run(&AtomicBool::new(true)));
+        let mut taken = 0;
+        while taken < offered {
+            thread::sleep(Duration::from_millis(5));
+            while let Ok(mut delta) = port.deltas.pop() {
+                taken += delta.tcp.records().len();
+                delta.clear();
+                port.recycle.push(delta).unwrap();
+            }
+            assert!(taken == offered || !ended.is_finished(), "{taken} of {offered}");
+        }
+        ended.join().unwrap();
+    }
+
+    #[test]
+    fn naps_follow_the_fill_of_the_ring() {
+        let nap = |fill, us| {
+            Visit { records: 10, fill, ..Visit::default() }.next_nap(Duration::from_micros(us), NAP_MAX).as_micros()
+        };
+        assert_eq!((nap(0.0, 1_000), nap(0.0, 80_000), nap(0.01, 60_000)), (2_000, 100_000, 100_000));
+        assert_eq!((nap(0.125, 400), nap(0.2, 400)), (400, 250), "as full as aimed at, and a bit too full");
+        assert_eq!(nap(0.9, 8_000), 0);
+        let nap_max = |kib: usize| Pace::new(kib << 10).nap_max.as_micros();
+        assert_eq!((nap_max(4), nap_max(1024), nap_max(16384)), (1_000, 62_500, 100_000));
+        assert_eq!(Visit { stalled: true, ..Visit::default() }.next_nap(NAP_MAX, NAP_MAX), NAP_STALLED);
+    }
+
+    #[test]
+    fn when_control_holds_all_boxes_records_stay_in_the_ring() {
+        let many: Vec<_> = (0..crate::ingest::shard::FLOWS_MAX as u64 * 5).map(record).collect();
+        let offered = many.len();
+        let (mut worker, mut port) = Worker::new(0, vec![(Script(many), 0)], Box::new(|| {}));
+        while worker.visit().records > 0 {}
+        assert!(port.stats.stalls.load(Ordering::Relaxed) > 0);
+        let mut taken = 0;
+        while taken < offered {
+            while let Ok(mut delta) = port.deltas.pop() {
+                taken += delta.tcp.records().len();
+                delta.clear();
+                port.recycle.push(delta).unwrap();
+            }
+            while worker.visit().records > 0 {}
+            worker.hand_over();
+        }
+        assert_eq!(taken, offered);
+    }
+
+    #[test]
+    fn what_a_ring_held_is_told_of_when_it_was_emptied_and_handed_over() {
+        let many: Vec<_> = (0..VISIT_RECORDS_MAX as u64 + 1).map(record).collect();
+        let began_ns = boot_ns();
+        let (mut worker, port) = Worker::new(0, vec![(Script(many), 0)], Box::new(|| {}));
+        let told_ns = || port.stats.told_until_ns.load(Ordering::Acquire);
+        worker.visit();
+        assert!(worker.hand_over());
+        assert_eq!(told_ns(), 0, "one record is in the ring");
+        worker.visit();
+        assert_eq!(told_ns(), 0, "and now in the delta");
+        worker.hand_over();
+        let first_ns = told_ns();
+        assert!(first_ns > began_ns && first_ns < boot_ns());
+        worker.visit();
+        assert!(!worker.hand_over(), "nothing came");
+        assert!(told_ns() > first_ns);
+    }
+
+    #[test]
+    fn what_is_being_written_is_not_told_of() {
+        let (mut worker, port) = Worker::new(0, vec![(HeldUp(true), 0), (HeldUp(false), 1)], Box::new(|| {}));
+        for (held_up, told) in [(true, false), (false, true)] {
+            worker.rings[0].0.0 = held_up;
+            worker.visit();
+            worker.hand_over();
+            assert_eq!(port.stats.told_until_ns.load(Ordering::Acquire) > 0, told);
+        }
+    }
+}

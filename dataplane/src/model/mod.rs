@@ -1,0 +1,6 @@
+//! Plain words without state: what a flow is, what a round-trip time is, what time it is, what text is safe.
+
+pub mod clock;
+pub mod flow;
+pub mod rtt;
+pub mod text;

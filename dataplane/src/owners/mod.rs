@@ -1,0 +1,11 @@
+//! Who is behind a socket: process, user, package, cgroup, and the container, pod or service around them.
+
+pub mod cgroup;
+#[cfg(test)]
+mod cgroup_layouts;
+pub mod packages;
+pub mod process;
+pub mod procfs;
+pub mod runtimes;
+pub mod users;
+pub mod workload;

@@ -1,0 +1,392 @@
+//! Processes: what the kernel said of them at first sight, completed from /proc while they live.
+
+use crate::model::text::{clean, components, truncate};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use sockeye_bpf::records::IdentityRecord;
+
+use crate::model::flow::ProcKey;
+use crate::owners::workload::{Place, PlaceTable};
+
+/// Longest command line that is kept, bytes.
+pub const CMDLINE_MAX: usize = 4096;
+/// Most processes that are remembered.
+pub const PROCESSES_MAX: usize = 1 << 16;
+/// How long a process is remembered after its last report, nanoseconds: longer than from one report of a flow to the next.
+const KEEP_NS: u64 = 120_000_000_000;
+/// The same when there are many: a flow that goes on asks again.
+const KEEP_CROWDED_NS: u64 = 10_000_000_000;
+
+/// Name and pid of a process's parents.
+pub type Ancestors = Arc<[(String, u32)]>;
+
+/// Memory of a process when it was first looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident.
+    pub resident_kib: u64,
+    /// The most that was ever resident.
+    pub peak_kib: u64,
+}
+
+/// A process as it is shown. Strings are clean: valid UTF-8 without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Process {
+    /// Pid and start time.
+    pub key: ProcKey,
+    /// Short name (`comm`).
+    pub name: String,
+    /// Path of the executable.
+    pub exe: Option<String>,
+    /// Command line, arguments separated by blanks, at most [`CMDLINE_MAX`] bytes.
+    pub cmdline: String,
+    /// Real user id, as the host sees it.
+    pub uid: u32,
+    /// Its name on the host.
+    pub user: Option<String>,
+    /// Real group id.
+    pub gid: u32,
+    /// Its name on the host.
+    pub group: Option<String>,
+    /// Pid of the parent, 0 = none.
+    pub ppid: u32,
+    /// Name of the parent.
+    pub parent_name: String,
+    /// Real user id of the parent.
+    pub parent_uid: u32,
+    /// Its name on the host.
+    pub parent_user: Option<String>,
+    /// Parents of the parent up to the first process, the nearest first: name and pid.
+    pub ancestors: Ancestors,
+    /// The package that the executable came with.
+    pub package: Option<String>,
+    /// The package that the parent's executable came with.
+    pub parent_package: Option<String>,
+    /// Where /proc had to be asked anyway.
+    pub memory: Option<Memory>,
+    /// Inode of the cgroup v2 directory, 0 = unknown.
+    pub cgroup_id: u64,
+    /// The command line is longer than what is kept, or was not readable.
+    pub cmdline_partial: bool,
+}
+
+impl Process {
+    /// The path of the executable, or the short name where the path is unknown.
+    #[must_use]
+    pub fn path_or_name(&self) -> &str {
+        self.exe.as_deref().unwrap_or(&self.name)
+    }
+
+    /// Name of the user, or the uid.
+    #[must_use]
+    pub fn user_or_uid(&self) -> String {
+        self.user.clone().unwrap_or_else(|| self.uid.to_string())
+    }
+
+    /// Name of the group, or the gid.
+    #[must_use]
+    pub fn group_or_gid(&self) -> String {
+        self.group.clone().unwrap_or_else(|| self.gid.to_string())
+    }
+
+    /// `sshd[9] < systemd[1]`: parent, its parent, and so on.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        if self.ppid == 0 {
+            return String::new();
+        }
+        let mut text = format!("{}[{}]", self.parent_name, self.ppid);
+        for (name, pid) in self.ancestors.iter() {
+            text += &format!(" < {name}[{pid}]");
+        }
+        text
+    }
+
+    /// The kernel's record in readable form.
+    #[must_use]
+    pub fn from_record(r: &IdentityRecord) -> Self {
+        let args = &r.args[..(r.args_len as usize).min(r.args.len())];
+        Self {
+            key: ProcKey::new(r.pid, r.start_ticks, r.flags),
+            name: clean(until_nul(&r.comm)),
+            exe: exe_path(r),
+            cmdline: cmdline(args),
+            uid: r.uid,
+            user: None,
+            gid: r.gid,
+            group: None,
+            ppid: r.ppid,
+            parent_name: clean(until_nul(&r.parent_comm)),
+            parent_uid: r.parent_uid,
+            parent_user: None,
+            ancestors: Arc::default(),
+            package: None,
+            parent_package: None,
+            memory: None,
+            cgroup_id: r.cgroup_id,
+            cmdline_partial: r.args_len < r.args_total || r.args_total == 0,
+        }
+    }
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|b| *b == 0).next().unwrap_or_default()
+}
+
+/// The kernel walks from the leaf to the root; the path reads the other way. `None` if it did not arrive there.
+fn exe_path(r: &IdentityRecord) -> Option<String> {
+    let bytes = &r.exe[..usize::from(r.exe_len).min(r.exe.len())];
+    (r.exe_complete != 0 && !bytes.is_empty()).then(|| components(bytes))
+}
+
+/// `/proc/PID/cmdline` format: NUL-terminated arguments. Blanks between them here.
+#[must_use]
+pub fn cmdline(args: &[u8]) -> String {
+    let end = args.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+    let mut text = String::with_capacity(end);
+    for (i, arg) in args[..end].split(|b| *b == 0).enumerate() {
+        if i > 0 {
+            text.push(' ');
+        }
+        text.push_str(&clean(arg));
+    }
+    truncate(&mut text, CMDLINE_MAX);
+    text
+}
+
+/// What is known of a process, and whether more can be learnt.
+struct Entry {
+    process: Arc<Process>,
+    complete: bool,
+    last_used_ns: u64,
+}
+
+/// All processes with flows. Owned by the control thread; the completion is asked of the enrichment thread.
+#[derive(Default)]
+pub struct ProcessTable {
+    entries: HashMap<ProcKey, Option<Entry>, ahash::RandomState>,
+    wanted: Vec<Wanted>,
+    refused: u64,
+    /// Where they live.
+    pub places: PlaceTable,
+}
+
+/// A question for the enrichment thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// The kernel told of it; names of users are missing, perhaps more.
+    Completion {
+        /// What the kernel told.
+        process: Arc<Process>,
+        /// Whether it lives in a container, where its cgroup is known.
+        in_container: Option<bool>,
+    },
+    /// A socket's owner of which no record came: older than the agent, or the record was lost.
+    Lookup(ProcKey),
+}
+
+/// The answer to a [`Wanted`].
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Which process.
+    pub key: ProcKey,
+    /// `None`: it is gone, and nothing is known of it.
+    pub process: Option<Process>,
+    /// Nothing more will come.
+    pub complete: bool,
+    /// Id and path of its cgroup, where /proc told.
+    pub cgroup: Option<(u64, String)>,
+}
+
+impl ProcessTable {
+    /// Takes a record of the kernel: a new process, or a new image of a known one.
+    pub fn learn(&mut self, process: Process, now_ns: u64) {
+        let key = process.key;
+        if self.entries.len() >= PROCESSES_MAX && !self.entries.contains_key(&key) {
+            self.refused += 1;
+            return;
+        }
+        let process = Arc::new(process);
+        let in_container = self.places.peek(process.cgroup_id).map(|place| place.container.is_some());
+        self.wanted.push(Wanted::Completion { process: Arc::clone(&process), in_container });
+        self.entries.insert(key, Some(Entry { process, complete: false, last_used_ns: now_ns }));
+    }
+
+    /// Takes an answer of the enrichment thread.
+    pub fn found(&mut self, found: Found, now_ns: u64) {
+        if let Some((id, path)) = &found.cgroup {
+            self.places.learn(*id, path, now_ns);
+        }
+        let complete = found.complete;
+        let entry = found.process.map(|process| Entry { process: Arc::new(process), complete, last_used_ns: now_ns });
+        match entry {
+            Some(entry) => {
+                self.entries.insert(found.key, Some(entry));
+            }
+            // Asked for and not found: stays as it is; a lookup that failed is remembered as unknown.
+            None => {
+                if let Some(Some(known)) = self.entries.get_mut(&found.key) {
+                    known.complete = true;
+                } else {
+                    let unknown = Process { key: found.key, ..Process::default() };
+                    let entry = Entry { process: Arc::new(unknown), complete: true, last_used_ns: now_ns };
+                    self.entries.insert(found.key, Some(entry));
+                }
+            }
+        }
+    }
+
+    /// The process, and whether all that can be known of it is there. Asks for it when it is not known at all.
+    pub fn get(&mut self, key: ProcKey, now_ns: u64) -> (Option<Arc<Process>>, bool) {
+        if !key.is_known() {
+            return (None, true);
+        }
+        let full = self.entries.len() >= PROCESSES_MAX;
+        match self.entries.get_mut(&key) {
+            Some(Some(entry)) => {
+                entry.last_used_ns = now_ns;
+                let named = self.places.get(entry.process.cgroup_id, now_ns).1;
+                (entry.process.name_known().then(|| Arc::clone(&entry.process)), entry.complete && named)
+            }
+            Some(None) => (None, false),
+            None if full => {
+                self.refused += 1;
+                (None, true)
+            }
+            None => {
+                self.entries.insert(key, None);
+                self.wanted.push(Wanted::Lookup(key));
+                (None, false)
+            }
+        }
+    }
+
+    /// The process without asking for it.
+    #[must_use]
+    pub fn peek(&self, key: ProcKey) -> Option<&Arc<Process>> {
+        self.entries.get(&key)?.as_ref().map(|entry| &entry.process).filter(|p| p.name_known())
+    }
+
+    /// Where a process lives, without asking.
+    #[must_use]
+    pub fn place(&self, key: ProcKey) -> Option<&Arc<Place>> {
+        self.places.peek(self.peek(key)?.cgroup_id)
+    }
+
+    /// All that are known, with the key under which sockets have them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Process>> {
+        self.entries.values().flatten().map(|entry| &entry.process).filter(|process| process.name_known())
+    }
+
+    /// Questions that have come up since the last call.
+    pub fn take_wanted(&mut self) -> Vec<Wanted> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// Forgets processes that no flow has asked for in a while.
+    pub fn expire(&mut self, now_ns: u64) {
+        let keep_ns = if self.entries.len() > PROCESSES_MAX / 2 { KEEP_CROWDED_NS } else { KEEP_NS };
+        self.entries.retain(|_, entry| entry.as_ref().is_none_or(|entry| entry.last_used_ns + keep_ns > now_ns));
+        self.places.expire(now_ns);
+    }
+
+    /// Processes that were not remembered because the table was full.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// How many are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+impl Process {
+    /// A process that could not be looked up any more has a pid and nothing else.
+    fn name_known(&self) -> bool {
+        !self.name.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::text::is_unsafe;
+    use proptest::prelude::*;
+    use zerocopy::FromZeros;
+
+    fn record() -> IdentityRecord {
+        let mut r = IdentityRecord::new_zeroed();
+        r.pid = 7;
+        r.comm[..4].copy_from_slice(b"curl");
+        r.exe[..13].copy_from_slice(b"curl\0bin\0usr\0");
+        r.exe_len = 13;
+        r.exe_complete = 1;
+        r.args[..16].copy_from_slice(b"curl\0-s\0http://x");
+        r.args_len = 17;
+        r.args_total = 17;
+        r
+    }
+
+    #[test]
+    fn reads_a_record() {
+        let p = Process::from_record(&record());
+        assert_eq!((p.name.as_str(), p.exe.as_deref()), ("curl", Some("/usr/bin/curl")));
+        assert_eq!(p.cmdline, "curl -s http://x");
+        assert!(!p.cmdline_partial);
+    }
+
+    #[test]
+    fn incomplete_path_is_unknown() {
+        let mut r = record();
+        r.exe_complete = 0;
+        let p = Process::from_record(&r);
+        assert_eq!((p.exe.as_deref(), p.path_or_name()), (None, "curl"));
+    }
+
+    #[test]
+    fn unknown_process_is_asked_for_once() {
+        let mut table = ProcessTable::default();
+        let key = ProcKey { pid: 9, start_ticks: 1, exec: 0 };
+        assert_eq!(table.get(key, 0), (None, false));
+        assert_eq!(table.get(key, 0), (None, false));
+        assert_eq!(table.take_wanted(), vec![Wanted::Lookup(key)]);
+        table.found(Found { key, process: None, complete: true, cgroup: None }, 0);
+        assert_eq!(table.get(key, 0), (None, true));
+    }
+
+    #[test]
+    fn a_full_table_counts_what_it_refuses_and_recovers() {
+        let mut table = ProcessTable::default();
+        let process =
+            |pid| Process { key: ProcKey { pid, start_ticks: 1, exec: 0 }, name: "p".into(), ..Process::default() };
+        for pid in 1..=PROCESSES_MAX as u32 + 3 {
+            table.learn(process(pid), 0);
+        }
+        assert_eq!((table.len(), table.refused()), (PROCESSES_MAX, 3));
+        table.expire(KEEP_CROWDED_NS);
+        assert!(table.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_is_readable(bytes in proptest::collection::vec(any::<u8>(), size_of::<IdentityRecord>())) {
+            use zerocopy::FromBytes;
+            let r = IdentityRecord::read_from_bytes(&bytes).unwrap();
+            let p = Process::from_record(&r);
+            prop_assert!(p.cmdline.len() <= CMDLINE_MAX);
+            for text in [&p.name, &p.cmdline, &p.parent_name] {
+                prop_assert!(!text.chars().any(is_unsafe));
+            }
+        }
+    }
+}

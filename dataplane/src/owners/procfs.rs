@@ -1,0 +1,294 @@
+//! What /proc and the user database add to a process. Runs on a thread of its own: both may be slow, and a name service
+//! may block for seconds.
+//!
+//! /proc is asked about a pid and a start time: an answer for another start time is another process, and is not used.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+
+use crate::model::flow::ProcKey;
+use crate::model::text::clean;
+use crate::owners::cgroup::path_in_proc;
+use crate::owners::packages::PackageWanted;
+use crate::owners::process::{Ancestors, CMDLINE_MAX, Found, Memory, Process, Wanted, cmdline};
+use crate::owners::users::Users;
+
+/// Most ancestors that are told.
+const ANCESTORS_MAX: usize = 16;
+/// How long the ancestors of a process are believed: pids are not reused within it.
+const ANCESTORS_TTL: Duration = Duration::from_secs(1);
+
+/// Starts the thread. It ends when `wanted` is closed.
+///
+/// # Errors
+/// If the thread cannot be started.
+pub fn start(
+    wanted: Receiver<Wanted>,
+    found: Sender<Found>,
+    packages: Sender<PackageWanted>,
+    cgroup_mount: Option<PathBuf>,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("sockeye-enrich".into()).spawn(move || {
+        let mut enricher = Enricher::new(cgroup_mount);
+        for question in wanted {
+            let (mut answer, in_container) = enricher.answer(question);
+            let package = answer.process.as_ref().filter(|process| process.exe.is_some()).zip(in_container);
+            // The package may take long to find, the rest should not wait for it.
+            let package = package.map(|(process, in_container)| {
+                let parent = enricher.parent_executable(process);
+                PackageWanted { process: process.clone(), in_container, parent }
+            });
+            answer.complete = package.is_none();
+            if found.send(answer).is_err() {
+                return;
+            }
+            if let Some(package) = package {
+                let _ = packages.send(package);
+            }
+        }
+    })
+}
+
+struct Enricher {
+    users: Users,
+    /// By pid.
+    parents: HashMap<u32, (Parent, Instant), ahash::RandomState>,
+    /// Where cgroup v2 is.
+    cgroup_mount: Option<PathBuf>,
+    /// Hierarchies of cgroup v1 may tell more than the kernel's record.
+    has_v1: bool,
+}
+
+/// What is asked about the parent of many processes.
+#[derive(Clone, Default)]
+struct Parent {
+    name: String,
+    ancestors: Ancestors,
+    /// Its executable, and whether it lives in a container.
+    executable: Option<(String, bool)>,
+}
+
+impl Enricher {
+    fn new(cgroup_mount: Option<PathBuf>) -> Self {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let has_v1 = own.lines().any(|line| !line.starts_with("0::"));
+        Self { users: Users::default(), parents: HashMap::default(), cgroup_mount, has_v1 }
+    }
+
+    /// What /proc says, and whether the process lives in a container, if that is known.
+    fn answer(&mut self, question: Wanted) -> (Found, Option<bool>) {
+        let (key, process, hint) = match question {
+            Wanted::Completion { process, in_container } => {
+                let mut complete = (*process).clone();
+                if complete.exe.is_none() || complete.cmdline_partial {
+                    complete_from_proc(&mut complete);
+                }
+                (process.key, Some(complete), in_container)
+            }
+            Wanted::Lookup(key) => (key, read_proc(key), None),
+        };
+        let Some(mut process) = process else {
+            return (Found { key, process: None, complete: true, cgroup: None }, None);
+        };
+        process.user = self.users.user(process.uid);
+        process.group = self.users.group(process.gid);
+        process.parent_user = self.users.user(process.parent_uid);
+        process.ancestors = Arc::clone(&self.parent(process.ppid).ancestors);
+        let cgroup = self.cgroup(&process);
+        if let Some((id, _)) = cgroup {
+            process.cgroup_id = id;
+        }
+        let in_container = has_another_root(key.pid).or(hint);
+        (Found { key, process: Some(process), complete: true, cgroup }, in_container)
+    }
+
+    /// The cgroup by /proc: of a process that the kernel did not tell of, and on hosts where cgroup v1 knows more.
+    /// An id of our own, with the highest bit set, stands for a path that only v1 has.
+    fn cgroup(&self, process: &Process) -> Option<(u64, String)> {
+        if process.cgroup_id != 0 && !self.has_v1 {
+            return None; // the kernel told
+        }
+        let text = fs::read_to_string(format!("/proc/{}/cgroup", process.key.pid)).ok()?;
+        let path = path_in_proc(&text)?;
+        let unified = text.lines().find_map(|line| line.strip_prefix("0::"));
+        if read_stat(process.key.pid)?.start_ticks != process.key.start_ticks {
+            return None;
+        }
+        if unified == Some(path) {
+            let dir = self.cgroup_mount.as_ref()?.join(path.trim_start_matches('/'));
+            let id = if process.cgroup_id != 0 { process.cgroup_id } else { fs::metadata(dir).ok()?.ino() };
+            return Some((id, path.to_owned()));
+        }
+        let hash = ahash::RandomState::with_seeds(1, 2, 3, 4).hash_one(path);
+        Some((hash | 1 << 63, path.to_owned()))
+    }
+
+    /// The executable of a process's parent. That one may be gone, and its pid another's: who is called otherwise is not
+    /// believed.
+    fn parent_executable(&mut self, process: &Process) -> Option<(String, bool)> {
+        let parent = self.parent(process.ppid);
+        (parent.name == process.parent_name).then(|| parent.executable.clone()).flatten()
+    }
+
+    /// A process, and its own parents without itself.
+    fn parent(&mut self, pid: u32) -> &Parent {
+        self.parents.retain(|_, (_, read)| read.elapsed() < ANCESTORS_TTL);
+        &self.parents.entry(pid).or_insert_with(|| (read_parent(pid), Instant::now())).0
+    }
+}
+
+fn read_parent(pid: u32) -> Parent {
+    let executable = read_exe(pid).zip(has_another_root(pid));
+    let Some(stat) = read_stat(pid) else { return Parent::default() };
+    let mut ancestors = Vec::new();
+    let name = clean(stat.name.as_bytes());
+    let mut child = Some(stat);
+    while let Some(stat) = child.filter(|stat| stat.ppid > 0 && ancestors.len() < ANCESTORS_MAX) {
+        let pid = stat.ppid;
+        child = read_stat(pid);
+        ancestors.extend(child.as_ref().map(|stat| (clean(stat.name.as_bytes()), pid)));
+    }
+    Parent { name, ancestors: ancestors.into(), executable }
+}
+
+/// Whether the process sees another root directory than we do. `None` if it is gone.
+fn has_another_root(pid: u32) -> Option<bool> {
+    let id = |path: &str| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    Some(id(&format!("/proc/{pid}/root/"))? != id("/")?)
+}
+
+/// Fills what the kernel's record had no room for, if the process still is the same, and still runs the same program.
+fn complete_from_proc(process: &mut Process) {
+    let pid = process.key.pid;
+    let (exe, args) = (read_exe(pid), read_cmdline(pid));
+    // Checked after reading: had the pid been reused before, the start time would differ now.
+    if read_stat(pid).map(|stat| stat.start_ticks) != Some(process.key.start_ticks) {
+        return;
+    }
+    let Some((text, partial)) = args.filter(|(text, _)| text.starts_with(&process.cmdline)) else { return };
+    process.exe = process.exe.take().or(exe);
+    if process.cmdline_partial {
+        process.cmdline = text;
+        process.cmdline_partial = partial;
+    }
+}
+
+/// A process of which the kernel's record is missing.
+fn read_proc(key: ProcKey) -> Option<Process> {
+    let status = fs::read_to_string(format!("/proc/{}/status", key.pid)).ok()?;
+    let ids = |name: &str| status_field(&status, name).and_then(|ids| ids.split_whitespace().next()?.parse().ok());
+    let ppid: u32 = status_field(&status, "PPid:").and_then(|p| p.trim().parse().ok()).unwrap_or(0);
+    let parent = fs::read_to_string(format!("/proc/{ppid}/status")).unwrap_or_default();
+    let (cmdline, cmdline_partial) = read_cmdline(key.pid).unwrap_or_default();
+    let stat = read_stat(key.pid)?;
+    let process = Process {
+        key,
+        name: clean(stat.name.as_bytes()),
+        exe: read_exe(key.pid),
+        cmdline,
+        uid: ids("Uid:")?,
+        user: None,
+        gid: ids("Gid:")?,
+        group: None,
+        ppid,
+        parent_name: read_stat(ppid).map(|stat| clean(stat.name.as_bytes())).unwrap_or_default(),
+        parent_uid: status_field(&parent, "Uid:")
+            .and_then(|ids| ids.split_whitespace().next()?.parse().ok())
+            .unwrap_or(0),
+        parent_user: None,
+        ancestors: Arc::default(),
+        package: None,
+        parent_package: None,
+        memory: memory(&status),
+        cgroup_id: 0,
+        cmdline_partial,
+    };
+    (stat.start_ticks == key.start_ticks).then_some(process)
+}
+
+/// The kernel's kB are KiB. A kernel thread has none.
+fn memory(status: &str) -> Option<Memory> {
+    let kib = |name: &str| status_field(status, name)?.trim().strip_suffix("kB")?.trim().parse().ok();
+    Some(Memory { resident_kib: kib("VmRSS:")?, peak_kib: kib("VmHWM:")? })
+}
+
+fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name))
+}
+
+struct Stat {
+    name: String,
+    ppid: u32,
+    start_ticks: u32,
+}
+
+/// Name and start time. procfs parses proc(5)'s line, whose second field may hold blanks and parentheses.
+fn read_stat(pid: u32) -> Option<Stat> {
+    let stat = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?;
+    Some(Stat { name: stat.comm, ppid: stat.ppid.try_into().unwrap_or(0), start_ticks: stat.starttime as u32 })
+}
+
+fn read_exe(pid: u32) -> Option<String> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let bytes = path.as_os_str().as_bytes();
+    Some(clean(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes)))
+}
+
+/// The command line, and whether it is longer.
+fn read_cmdline(pid: u32) -> Option<(String, bool)> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let file = fs::File::open(format!("/proc/{pid}/cmdline")).ok()?;
+    file.take(CMDLINE_MAX as u64 + 1).read_to_end(&mut bytes).ok()?;
+    (!bytes.is_empty()).then(|| (cmdline(&bytes), bytes.len() > CMDLINE_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own_key() -> ProcKey {
+        let pid = std::process::id();
+        ProcKey { pid, start_ticks: read_stat(pid).unwrap().start_ticks, exec: 0 }
+    }
+
+    #[test]
+    fn reads_a_living_process() {
+        let process = read_proc(own_key()).unwrap();
+        assert_eq!(process.exe.as_deref().map(std::path::Path::new), std::env::current_exe().ok().as_deref());
+        assert!(process.cmdline.contains("sockeye") && process.ppid > 0 && !process.parent_name.is_empty());
+        let memory = process.memory.unwrap();
+        assert!(memory.resident_kib > 100 && memory.peak_kib >= memory.resident_kib, "{memory:?}");
+    }
+
+    #[test]
+    fn another_start_time_is_another_process() {
+        let key = ProcKey { start_ticks: own_key().start_ticks.wrapping_add(1), ..own_key() };
+        assert_eq!(read_proc(key), None);
+        let mut reused = Process { key, cmdline_partial: true, ..Process::default() };
+        complete_from_proc(&mut reused);
+        assert_eq!((reused.exe, reused.cmdline.as_str()), (None, ""));
+    }
+
+    #[test]
+    fn tells_where_a_process_comes_from_and_lives() {
+        let mut enricher = Enricher::new(sockeye_bpf::preflight::find_cgroup2());
+        let (found, in_container) = enricher.answer(Wanted::Lookup(own_key()));
+        let process = found.process.unwrap();
+        assert_eq!(in_container, Some(false));
+        let own: u32 = process.ancestors.first().map_or(0, |(_, pid)| *pid);
+        assert_eq!(own, read_stat(process.ppid).unwrap().ppid);
+        if enricher.cgroup_mount.is_some() {
+            assert!(found.cgroup.is_some_and(|(id, path)| id != 0 && path.starts_with('/')));
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Kubernetes' Container Runtime Interface, version v1: three calls of `runtime.v1.RuntimeService`, over a Unix socket.
+//!
+//! The few messages are declared here by their field numbers (kubernetes/cri-api, pkg/apis/runtime/v1/api.proto); a
+//! crate of the whole API would need protoc at build time and bring a web framework along.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use hyper::http::uri::PathAndQuery;
+use prost::Message;
+use tonic::client::Grpc;
+use tonic::transport::{Channel, Endpoint};
+use tonic_prost::ProstCodec;
+
+use crate::owners::cgroup::Runtime;
+use crate::owners::workload::{Names, Pod};
+
+/// Labels that the kubelet gives to each container.
+pub(super) const POD_NAME: &str = "io.kubernetes.pod.name";
+pub(super) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+pub(super) const POD_UID: &str = "io.kubernetes.pod.uid";
+pub(super) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+
+#[derive(Clone, PartialEq, Message)]
+struct VersionRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+struct VersionResponse {
+    #[prost(string, tag = "2")]
+    runtime_name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct IdFilter {
+    #[prost(string, tag = "1")]
+    id: String,
+}
+
+/// `ListContainersRequest` and `ListPodSandboxRequest` alike.
+#[derive(Clone, PartialEq, Message)]
+struct ListRequest {
+    #[prost(message, optional, tag = "1")]
+    filter: Option<IdFilter>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ContainerMetadata {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ImageSpec {
+    #[prost(string, tag = "1")]
+    image: String,
+    #[prost(string, tag = "18")]
+    user_specified_image: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Container {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    pod_sandbox_id: String,
+    #[prost(message, optional, tag = "3")]
+    metadata: Option<ContainerMetadata>,
+    #[prost(message, optional, tag = "4")]
+    image: Option<ImageSpec>,
+    #[prost(map = "string, string", tag = "8")]
+    labels: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ListContainersResponse {
+    #[prost(message, repeated, tag = "1")]
+    containers: Vec<Container>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PodSandboxMetadata {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    uid: String,
+    #[prost(string, tag = "3")]
+    namespace: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PodSandbox {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, optional, tag = "2")]
+    metadata: Option<PodSandboxMetadata>,
+    #[prost(map = "string, string", tag = "5")]
+    labels: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ListPodSandboxResponse {
+    #[prost(message, repeated, tag = "1")]
+    items: Vec<PodSandbox>,
+}
+
+/// The connection to one engine. It is made with the first question, and again when it is lost.
+#[derive(Debug)]
+pub(super) struct Connection {
+    uri: String,
+    channel: OnceLock<Channel>,
+    runtime: OnceLock<Option<Runtime>>,
+}
+
+impl Connection {
+    pub(super) fn new(socket: &Path) -> Self {
+        Self { uri: format!("unix://{}", socket.display()), channel: OnceLock::new(), runtime: OnceLock::new() }
+    }
+
+    /// What the engine knows of a container or of a pod's own one; `None` if it knows none.
+    pub(super) async fn find(&self, id: &str) -> Result<Option<Names>, String> {
+        let runtime = self.runtime().await?;
+        let list: ListContainersResponse = self.call("ListContainers", by_id(id)).await?;
+        // The filter also takes the beginning of an id.
+        if let Some(container) = list.containers.into_iter().find(|container| container.id == id) {
+            // It has the labels that people gave to their pod; the container has the kubelet's only.
+            let sandbox = match self.sandbox(&container.pod_sandbox_id).await {
+                Err(_) if container.labels.contains_key(POD_NAME) => None,
+                sandbox => sandbox?,
+            };
+            return Ok(Some(of_container(container, sandbox, runtime)));
+        }
+        Ok(self.sandbox(id).await?.map(|sandbox| of_sandbox(sandbox, runtime)))
+    }
+
+    async fn sandbox(&self, id: &str) -> Result<Option<PodSandbox>, String> {
+        let list: ListPodSandboxResponse = self.call("ListPodSandbox", by_id(id)).await?;
+        Ok(list.items.into_iter().find(|sandbox| sandbox.id == id))
+    }
+
+    /// Which engine it is; asked once.
+    async fn runtime(&self) -> Result<Option<Runtime>, String> {
+        if let Some(known) = self.runtime.get() {
+            return Ok(*known);
+        }
+        let version: VersionResponse = self.call("Version", VersionRequest {}).await?;
+        let runtime = match version.runtime_name.as_str() {
+            "containerd" => Some(Runtime::Containerd),
+            "cri-o" => Some(Runtime::Crio),
+            "docker" => Some(Runtime::Docker),
+            _ => None,
+        };
+        Ok(*self.runtime.get_or_init(|| runtime))
+    }
+
+    async fn call<Q, A>(&self, method: &str, request: Q) -> Result<A, String>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let channel = match self.channel.get() {
+            Some(channel) => channel.clone(),
+            None => {
+                let endpoint = Endpoint::from_shared(self.uri.clone()).map_err(|err| err.to_string())?;
+                self.channel.get_or_init(|| endpoint.connect_lazy()).clone()
+            }
+        };
+        let mut grpc = Grpc::new(channel);
+        grpc.ready().await.map_err(|err| explain(&err))?;
+        let path =
+            PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{method}")).map_err(|err| err.to_string())?;
+        let answer = grpc.unary(tonic::Request::new(request), path, ProstCodec::<Q, A>::default()).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| explain(&status))
+    }
+}
+
+fn by_id(id: &str) -> ListRequest {
+    ListRequest { filter: Some(IdFilter { id: id.to_owned() }) }
+}
+
+/// The first cause: what tonic wraps around it says little.
+fn explain(err: &dyn std::error::Error) -> String {
+    let mut cause = err;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+fn of_container(container: Container, sandbox: Option<PodSandbox>, runtime: Option<Runtime>) -> Names {
+    let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
+    let sandbox = sandbox.unwrap_or_default();
+    let pod = match sandbox.metadata {
+        Some(pod) => Pod { uid: pod.uid, name: pod.name, namespace: pod.namespace },
+        None => Pod { uid: label(POD_UID), name: label(POD_NAME), namespace: label(POD_NAMESPACE) },
+    };
+    let name = container.metadata.map(|metadata| metadata.name).filter(|name| !name.is_empty());
+    let image = container.image.unwrap_or_default();
+    Names {
+        runtime,
+        name: name.unwrap_or_else(|| label(CONTAINER_NAME)),
+        image: if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image },
+        labels: sandbox.labels.into_iter().chain(container.labels).collect::<BTreeMap<_, _>>().into_iter().collect(),
+        pod: Some(pod),
+    }
+}
+
+/// The container that holds a pod's namespaces.
+fn of_sandbox(sandbox: PodSandbox, runtime: Option<Runtime>) -> Names {
+    let pod = sandbox.metadata.unwrap_or_default();
+    Names {
+        runtime,
+        name: "pause".into(),
+        image: String::new(),
+        labels: sandbox.labels.into_iter().collect(),
+        pod: Some(Pod { uid: pod.uid, name: pod.name, namespace: pod.namespace }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_pod_comes_from_labels_or_from_its_sandbox() {
+        let labels =
+            HashMap::from([(POD_NAME.to_owned(), "web".to_owned()), (POD_NAMESPACE.to_owned(), "shop".into())]);
+        let container = Container { labels, ..Container::default() };
+        let named = of_container(container, None, Some(Runtime::Crio));
+        assert_eq!(named.pod.unwrap().name, "web");
+        let metadata = PodSandboxMetadata { name: "db".into(), uid: "u".into(), namespace: "shop".into() };
+        let sandbox = PodSandbox { metadata: Some(metadata), ..PodSandbox::default() };
+        let named = of_container(Container::default(), Some(sandbox), None);
+        assert_eq!(named.pod.unwrap(), Pod { uid: "u".into(), name: "db".into(), namespace: "shop".into() });
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_answers_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = ListContainersResponse::decode(bytes.as_slice());
+            let _ = ListPodSandboxResponse::decode(bytes.as_slice());
+        }
+    }
+}

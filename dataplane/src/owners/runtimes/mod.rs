@@ -1,0 +1,168 @@
+//! Asking container engines for the names that belong to an id. The only place with an async runtime: one thread, off
+//! the record path. Engines may be down, slow, denied, or reply nonsense: flows go out with the id meanwhile, the
+//! question is asked again with growing pauses, and everything is counted.
+
+mod cri;
+mod docker;
+mod engine;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+pub use engine::{Engine, Snapshot, find};
+
+use crate::owners::cgroup::ContainerRef;
+use crate::owners::workload::{NameWanted, Named, Names};
+use engine::Reply;
+
+/// Questions that are on their way to engines at the same time.
+const CONCURRENT: usize = 4;
+/// Questions that wait for their turn or for an engine to come back.
+const WAITING_MAX: u64 = 4096;
+/// An engine that answers, and does not know the container, is asked again: a container is listed a little later than
+/// its processes are there.
+const UNKNOWN_RETRIES: u32 = 3;
+/// First pause before asking again; it doubles up to the longest.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A name is not worth asking for any more when its place has been forgotten.
+const GIVE_UP: Duration = Duration::from_secs(600);
+
+/// Figures about all questions.
+#[derive(Debug, Default)]
+pub struct NamingStats {
+    /// Containers that no engine knows.
+    pub unknown: AtomicU64,
+    /// Containers without a name because engines did not answer for too long.
+    pub gave_up: AtomicU64,
+    /// Questions that were not asked because too many waited.
+    pub refused: AtomicU64,
+    /// Questions that wait.
+    pub waiting: AtomicU64,
+}
+
+/// Starts the thread. It ends when `wanted` is closed.
+///
+/// # Errors
+/// If the thread or its runtime cannot be started.
+pub fn start(
+    engines: Vec<Arc<Engine>>,
+    wanted: UnboundedReceiver<NameWanted>,
+    named: mpsc::Sender<Named>,
+    stats: Arc<NamingStats>,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new()
+        .name("sockeye-names".into())
+        .spawn(move || runtime.block_on(serve(engines, wanted, named, stats)))
+}
+
+async fn serve(
+    engines: Vec<Arc<Engine>>,
+    mut wanted: UnboundedReceiver<NameWanted>,
+    named: mpsc::Sender<Named>,
+    stats: Arc<NamingStats>,
+) {
+    let engines: Arc<[Arc<Engine>]> = engines.into();
+    let turns = Arc::new(Semaphore::new(CONCURRENT));
+    for engine in engines.iter().map(Arc::clone) {
+        tokio::spawn(async move { engine.follow().await });
+    }
+    while let Some(question) = wanted.recv().await {
+        if stats.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
+            stats.refused.fetch_add(1, Ordering::Relaxed);
+            let _ = named.send(Named { cgroup_id: question.cgroup_id, names: None });
+            continue;
+        }
+        stats.waiting.fetch_add(1, Ordering::Relaxed);
+        let (engines, turns, named, stats) =
+            (Arc::clone(&engines), Arc::clone(&turns), named.clone(), Arc::clone(&stats));
+        tokio::spawn(async move {
+            find_names(&engines, &turns, &question, &named, &stats).await;
+            stats.waiting.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+/// Asks until there is an answer, or none to be hoped for.
+async fn find_names(
+    engines: &[Arc<Engine>],
+    turns: &Semaphore,
+    question: &NameWanted,
+    named: &mpsc::Sender<Named>,
+    stats: &NamingStats,
+) {
+    let begun = tokio::time::Instant::now();
+    let (mut pause, mut unknown) = (PAUSE, 0);
+    let tell =
+        |names: Option<Names>| named.send(Named { cgroup_id: question.cgroup_id, names: names.map(Box::new) }).is_ok();
+    loop {
+        let answer = {
+            let Ok(_turn) = turns.acquire().await else { return };
+            ask_about(engines, question).await
+        };
+        match answer {
+            Reply::Found(names) => {
+                tell(Some(names));
+                return;
+            }
+            Reply::Unknown if unknown >= UNKNOWN_RETRIES => {
+                stats.unknown.fetch_add(1, Ordering::Relaxed);
+                tell(None);
+                return;
+            }
+            Reply::Unknown => unknown += 1,
+            Reply::Unavailable if begun.elapsed() > GIVE_UP => {
+                stats.gave_up.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            // Flows need not wait: they go out with the id.
+            Reply::Unavailable => {
+                if !tell(None) {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// The innermost container that an engine of this host knows: engines inside of containers cannot be asked.
+async fn ask_about(engines: &[Arc<Engine>], question: &NameWanted) -> Reply {
+    let mut best = Reply::Unknown;
+    for (depth, container) in question.containers.iter().enumerate() {
+        match ask_engines(engines, container, &question.path).await {
+            Reply::Found(names) if depth == 0 => return Reply::Found(names),
+            Reply::Found(outer) => return Reply::Found(within(outer, &question.containers[0])),
+            Reply::Unavailable => best = Reply::Unavailable,
+            Reply::Unknown => {}
+        }
+    }
+    best
+}
+
+/// Names of a container inside of a known one.
+fn within(outer: Names, inner: &ContainerRef) -> Names {
+    let short = inner.id.get(..12).unwrap_or(&inner.id);
+    Names { runtime: None, name: format!("{}/{short}", outer.name), ..outer }
+}
+
+async fn ask_engines(engines: &[Arc<Engine>], container: &ContainerRef, path: &str) -> Reply {
+    let mut best = Reply::Unknown;
+    for engine in engines.iter().filter(|engine| engine.may_know(container.runtime, path)) {
+        match engine.ask(&container.id).await {
+            Reply::Found(names) => return Reply::Found(names),
+            Reply::Unavailable => best = Reply::Unavailable,
+            Reply::Unknown => {}
+        }
+    }
+    best
+}

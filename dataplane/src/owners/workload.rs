@@ -1,0 +1,432 @@
+//! Where a process lives: its container, its pod, its systemd unit. Learnt from the path of its cgroup at once, and
+//! named by the engine's own API a little later.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use sockeye_bpf::records::CgroupRecord;
+
+use crate::model::text::{clean, components, truncate};
+use crate::owners::cgroup::{ContainerRef, PathMeaning, Runtime, has_engine, read_path};
+
+/// Most cgroups that are remembered.
+pub const PLACES_MAX: usize = 1 << 14;
+/// How long a cgroup is remembered after its last use, nanoseconds: the last flows of a container that has gone still
+/// get its name.
+const KEEP_NS: u64 = 600_000_000_000;
+/// Longest name of a container, pod, image or namespace, and longest key and value of a label, bytes.
+const TEXT_MAX: usize = 256;
+/// Labels that are kept of a container.
+const LABELS_MAX: usize = 64;
+
+/// A Kubernetes pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pod {
+    /// From the path of the cgroup, or from the engine.
+    pub uid: String,
+    /// Empty = not known.
+    pub name: String,
+    /// Empty = not known.
+    pub namespace: String,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// The engine's id.
+    pub id: String,
+    /// The engine.
+    pub runtime: Runtime,
+    /// Name by the engine; in a pod that of the container. Empty = not known.
+    pub name: String,
+    /// Image. Empty = not known.
+    pub image: String,
+    /// Labels, sorted by key.
+    pub labels: Vec<(String, String)>,
+}
+
+impl Container {
+    /// The id as engines print it: the first 12 of 64 digits.
+    #[must_use]
+    pub fn short_id(&self) -> &str {
+        if self.id.len() == 64 { &self.id[..12] } else { &self.id }
+    }
+
+    /// Value of a label.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+
+    /// The name, or the short id.
+    #[must_use]
+    pub fn name_or_id(&self) -> &str {
+        if self.name.is_empty() { self.short_id() } else { &self.name }
+    }
+}
+
+/// Where processes of one cgroup live. Strings are clean.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Path of the cgroup.
+    pub path: String,
+    /// Innermost container.
+    pub container: Option<Container>,
+    /// Pod.
+    pub pod: Option<Pod>,
+    /// systemd service or scope, outside of containers.
+    pub unit: Option<String>,
+    /// Its slice.
+    pub slice: Option<String>,
+}
+
+impl Place {
+    /// What the path of a cgroup tells.
+    #[must_use]
+    pub fn new(path: &str, meaning: &PathMeaning) -> Self {
+        Self {
+            path: clean(path.as_bytes()),
+            container: meaning.containers.first().map(|c| Container {
+                id: clean_text(&c.id),
+                runtime: c.runtime,
+                // What has no engine to ask is called by its id.
+                name: if has_engine(c.runtime) { String::new() } else { clean_text(&c.id) },
+                image: String::new(),
+                labels: Vec::new(),
+            }),
+            pod: meaning.pod_uid.as_deref().map(|uid| Pod { uid: clean_text(uid), ..Pod::default() }),
+            unit: meaning.unit.as_deref().map(clean_text),
+            slice: meaning.slice.as_deref().map(clean_text),
+        }
+    }
+
+    /// The container by name: `namespace/pod/container`, or the engine's name, or the short id while no name is known.
+    /// `None` outside of containers.
+    #[must_use]
+    pub fn label(&self) -> Option<String> {
+        let container = self.container.as_ref()?;
+        Some(match &self.pod {
+            Some(pod) if !pod.name.is_empty() => {
+                format!("{}/{}/{}", pod.namespace, pod.name, container.name_or_id())
+            }
+            _ => container.name_or_id().to_owned(),
+        })
+    }
+
+    /// How people should see it: as [`Self::label`], and the unit of a service.
+    #[must_use]
+    pub fn title(&self) -> Option<String> {
+        self.label().or_else(|| self.unit.clone())
+    }
+
+    /// What the container is a part of: `Deployment/cart` of a pod, `project/service` of docker-compose. `None` where
+    /// neither labels nor the pod's name tell for certain.
+    #[must_use]
+    pub fn workload(&self) -> Option<String> {
+        let container = self.container.as_ref()?;
+        let label = |key: &str| container.label(key);
+        if let (Some(project), Some(service)) =
+            (label("com.docker.compose.project"), label("com.docker.compose.service"))
+        {
+            return Some(format!("{project}/{service}"));
+        }
+        let pod = self.pod.as_ref().map(|pod| pod.name.as_str())?;
+        if let Some(job) = label("batch.kubernetes.io/job-name").or_else(|| label("job-name")) {
+            return Some(format!("Job/{job}"));
+        }
+        // A pod is called after its owner: NAME-HASH-RANDOM, NAME-NUMBER, NAME-RANDOM.
+        let (owner, last) = pod.rsplit_once('-')?;
+        if let Some(name) = label("pod-template-hash").and_then(|hash| owner.strip_suffix(hash)?.strip_suffix('-')) {
+            return Some(format!("Deployment/{name}"));
+        }
+        if label("statefulset.kubernetes.io/pod-name") == Some(pod) {
+            return Some(format!("StatefulSet/{owner}"));
+        }
+        let daemon = label("controller-revision-hash").is_some() && last.len() == 5;
+        daemon.then(|| format!("DaemonSet/{owner}"))
+    }
+}
+
+fn clean_text(raw: &str) -> String {
+    let mut text = clean(&raw.as_bytes()[..raw.len().min(4 * TEXT_MAX)]);
+    truncate(&mut text, TEXT_MAX);
+    text
+}
+
+/// A question to the engines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameWanted {
+    /// Which cgroup.
+    pub cgroup_id: u64,
+    /// Its path: tells whose engine it is.
+    pub path: String,
+    /// The containers around it, the innermost one first.
+    pub containers: Vec<ContainerRef>,
+}
+
+/// What an engine says of a container. Raw strings, as they came.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Names {
+    /// Which of the engines, where the path does not tell.
+    pub runtime: Option<Runtime>,
+    /// Name of the container.
+    pub name: String,
+    /// Image.
+    pub image: String,
+    /// All labels.
+    pub labels: Vec<(String, String)>,
+    /// Pod, where it is in one.
+    pub pod: Option<Pod>,
+}
+
+/// The answer to a [`NameWanted`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Which cgroup.
+    pub cgroup_id: u64,
+    /// `None`: no engine knows it, or none answers; another answer may follow.
+    pub names: Option<Box<Names>>,
+}
+
+struct Entry {
+    place: Arc<Place>,
+    /// All is known that can be known by now.
+    complete: bool,
+    last_used_ns: u64,
+}
+
+/// All cgroups with flows. Owned by the control thread.
+#[derive(Default)]
+pub struct PlaceTable {
+    entries: HashMap<u64, Entry, ahash::RandomState>,
+    wanted: Vec<NameWanted>,
+    refused: u64,
+}
+
+impl PlaceTable {
+    /// Takes the path of a cgroup, and wants names where there is a container.
+    pub fn learn(&mut self, cgroup_id: u64, path: &str, now_ns: u64) {
+        if let Some(entry) = self.entries.get_mut(&cgroup_id) {
+            entry.last_used_ns = now_ns;
+            return;
+        }
+        if self.entries.len() >= PLACES_MAX {
+            self.refused += 1;
+            return;
+        }
+        let meaning = read_path(path);
+        let place = Place::new(path, &meaning);
+        let complete = place.container.as_ref().is_none_or(|container| !has_engine(container.runtime));
+        if !complete {
+            self.wanted.push(NameWanted { cgroup_id, path: path.to_owned(), containers: meaning.containers });
+        }
+        self.entries.insert(cgroup_id, Entry { place: Arc::new(place), complete, last_used_ns: now_ns });
+    }
+
+    /// Takes a record of the kernel.
+    pub fn learn_record(&mut self, r: &CgroupRecord, now_ns: u64) {
+        let bytes = &r.path[..usize::from(r.len).min(r.path.len())];
+        let mut path = components(bytes);
+        if path.is_empty() {
+            path.push('/');
+        }
+        if r.complete == 0 {
+            // Too deep for the record: what is nearest to the process is there.
+            path.insert_str(0, "/…");
+        }
+        self.learn(r.cgroup_id, &path, now_ns);
+    }
+
+    /// Takes an answer of the engines.
+    pub fn named(&mut self, named: Named) {
+        let Some(entry) = self.entries.get_mut(&named.cgroup_id) else { return };
+        entry.complete = true;
+        let Some(names) = named.names else { return };
+        let mut place = (*entry.place).clone();
+        if let Some(container) = &mut place.container {
+            container.runtime = names.runtime.unwrap_or(container.runtime);
+            container.name = clean_text(&names.name);
+            container.image = clean_text(&names.image);
+            container.labels = clean_labels(&names.labels);
+        }
+        if let Some(pod) = names.pod {
+            let uid = if pod.uid.is_empty() { place.pod.map(|known| known.uid).unwrap_or_default() } else { pod.uid };
+            place.pod =
+                Some(Pod { uid: clean_text(&uid), name: clean_text(&pod.name), namespace: clean_text(&pod.namespace) });
+        }
+        entry.place = Arc::new(place);
+    }
+
+    /// The place, and whether all that can be known of it is there.
+    pub fn get(&mut self, cgroup_id: u64, now_ns: u64) -> (Option<Arc<Place>>, bool) {
+        match self.entries.get_mut(&cgroup_id) {
+            Some(entry) => {
+                entry.last_used_ns = now_ns;
+                (Some(Arc::clone(&entry.place)), entry.complete)
+            }
+            None => (None, true),
+        }
+    }
+
+    /// The place, without marking it as used.
+    #[must_use]
+    pub fn peek(&self, cgroup_id: u64) -> Option<&Arc<Place>> {
+        self.entries.get(&cgroup_id).map(|entry| &entry.place)
+    }
+
+    /// All that are known, by the id of the cgroup.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Place>)> {
+        self.entries.iter().map(|(id, entry)| (*id, &entry.place))
+    }
+
+    /// Questions that have come up since the last call.
+    pub fn take_wanted(&mut self) -> Vec<NameWanted> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// Forgets cgroups that nothing has asked for in a while.
+    pub fn expire(&mut self, now_ns: u64) {
+        self.entries.retain(|_, entry| entry.last_used_ns + KEEP_NS > now_ns);
+    }
+
+    /// Cgroups that were not remembered because the table was full.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Containers whose name is not known, and all containers.
+    #[must_use]
+    pub fn containers(&self) -> (u64, u64) {
+        let containers = || self.entries.values().filter_map(|entry| entry.place.container.as_ref());
+        (containers().filter(|c| c.name.is_empty()).count() as u64, containers().count() as u64)
+    }
+
+    /// How many are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+fn clean_labels(labels: &[(String, String)]) -> Vec<(String, String)> {
+    let mut labels: Vec<_> = labels.iter().map(|(key, value)| (clean_text(key), clean_text(value))).collect();
+    labels.sort();
+    labels.truncate(LABELS_MAX);
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn a_pod_is_known_by_its_path_first_and_by_its_names_later() {
+        let mut places = PlaceTable::default();
+        let path = format!("/kubepods/burstable/pod{}/{ID}", "1".repeat(32));
+        places.learn(7, &path, 0);
+        let (place, complete) = places.get(7, 0);
+        assert_eq!((place.unwrap().label().as_deref(), complete), (Some("0123456789ab"), false));
+        let wanted = places.take_wanted();
+        assert_eq!((wanted.len(), wanted[0].containers[0].id.as_str()), (1, ID));
+        let pod = Pod { uid: String::new(), name: "web-1".into(), namespace: "shop".into() };
+        let names = Names { name: "nginx".into(), pod: Some(pod), ..Names::default() };
+        places.named(Named { cgroup_id: 7, names: Some(names.into()) });
+        let (place, complete) = places.get(7, 0);
+        let place = place.unwrap();
+        assert_eq!((place.label().as_deref(), complete), (Some("shop/web-1/nginx"), true));
+        assert_eq!(place.pod.as_ref().unwrap().uid, "1".repeat(32));
+    }
+
+    #[test]
+    fn a_container_is_called_by_its_name_as_soon_as_that_is_known() {
+        let mut places = PlaceTable::default();
+        places.learn(7, &format!("/docker/{ID}"), 0);
+        assert_eq!(places.peek(7).unwrap().label().as_deref(), Some("0123456789ab"));
+        let names = Names { name: "webshop".into(), ..Names::default() };
+        places.named(Named { cgroup_id: 7, names: Some(names.into()) });
+        assert_eq!(places.peek(7).unwrap().label().as_deref(), Some("webshop"));
+    }
+
+    /// Names and labels as the controllers of Kubernetes give them (kubernetes.io/docs/concepts/workloads/controllers,
+    /// kubernetes.io/docs/reference/labels-annotations-taints), and docker-compose's.
+    #[test]
+    fn a_workload_is_told_where_labels_prove_it() {
+        type Case = (&'static str, &'static [(&'static str, &'static str)], Option<&'static str>);
+        let cases: [Case; 8] = [
+            ("cart-5d4f8c7b9d-x2x4z", &[("pod-template-hash", "5d4f8c7b9d")], Some("Deployment/cart")),
+            ("cart-5d4f8c7b9d-x2x4z", &[], None),
+            (
+                "db-0",
+                &[("statefulset.kubernetes.io/pod-name", "db-0"), ("controller-revision-hash", "db-1")],
+                Some("StatefulSet/db"),
+            ),
+            ("node-agent-9xk2p", &[("controller-revision-hash", "6c9")], Some("DaemonSet/node-agent")),
+            ("backup-28411-abcde", &[("job-name", "backup-28411")], Some("Job/backup-28411")),
+            ("bare", &[("pod-template-hash", "x")], None),
+            ("", &[("com.docker.compose.project", "shop"), ("com.docker.compose.service", "web")], Some("shop/web")),
+            ("kube-proxy-node1", &[], None),
+        ];
+        for (pod, labels, workload) in cases {
+            let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let place = Place {
+                container: Some(Container {
+                    id: ID.into(),
+                    runtime: Runtime::Containerd,
+                    name: "c".into(),
+                    image: String::new(),
+                    labels,
+                }),
+                pod: Some(Pod { name: pod.into(), ..Pod::default() }),
+                ..Place::default()
+            };
+            assert_eq!(place.workload().as_deref(), workload, "{pod}");
+        }
+    }
+
+    #[test]
+    fn services_are_no_containers() {
+        let path = "/system.slice/nginx.service";
+        let place = Place::new(path, &read_path(path));
+        assert_eq!((place.label(), place.title().as_deref()), (None, Some("nginx.service")));
+    }
+
+    #[test]
+    fn hostile_names_are_shown_safely() {
+        let mut places = PlaceTable::default();
+        places.learn(1, &format!("/docker/{ID}"), 0);
+        let names = Names {
+            name: "a\x1b[2Jb\u{202e}".into(),
+            image: "x".repeat(1 << 20),
+            labels: (0..1000).map(|i| (format!("k{i}\n"), "v".repeat(1 << 20))).collect(),
+            ..Names::default()
+        };
+        places.named(Named { cgroup_id: 1, names: Some(names.into()) });
+        let place = places.peek(1).unwrap();
+        let container = place.container.as_ref().unwrap();
+        assert_eq!(container.name, "a\u{fffd}[2Jb\u{fffd}");
+        assert!(container.image.len() <= TEXT_MAX && container.labels.len() <= LABELS_MAX);
+        assert!(container.labels.iter().all(|(k, v)| k.len().max(v.len()) <= TEXT_MAX && !k.contains('\n')));
+    }
+
+    #[test]
+    fn the_kernels_record_is_the_path_read_backwards() {
+        let mut r: CgroupRecord = zerocopy::FromZeros::new_zeroed();
+        let text = b"nginx.service\0system.slice\0";
+        r.path[..text.len()].copy_from_slice(text);
+        r.len = text.len() as u16;
+        r.complete = 1;
+        r.cgroup_id = 3;
+        let mut places = PlaceTable::default();
+        places.learn_record(&r, 0);
+        assert_eq!(places.peek(3).unwrap().path, "/system.slice/nginx.service");
+    }
+}
