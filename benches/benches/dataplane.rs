@@ -9,7 +9,7 @@ use sockeye::api::flows;
 use sockeye::export::{json, tlv};
 use sockeye::flows::report::{FlowReport, Identity};
 use sockeye::flows::{FlowTable, Timeouts};
-use sockeye::ingest::shard::Delta;
+use sockeye::ingest::shard::Shard;
 use sockeye::ingest::worker::Worker;
 use sockeye::model::flow::{Addr, Counters, Endpoint, FlowKey, ProcKey, Proto, State};
 use sockeye::model::rtt::{RttStats, RttSummary, rtt_histogram};
@@ -26,8 +26,8 @@ const FLOWS: [u64; 3] = [10_000, 100_000, 1_000_000];
 
 fn record(cookie: u64) -> FlowRecord {
     let mut r = FlowRecord::new_zeroed();
-    r.kind = Kind::Sweep as u8;
-    r.flags = flags::ROLE_INITIATOR | flags::CONFIRMED;
+    r.kind = Kind::Scan as u8;
+    r.flags = flags::ROLE_INITIATOR | flags::OWNER_CONFIRMED;
     r.state = 1;
     r.cookie = cookie;
     r.at_ns = cookie + 1;
@@ -75,24 +75,24 @@ fn shard(c: &mut Criterion) {
     let mut group = c.benchmark_group("shard");
     group.throughput(Throughput::Elements(RECORDS));
     for flows in FLOWS {
-        let mut delta = Delta::new(&[0]);
-        (0..flows).for_each(|cookie| delta.record(0, record(cookie).as_bytes()));
+        let mut shard = Shard::new(&[0]);
+        (0..flows).for_each(|cookie| shard.record(0, record(cookie).as_bytes()));
         let mut records = Scattered::over(flows);
         group.bench_function(BenchmarkId::new("hit", flows), |b| {
-            b.iter(|| records.portion().iter().for_each(|r| delta.record(0, black_box(r).as_bytes())));
+            b.iter(|| records.portion().iter().for_each(|r| shard.record(0, black_box(r).as_bytes())));
         });
         // What the machine charges for the memory alone: no record is looked for.
-        let mut places: Vec<FlowRecord> = (0..flows).map(record).collect();
+        let mut workloads: Vec<FlowRecord> = (0..flows).map(record).collect();
         group.bench_function(BenchmarkId::new("written where it belongs", flows), |b| {
-            b.iter(|| records.portion().iter().for_each(|r| places[black_box(r).cookie as usize] = *r));
+            b.iter(|| records.portion().iter().for_each(|r| workloads[black_box(r).cookie as usize] = *r));
         });
     }
     let records: Vec<FlowRecord> = (0..RECORDS).map(record).collect();
-    let mut delta = Delta::new(&[0]);
+    let mut shard = Shard::new(&[0]);
     group.bench_function("insert and clear", |b| {
         b.iter(|| {
-            delta.clear();
-            records.iter().for_each(|r| delta.record(0, r.as_bytes()));
+            shard.clear();
+            records.iter().for_each(|r| shard.record(0, r.as_bytes()));
         });
     });
     group.finish();
@@ -105,8 +105,8 @@ fn histogram(c: &mut Criterion) {
     batch.samples_us.iter_mut().enumerate().for_each(|(i, sample)| *sample = 20_000 + 37 * i as u32);
     let mut group = c.benchmark_group("histogram");
     group.throughput(Throughput::Elements(batch.samples_us.len() as u64));
-    let mut delta = Delta::new(&[0]);
-    group.bench_function("batch of 24 samples: host, process, peer", |b| b.iter(|| delta.record(0, batch.as_bytes())));
+    let mut shard = Shard::new(&[0]);
+    group.bench_function("batch of 24 samples: host, process, peer", |b| b.iter(|| shard.record(0, batch.as_bytes())));
     group.throughput(Throughput::Elements(1));
     let mut host = rtt_histogram();
     host.saturating_record(20_000);
@@ -135,9 +135,9 @@ fn hand_over(c: &mut Criterion) {
         b.iter(|| {
             worker.visit();
             worker.hand_over();
-            let mut delta = port.deltas.pop().expect("it was handed over");
-            delta.clear();
-            port.recycle.push(delta).expect("room for all boxes");
+            let mut shard = port.shards.pop().expect("it was handed over");
+            shard.clear();
+            port.recycle.push(shard).expect("room for all boxes");
         });
     });
 }
@@ -199,7 +199,7 @@ fn report() -> FlowReport {
         local: [true, false],
         owners: [process.key, ProcKey::default()],
         changed: None,
-        identity: [Identity { process: Some(Arc::new(process)), place: None }, Identity::default()],
+        identity: [Identity { process: Some(Arc::new(process)), workload: None }, Identity::default()],
         rtt_samples: Some(RttSummary { samples: 12, min_us: 18_000, mean_us: 20_500, p99_us: 31_250 }),
         window_max: [64_240, 65_535],
         congestion: [Some("cubic"), None],

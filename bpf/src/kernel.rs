@@ -17,8 +17,8 @@ use crate::error::{KernelError, bpf};
 use crate::programs::ProgramHandle;
 use crate::records::{CpuStats, UdpKey, UdpValue};
 use crate::ring::Ring;
+use crate::scan::{Scanner, UdpTables};
 use crate::skel::MainSkelBuilder;
-use crate::sweep::{Sweeper, UdpTables};
 
 /// Keeps libbpf from printing: what goes wrong is in the errors.
 pub fn silence_libbpf() {
@@ -54,7 +54,7 @@ pub fn ring_bytes_for(cpus: usize) -> u32 {
 
 /// The attached programs and their maps.
 pub struct Kernel {
-    sweeper: Sweeper,
+    scanner: Scanner,
     misses_orphans: bool,
     udp: Option<UdpTables>,
     counts: MapHandle,
@@ -94,15 +94,15 @@ impl Kernel {
         seed(&skel.progs.se_seed)?;
 
         let misses_orphans = is_walk_over_states_unsafe();
-        let sweep = if misses_orphans {
-            skel.progs.se_sweep_files.attach_trace()
+        let scan = if misses_orphans {
+            skel.progs.se_scan_files.attach_trace()
         } else {
-            skel.progs.se_sweep.attach_iter(skel.maps.se_socks.as_fd())
+            skel.progs.se_scan.attach_iter(skel.maps.se_socks.as_fd())
         };
-        let sweeper = Sweeper::new(
-            sweep.map_err(bpf("cannot attach the sweep"))?,
-            ring_of(&skel.maps.se_swept, 0, skel.maps.se_swept.max_entries())?,
-            handle(&skel.maps.se_sweep_all)?,
+        let scanner = Scanner::new(
+            scan.map_err(bpf("cannot attach the socket scan"))?,
+            ring_of(&skel.maps.se_scanned, 0, skel.maps.se_scanned.max_entries())?,
+            handle(&skel.maps.se_scan_all)?,
             handle(&skel.maps.se_closes)?,
         );
         let udp = UdpTables::new(handle(&skel.maps.se_udp)?, [udp_inner, create_udp_table(options.udp_table_entries)?]);
@@ -110,7 +110,7 @@ impl Kernel {
         let loaded = skel.object().progs().filter(|p| p.autoload());
         let programs = loaded.map(|p| ProgramHandle::new(&p)).collect::<io::Result<_>>();
         let programs = programs.map_err(|source| KernelError::Io { what: "cannot keep a program".into(), source })?;
-        Ok((Self { sweeper, misses_orphans, udp: Some(udp), counts, programs, charged, _links: links }, rings))
+        Ok((Self { scanner, misses_orphans, udp: Some(udp), counts, programs, charged, _links: links }, rings))
     }
 
     /// The UDP counters. They can be taken once, to be read on a thread of their own.
@@ -119,20 +119,20 @@ impl Kernel {
     }
 
     /// The reader of sockets.
-    pub fn sweeper(&mut self) -> &mut Sweeper {
-        &mut self.sweeper
+    pub fn scanner(&mut self) -> &mut Scanner {
+        &mut self.scanner
     }
 
-    /// Whether a sweep finds only sockets that a process has open, and not what is left of a connection after its close.
+    /// Whether a scan finds only sockets that a process has open, and not what is left of a connection after its close.
     #[must_use]
     pub fn misses_orphans(&self) -> bool {
         self.misses_orphans
     }
 
-    /// Bytes of the buffer that the sweep goes through.
+    /// Bytes of the buffer that the scan goes through.
     #[must_use]
-    pub fn sweep_bytes(&self) -> usize {
-        self.sweeper.buffer_bytes()
+    pub fn scan_bytes(&self) -> usize {
+        self.scanner.buffer_bytes()
     }
 
     /// The loaded programs.
@@ -224,7 +224,7 @@ fn attach_cgroup(progs: &crate::skel::MainProgs<'_>, path: &Path) -> Result<Vec<
         .collect()
 }
 
-/// From 7.0 on: see `se_sweep_files` in `sweep.h`.
+/// From 7.0 on: see `se_scan_files` in `scan.h`.
 fn is_walk_over_states_unsafe() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     major_version(&release).is_none_or(|major| major >= 7)

@@ -2,7 +2,7 @@
 //!
 //! * [`kernel`] loads and attaches the programs of `src/bpf/`, seeds older sockets, and owns the maps.
 //! * [`ring`] drains one CPU's ring buffer, without callbacks or copies.
-//! * [`sweep`] reads all tracked sockets and drains the UDP table.
+//! * [`scan`] reads all tracked sockets and drains the UDP table.
 //! * [`preflight`] says what the host lacks before anything is loaded.
 //! * [`programs`] says what the programs cost.
 //! * `harness`, behind the feature of that name, has programs that only the load harness loads.
@@ -16,7 +16,7 @@ pub mod preflight;
 pub mod programs;
 pub mod records;
 pub mod ring;
-pub mod sweep;
+pub mod scan;
 mod sys;
 
 /// What libbpf-cargo has generated of an object.

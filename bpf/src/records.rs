@@ -27,9 +27,9 @@ pub const KINDS: usize = 8;
 pub enum Kind {
     /// The last word on a TCP connection.
     Close = 0,
-    /// A live TCP socket, seen by the sweep, or when its process has closed it.
-    Sweep = 1,
-    /// A listening TCP or bound UDP socket, seen by the sweep.
+    /// A live TCP socket, seen by the scan, or when its process has closed it.
+    Scan = 1,
+    /// A listening TCP or bound UDP socket, seen by the scan.
     Listener = 2,
     /// A batch of round-trip samples.
     Rtt = 3,
@@ -47,7 +47,7 @@ impl Kind {
     /// All kinds, in the order of their numbers.
     pub const ALL: [Self; KINDS] = [
         Self::Close,
-        Self::Sweep,
+        Self::Scan,
         Self::Listener,
         Self::Rtt,
         Self::Datagram,
@@ -67,7 +67,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Close => "close",
-            Self::Sweep => "sweep",
+            Self::Scan => "scan",
             Self::Listener => "listener",
             Self::Rtt => "rtt",
             Self::Datagram => "datagram",
@@ -91,9 +91,9 @@ pub mod flags {
     /// The socket listens.
     pub const ROLE_LISTENER: u8 = 3;
     /// The owner itself connected, or has read from the socket.
-    pub const CONFIRMED: u8 = 0x04;
+    pub const OWNER_CONFIRMED: u8 = 0x04;
     /// The socket is older than the agent.
-    pub const SEEDED: u8 = 0x08;
+    pub const PRE_EXISTING: u8 = 0x08;
     /// UDP, not TCP.
     pub const UDP: u8 = 0x10;
     /// Number of the owner's `exec()`, modulo 8.
@@ -385,7 +385,7 @@ impl CpuStats {
 /// A record of any kind, borrowed from a ring.
 #[derive(Debug, Clone, Copy)]
 pub enum Record<'a> {
-    /// Sweep or listener.
+    /// Scan or listener.
     Flow(&'a FlowRecord),
     /// End of a TCP connection.
     Close(&'a CloseRecord),
@@ -408,7 +408,7 @@ impl<'a> Record<'a> {
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         Some(match Kind::from_byte(*bytes.first()?)? {
-            Kind::Sweep | Kind::Listener => Self::Flow(FlowRecord::ref_from_bytes(bytes).ok()?),
+            Kind::Scan | Kind::Listener => Self::Flow(FlowRecord::ref_from_bytes(bytes).ok()?),
             Kind::Close => Self::Close(CloseRecord::ref_from_bytes(bytes).ok()?),
             Kind::Rtt => Self::Rtt(RttRecord::ref_from_bytes(bytes).ok()?),
             Kind::Datagram => Self::Datagram(DatagramRecord::ref_from_bytes(bytes).ok()?),

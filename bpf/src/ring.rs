@@ -16,7 +16,7 @@ pub trait Drain {
     fn drain(&mut self, limit: usize, each: impl FnMut(&[u8])) -> usize;
 
     /// The last call ended before a record that is still being written: it, and what lies behind it, is for the next one.
-    fn is_held_up(&self) -> bool {
+    fn has_record_in_flight(&self) -> bool {
         false
     }
 
@@ -41,7 +41,7 @@ pub struct Ring {
     /// record is cut in two. All of it again, as libbpf maps it, would count twice in the process's resident memory.
     producer: Mapping,
     position: usize,
-    held_up: bool,
+    in_flight: bool,
 }
 
 /// Space is given back when it is this share of the ring.
@@ -83,7 +83,7 @@ impl Ring {
         let consumer = Mapping::new(&fd, page, ProtFlags::READ | ProtFlags::WRITE, 0)?;
         let producer = Mapping::new(&fd, page + size_bytes + page, ProtFlags::READ, page)?;
         let position = consumer.counter().load(Ordering::Acquire);
-        Ok(Self { cpu, size_bytes, fd, consumer, producer, position, held_up: false })
+        Ok(Self { cpu, size_bytes, fd, consumer, producer, position, in_flight: false })
     }
 
     /// The CPU whose programs write to this ring.
@@ -112,8 +112,8 @@ impl Drain for Ring {
         self.size_bytes
     }
 
-    fn is_held_up(&self) -> bool {
-        self.held_up
+    fn has_record_in_flight(&self) -> bool {
+        self.in_flight
     }
 
     #[inline]
@@ -123,13 +123,13 @@ impl Drain for Ring {
         let mapped = self.producer.bytes - page_size();
         let made = self.producer.counter().load(Ordering::Acquire);
         let (mut drained, mut given_back) = (0, self.position);
-        self.held_up = false;
+        self.in_flight = false;
         while self.position != made && drained < limit {
             let offset = self.position & (self.size_bytes - 1);
             // SAFETY: inside of the data, aligned to 8 bytes; the kernel writes it with an atomic exchange.
             let header = unsafe { data.add(offset).cast::<AtomicU32>().as_ref() }.load(Ordering::Acquire);
             if header & BPF_RINGBUF_BUSY_BIT != 0 {
-                self.held_up = true;
+                self.in_flight = true;
                 break;
             }
             let bytes = (header & !BPF_RINGBUF_DISCARD_BIT) as usize;
@@ -209,11 +209,11 @@ mod tests {
         let (kernel, mut ring) = Kernel::new(4096);
         let made = kernel.write(0, BPF_RINGBUF_BUSY_BIT, b"slow");
         kernel.write(made, 0, b"fast");
-        assert!(drain(&mut ring, 10).is_empty() && ring.is_held_up());
+        assert!(drain(&mut ring, 10).is_empty() && ring.has_record_in_flight());
         kernel.write(0, 0, b"slow");
         kernel.write(made, 0, b"fast");
         assert_eq!(drain(&mut ring, 10), [b"slow", b"fast"]);
-        assert!(!ring.is_held_up());
+        assert!(!ring.has_record_in_flight());
     }
 
     #[test]

@@ -150,7 +150,7 @@ pub const PROCESSES: [Shown; 5] = [
     ("PID", "pid", 8),
     ("USER", "user", 12),
     ("PACKAGE", "package", 14),
-    ("PLACE", "place", 30),
+    ("WORKLOAD", "workload", 30),
 ];
 /// `ctl containers`.
 pub const CONTAINERS: [Shown; 5] = [
@@ -171,7 +171,7 @@ pub const PORTS: [Shown; 8] = [
     ("PID", "pid", 8),
     ("USER", "user", 16),
     ("PACKAGE", "package", 24),
-    ("PLACE", "place", 40),
+    ("WORKLOAD", "workload", 40),
 ];
 
 /// One line per process, container, pod or port, with the figures that the table has.
@@ -253,7 +253,7 @@ fn processes(row: &Map<String, Value>) -> String {
         let get = |what: &str| row.get(&format!("{side}_{what}")).map(text);
         let name = get("process").unwrap_or_else(|| "?".into());
         // Services say mostly what their process says; containers do not.
-        let place = get("place").filter(|place| !place.ends_with(".service") && !place.ends_with(".scope"));
+        let place = get("workload").filter(|place| !place.ends_with(".service") && !place.ends_with(".scope"));
         let place = place.map(|place| format!(" @{place}")).unwrap_or_default();
         let user = get("user").unwrap_or_default();
         get("pid").map(|pid| format!("{name}[{pid}] {user}{place}").trim_end().to_owned())

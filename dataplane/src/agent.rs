@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let stop_workers = Arc::new(AtomicBool::new(false));
     let count = args.workers.map_or_else(|| rings.len().div_ceil(8), |workers| workers as usize);
     let wake_control = move || {
-        let _ = wake.send(Event::DeltaFull);
+        let _ = wake.send(Event::ShardFull);
     };
     let (ports, workers) =
         worker::start(rings, count, &stop_workers, &wake_control).context("cannot start the workers")?;
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let options = ControlOptions {
         timeouts: if kernel.misses_orphans() { timeouts.without_orphans() } else { timeouts },
         flows_max: usize::try_from(args.flows_max).unwrap_or(usize::MAX),
-        sweep_every: Duration::from_secs(args.sweep_interval),
+        scan_every: Duration::from_secs(args.scan_interval),
         probe,
     };
     let control = Control::new(kernel, drainer, ports, exporters, enrichment, options);
@@ -91,19 +91,19 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     ended.map_err(|_| anyhow::anyhow!("the control thread has died, which is a bug: please report what it said above"))
 }
 
-/// The threads that ask /proc, package databases and container engines.
+/// The threads that ask /proc, package databases and container runtimes.
 fn start_enrichment(config: &Config) -> Result<Enrichment> {
     let (wanted, questions) = mpsc::channel();
     let (answers, found) = mpsc::channel();
     let (packages, packages_wanted) = mpsc::channel();
     packages::start(packages_wanted, answers.clone())?;
     procfs::start(questions, answers, packages, preflight::find_cgroup2())?;
-    let (names_wanted, containers) = tokio::sync::mpsc::unbounded_channel();
+    let (name_requests, containers) = tokio::sync::mpsc::unbounded_channel();
     let (names, named) = mpsc::channel();
-    let engines: Vec<_> = runtimes::find(&config.runtimes).into_iter().map(Arc::new).collect();
+    let runtimes: Vec<_> = runtimes::find(&config.runtimes).into_iter().map(Arc::new).collect();
     let naming = Arc::new(NamingStats::default());
-    runtimes::start(engines.clone(), containers, names, Arc::clone(&naming))?;
-    Ok(Enrichment { wanted, found, names_wanted, named, engines, naming })
+    runtimes::start(runtimes.clone(), containers, names, Arc::clone(&naming))?;
+    Ok(Enrichment { wanted, found, name_requests, named, runtimes, naming })
 }
 
 /// Ends the agent when the thread that holds it ends, also by a panic: an agent without its control thread is blind.

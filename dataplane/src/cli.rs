@@ -50,9 +50,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=600))]
     pub(crate) active_timeout: u64,
 
-    /// From one walk over all sockets to the next; up to 10 if there are so many that it takes over 1 % of a CPU.
+    /// From one scan of all sockets to the next; up to 10 if there are so many that it takes over 1 % of a CPU.
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
-    pub(crate) sweep_interval: u64,
+    pub(crate) scan_interval: u64,
 
     /// Most flows in memory. What does not fit is counted.
     #[arg(long, value_name = "FLOWS", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..))]

@@ -12,11 +12,11 @@ pub const DEFAULT_PATH: &str = "/etc/sockeye/sockeye.toml";
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
 pub struct Config {
-    /// Where container engines are asked for names.
+    /// Where container runtimes are asked for names.
     pub runtimes: Runtimes,
 }
 
-/// Sockets of the engines, `unix:///PATH`. A list that is given replaces the usual places; an empty one asks nobody.
+/// Sockets of the runtimes, `unix:///PATH`. A list that is given replaces the usual places; an empty one asks nobody.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
 pub struct Runtimes {

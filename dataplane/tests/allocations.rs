@@ -17,7 +17,7 @@ impl Load {
     fn new() -> Self {
         let flow = |cookie| {
             let mut r = FlowRecord::new_zeroed();
-            r.kind = Kind::Sweep as u8;
+            r.kind = Kind::Scan as u8;
             r.cookie = cookie;
             r.at_ns = cookie;
             r
@@ -48,12 +48,12 @@ fn visits_and_hand_overs_allocate_nothing_in_steady_state() {
     let mut turn = || {
         worker.visit();
         assert!(worker.hand_over());
-        let mut delta = port.deltas.pop().expect("it was handed over");
-        assert_eq!(delta.tcp.records().len(), 5_000);
-        delta.clear();
-        port.recycle.push(delta).expect("room for all boxes");
+        let mut shard = port.shards.pop().expect("it was handed over");
+        assert_eq!(shard.tcp.records().len(), 5_000);
+        shard.clear();
+        port.recycle.push(shard).expect("room for all boxes");
     };
-    // Each of the four boxes grows its tables once.
+    // Each of the four buffers grows its tables once.
     (0..8).for_each(|_| turn());
     let counted = allocation_counter::measure(|| (0..50).for_each(|_| turn()));
     assert_eq!(counted.count_total, 0, "{counted:?}");

@@ -123,9 +123,9 @@ impl Agent {
     }
 
     /// Its own books.
-    fn books(&self) -> Result<Books> {
+    fn record_counters(&self) -> Result<RecordCounters> {
         let answer = self.stats()?;
-        Ok(Books {
+        Ok(RecordCounters {
             offered: sum(&answer, "offered"),
             delivered: sum(&answer, "delivered"),
             overflow: sum(&answer, "overflow"),
@@ -135,16 +135,16 @@ impl Agent {
 
     /// The books at a moment in which nothing is in the rings: on a live host something may just have come, and a worker
     /// takes it within a quarter of a second. What is lost without being counted never balances, and is there to see.
-    pub(crate) fn balanced_books(&self) -> Result<Books> {
-        let mut books = self.books()?;
+    pub(crate) fn balanced_counters(&self) -> Result<RecordCounters> {
+        let mut record_counters = self.record_counters()?;
         for _ in 0..20 {
-            if books.offered == books.delivered + books.overflow + books.lost {
+            if record_counters.offered == record_counters.delivered + record_counters.overflow + record_counters.lost {
                 break;
             }
             thread::sleep(Duration::from_millis(100));
-            books = self.books()?;
+            record_counters = self.record_counters()?;
         }
-        Ok(books)
+        Ok(record_counters)
     }
 
     /// What its kernel programs have done since somebody asks. They are counted for some seconds after each question.
@@ -174,7 +174,7 @@ pub(crate) struct ProgramRuns {
 
 /// The agent's own figures of its rings.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Books {
+pub(crate) struct RecordCounters {
     pub(crate) offered: u64,
     pub(crate) delivered: u64,
     pub(crate) overflow: u64,

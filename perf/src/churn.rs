@@ -87,13 +87,13 @@ fn one(options: &Options, rate: u64, agents: &Agents) -> Result<Vec<Value>> {
 fn measure(options: &Options, rate: u64, agent: &Agent, collector: Collector) -> Result<Vec<Value>> {
     let connections = if options.quick { options.connections.min(10_000) } else { options.connections };
     agent.programs()?; // starts the kernel's counting
-    let (before, usage_before, programs_ns_before) = (agent.balanced_books()?, agent.usage()?, programs_ns(agent)?);
+    let (before, usage_before, programs_ns_before) = (agent.balanced_counters()?, agent.usage()?, programs_ns(agent)?);
     let began = Instant::now();
     let (done, closed) = counting(agent, || connect_all(options, connections, rate))?;
     let seconds = began.elapsed().as_secs_f64();
     let programs_ns = programs_ns(agent)? - programs_ns_before;
     thread::sleep(SETTLE);
-    let (after, usage) = (agent.balanced_books()?, agent.usage()?);
+    let (after, usage) = (agent.balanced_counters()?, agent.usage()?);
     let (user_s, system_s) = (usage.user_s - usage_before.user_s, usage.system_s - usage_before.system_s);
     let us_each = |seconds: f64| round2(seconds * 1e6 / done as f64);
     let arrived = collector.finish()?;

@@ -1,4 +1,4 @@
-//! `perf hold`: many connections that stay open. What the agent and the kernel remember of each, and what a sweep over
+//! `perf hold`: many connections that stay open. What the agent and the kernel remember of each, and what a scan over
 //! all of them takes.
 
 use std::fs;
@@ -24,10 +24,10 @@ use crate::tether::until_input_ends;
 const FDS_OTHER: u64 = 64;
 /// Connections of one holder at most: it has one listener, so one port for each connection.
 const HOLDER_MAX: u64 = 20_000;
-/// Time for the agent to have swept, reported and settled.
+/// Time for the agent to have scanned, reported and settled.
 const SETTLE: Duration = Duration::from_secs(8);
 const SETTLE_QUICK: Duration = Duration::from_secs(3);
-const SWEEPS: usize = 5;
+const SCANS: usize = 5;
 /// What the agent may take.
 const BAR_FIXED_MB: f64 = 40.0;
 const BAR_BYTES_PER_FLOW: f64 = 400.0;
@@ -59,8 +59,8 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         "idle MB",
         "bytes per flow",
         "kernel bytes per socket",
-        "sweep ms",
-        "sweep ns per socket",
+        "scan ms",
+        "scan ns per socket",
         "agent CPU %",
         "records/s",
         "bytes per record",
@@ -79,7 +79,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         "Kernel bytes: growth of the kmalloc caches, where the state of sockets lies (/proc/slabinfo), while the same \
          connections are made with and without the agent, the difference over sockets. The rings come on top of it."
             .into(),
-        "Sweep: median of five, CPU time of the thread that does it. Records: what was exported to the collector, if there is one."
+        "Scan: median of five, CPU time of the thread that does it. Records: what was exported to the collector, if there is one."
             .into(),
     ];
     Ok(Report { title: "hold", table, more: Vec::new(), notes })
@@ -111,7 +111,7 @@ fn one(connections: u64, options: &Options, agents: &Agents) -> Result<Vec<Value
     let (records, bytes) = (exported("records")? - records, exported("bytes")? - bytes);
     let records_per_s = records / began.elapsed().as_secs_f64();
     let cpu_percent = (agent.usage()?.cpu_s() - cpu) / began.elapsed().as_secs_f64() * 100.0;
-    let (sockets, sweep_ns) = sweep(&agent)?;
+    let (sockets, scan_ns) = scan(&agent)?;
     let full = agent.usage()?.rss_bytes;
     drop(holders);
     let per_flow = (full as f64 - idle as f64) / connections as f64;
@@ -123,8 +123,8 @@ fn one(connections: u64, options: &Options, agents: &Agents) -> Result<Vec<Value
         round2(idle as f64 / 1e6),
         json!(per_flow.round()),
         json!(((kmalloc_with - kmalloc_without) / (2 * connections) as f64).round()),
-        round2(sweep_ns / 1e6),
-        json!((sweep_ns / sockets as f64).round()),
+        round2(scan_ns / 1e6),
+        json!((scan_ns / sockets as f64).round()),
         round2(cpu_percent),
         json!(records_per_s.round()),
         json!((bytes / records.max(1.0)).round()),
@@ -132,14 +132,14 @@ fn one(connections: u64, options: &Options, agents: &Agents) -> Result<Vec<Value
     ])
 }
 
-/// Sockets that a sweep finds, and nanoseconds that it takes.
-fn sweep(agent: &Agent) -> Result<(u64, f64)> {
+/// Sockets that a scan finds, and nanoseconds that it takes.
+fn scan(agent: &Agent) -> Result<(u64, f64)> {
     let (mut sockets, mut cpu_ns) = (0.0, Vec::new());
-    for _ in 0..SWEEPS {
+    for _ in 0..SCANS {
         let stats = agent.stats()?;
-        sockets = figure(&stats, "sweep_sockets").context("no sweep_sockets")?;
-        cpu_ns.push(figure(&stats, "sweep_time").context("no sweep_time")?);
-        thread::sleep(Duration::from_millis(600)); // then a question brings a new sweep
+        sockets = figure(&stats, "scan_sockets").context("no scan_sockets")?;
+        cpu_ns.push(figure(&stats, "scan_time").context("no scan_time")?);
+        thread::sleep(Duration::from_millis(600)); // then a question brings a new scan
     }
     Ok((sockets as u64, quantile(&mut cpu_ns, 0.5)))
 }

@@ -140,16 +140,16 @@ impl Lab {
                 joined.collect()
             })
         };
-        // Until all boxes were written to once.
+        // Until all buffers were written to once.
         let warm = all_produce(Some(WARM_UP_RATE), WARM_UP_SECONDS)?;
-        let before = producer.books()?;
+        let before = producer.record_counters()?;
         let made = all_produce(rate, seconds)?;
         stop.store(true, Ordering::Relaxed);
         let mut delivered = 0;
         for consumer in consumers {
             delivered += consumer.join().map_err(|_| anyhow::anyhow!("the worker died"))?;
         }
-        let (offered, lost) = producer.books()?;
+        let (offered, lost) = producer.record_counters()?;
         let all: u64 = warm.iter().chain(&made).map(|(made, _)| made).sum();
         if offered != all || offered != delivered + lost {
             bail!("the books do not balance: {all} made, {offered} offered, {delivered} delivered, {lost} lost");
@@ -206,7 +206,7 @@ impl Lab {
         }
     }
 
-    /// The agent's worker, and a control thread that empties its deltas or merges them.
+    /// The agent's worker, and a control thread that empties its shards or merges them.
     fn through_worker(&self, ring: Ring, readable: &OwnedFd, stop: &AtomicBool) -> u64 {
         let cpu = ring.cpu();
         let (wake, events) = mpsc::channel();
@@ -220,7 +220,7 @@ impl Lab {
                 if let Some(last) = core_affinity::get_core_ids().unwrap_or_default().pop() {
                     core_affinity::set_for_current(last);
                 }
-                take_deltas(port, self.stage, self.flows, &events)
+                take_shards(port, self.stage, self.flows, &events)
             });
             match self.wake {
                 Wake::Nap => worker.run(stop),
@@ -255,19 +255,19 @@ fn drain_only(mut ring: Ring, stop: &AtomicBool) -> u64 {
     }
 }
 
-fn take_deltas(mut port: WorkerPort, stage: Stage, flows: u64, events: &Receiver<()>) -> u64 {
+fn take_shards(mut port: WorkerPort, stage: Stage, flows: u64, events: &Receiver<()>) -> u64 {
     let mut table = FlowTable::new(usize::try_from(flows).unwrap_or(usize::MAX) + 1, Timeouts::default());
     let (mut delivered, mut now_ns) = (0, 0);
     loop {
         let ended = events.recv_timeout(Duration::from_nanos(TICK_NS)) == Err(RecvTimeoutError::Disconnected);
-        while let Ok(mut delta) = port.deltas.pop() {
+        while let Ok(mut shard) = port.shards.pop() {
             now_ns += 1;
-            delivered += delta.rings.iter().map(|(_, counts)| counts.delivered.iter().sum::<u64>()).sum::<u64>();
+            delivered += shard.rings.iter().map(|(_, counts)| counts.delivered.iter().sum::<u64>()).sum::<u64>();
             if stage == Stage::Merge {
-                delta.tcp.records().iter().for_each(|record| table.tcp_record(record, now_ns));
+                shard.tcp.records().iter().for_each(|record| table.tcp_record(record, now_ns));
             }
-            delta.clear();
-            let _ = port.recycle.push(delta);
+            shard.clear();
+            let _ = port.recycle.push(shard);
         }
         if ended {
             return delivered;

@@ -67,7 +67,7 @@ enum Command {
     /// Records per second through ring, worker, shard and merge, from a producer in the kernel: ceilings, loss-free
     /// rates and losses by live flows, placement, wake-up and ring size. Needs no agent.
     Saturate(saturate::Options),
-    /// Many open connections: memory per flow in the agent and in the kernel, time of a sweep.
+    /// Many open connections: memory per flow in the agent and in the kernel, time of a scan.
     Hold(hold::Options),
     /// Steady traffic for an hour, or as long as told: memory, descriptors and losses over time.
     Soak(soak::Options),

@@ -123,11 +123,11 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
 /// One setting, and what each round found.
 struct Series {
     lab: Lab,
-    found: Vec<Found>,
+    found: Vec<LookupReply>,
 }
 
 /// A round.
-struct Found {
+struct LookupReply {
     flat_out: Sample,
     loss_free_per_s: f64,
     /// Nothing was lost flat out: the producer did not outrun the worker, whose ceiling is not known.
@@ -153,13 +153,13 @@ impl Series {
         } else {
             self.lab.loss_free_rate(flat_out.delivered_per_s(), seconds / 4.0)?
         };
-        self.found.push(Found { flat_out, loss_free_per_s, loss_free_flat_out, line_ns, scaling });
+        self.found.push(LookupReply { flat_out, loss_free_per_s, loss_free_flat_out, line_ns, scaling });
         Ok(())
     }
 
     fn row(&self) -> Vec<Value> {
         let (lab, found) = (&self.lab, &self.found);
-        let of = |figure: fn(&Found) -> f64| spread(found.iter().map(figure).collect());
+        let of = |figure: fn(&LookupReply) -> f64| spread(found.iter().map(figure).collect());
         let delivered = of(|found| found.flat_out.delivered_per_s());
         let loss_free = of(|found| found.loss_free_per_s).map(|rate| {
             let flat_out = found.iter().any(|found| found.loss_free_per_s == rate && found.loss_free_flat_out);

@@ -1,4 +1,4 @@
-//! Real container engines in a network namespace of their own, and cgroups made by hand.
+//! Real container runtimes in a network namespace of their own, and cgroups made by hand.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ impl Engines {
     }
 
     fn script(&self, what: &str) {
-        // Not through a pipe: the engines would keep it open.
+        // Not through a pipe: the runtimes would keep it open.
         let log = fs::File::create(self.dir.path().join(format!("{what}.log"))).expect("a log");
         let status = Command::new("bash")
             .arg(here("lab/containers.sh"))
@@ -46,7 +46,7 @@ impl Engines {
         self.dir.path().join("engines")
     }
 
-    /// A file of the engines.
+    /// A file of the runtimes.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.root().join(name)
@@ -119,7 +119,7 @@ impl Drop for Engines {
     }
 }
 
-/// Writes a configuration that asks these engines and no other.
+/// Writes a configuration that asks these runtimes and no other.
 ///
 /// # Panics
 /// If it cannot be written.

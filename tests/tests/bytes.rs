@@ -69,8 +69,8 @@ fn one_socket_that_connects_again_and_again() {
 
 #[test]
 fn an_end_that_stays_open_long_after_the_other() {
-    // No sweep sees them open: they come right after one, and the next is in ten seconds.
-    let (mut agent, collector) = exporting_agent_with(&["--sweep-interval", "10"]);
+    // No scan sees them open: they come right after one, and the next is in ten seconds.
+    let (mut agent, collector) = exporting_agent_with(&["--scan-interval", "10"]);
     let (server, server_port, _) = serve("serve_lazily", "127.0.0.1");
     let said: Vec<Value> =
         (0..3).map(|_| talk(&["client", "127.0.0.1", &server_port.to_string(), "500", "70", "leave"])).collect();

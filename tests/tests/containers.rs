@@ -47,7 +47,7 @@ struct Lab {
     pair: Pair,
 }
 
-/// Engines in the first namespace of a pair that is 20 ms apart, and an agent that asks them and exports.
+/// Runtimes in the first namespace of a pair that is 20 ms apart, and an agent that asks them and exports.
 fn lab() -> Lab {
     let pair = Pair::delayed(10_000);
     let engines = Engines::start(&pair.names[0]);
@@ -158,7 +158,7 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
         |f: &&Value| f["src_proc"].as_str().is_some_and(|p| p.ends_with("docker-proxy")) && f["dst_container"] == "web";
     assert_eq!(collected.flows().iter().filter(proxied).count(), 1);
 
-    // ctl: names, engines, images, and how slow each network is.
+    // ctl: names, runtimes, images, and how slow each network is.
     let web = named(&all, "container", "web");
     assert_eq!(
         (&web["runtime"], &web["id"], &web["image"]),
@@ -182,7 +182,7 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
     assert!((far_us - 20_000.0).abs() <= 2_000.0, "{far_us} us");
     let near_us = microseconds(named(&pods, "pod", "near"), "rtt_out_p50");
     assert!(near_us < 1_000.0, "{near_us} us");
-    let place = |flow: &Row| flow.get("initiator_place").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let place = |flow: &Row| flow.get("initiator_workload").and_then(Value::as_str).unwrap_or_default().to_owned();
     assert!(
         flows.iter().any(|flow| ["shop/", "kube-system/"].iter().any(|ns| place(flow).starts_with(ns))),
         "{flows:#?}"
@@ -191,7 +191,7 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
 
 /// Whether something listens in this place, and its name is known.
 fn listens(agent: &Agent, place: &str) -> bool {
-    rows(agent, &Request::Ports, "ports").iter().any(|row| row.get("place").is_some_and(|shown| shown == place))
+    rows(agent, &Request::Ports, "ports").iter().any(|row| row.get("workload").is_some_and(|shown| shown == place))
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn a_container_that_is_gone_at_once_is_named() {
     let (_, web_ip) = engines.run_container("web", &[], WEB_SERVER);
     wait_for("web server", Duration::from_secs(10), || listens(&agent, "web").then_some(()));
     for number in 0..5 {
-        // One request: a few milliseconds. The engine forgets the container at its end.
+        // One request: a few milliseconds. The runtime forgets the container at its end.
         let (name, url) = (format!("brief-{number}"), format!("http://{web_ip}/file"));
         let run = ["run", "--rm", "--name", &name, "ci.local/bb:1", "wget", "-q", "-O", "/dev/null", &url];
         let _ = engines.docker(&run);
@@ -226,7 +226,7 @@ fn an_engine_that_is_killed_is_asked_again_when_it_is_back() {
     let Lab { mut agent, collector, engines, pair } = lab();
     let (_, web_ip) = engines.run_container("web", &["--restart", "no"], WEB_SERVER);
     wait_for("web server", Duration::from_secs(10), || listens(&agent, "web").then_some(()));
-    // The container is made while the engine lives, its first socket while the engine is dead.
+    // The container is made while the runtime lives, its first socket while the runtime is dead.
     let (late_id, _) = engines.run_container(
         "late",
         &[],
@@ -271,7 +271,7 @@ fn five_hundred_containers_at_once() {
         (figure("memory") / 1024.0, figure("cpu") / 100.0 * figure("uptime") * 1000.0)
     };
     let before = cost(&agent);
-    // Ten of a real engine, the others with real cgroups of the same shape, of which the engine knows nothing.
+    // Ten of a real runtime, the others with real cgroups of the same shape, of which the runtime knows nothing.
     let made: Vec<_> = (0..HAND_MADE).map(|n| (n, Cgroup::new(&format!("/docker/{n:064x}")))).collect();
     let mut living: Vec<_> = made
         .iter()

@@ -1,4 +1,4 @@
-//! Engines that reply nonsense, and names that want to break a terminal, a JSON document or ntopng.
+//! Runtimes that reply nonsense, and names that want to break a terminal, a JSON document or ntopng.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,7 +12,7 @@ use sockeye_tests::{
     Agent, Traffic, exporting_agent, exporting_agent_with, output, program, serve, settle, talk, wait_for,
 };
 
-/// How an engine may behave.
+/// How a runtime may behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manner {
     Garbage,
@@ -92,7 +92,7 @@ fn engines_that_reply_nonsense_change_nothing() {
         let from = [(&docker, 1), (&pod, 2)].map(|(cgroup, label)| connect_from(cgroup, server_port, label));
         wait_for("failures of both engines", Duration::from_secs(10), || {
             let answer = agent.ask(&Request::Stats).expect("an answer");
-            let engines = answer.table("engines").expect("engines").rows.clone();
+            let engines = answer.table("runtimes").expect("runtimes").rows.clone();
             (engines.len() == 2 && engines.iter().all(|row| row["failed"].as_u64() > Some(0))).then_some(())
         });
         settle();
@@ -124,7 +124,7 @@ fn hostile_names_are_shown_safely_everywhere() {
     let config = config(dir.path(), &[("docker", &socket)]);
     let (mut agent, collector) = exporting_agent_with(&["-v", "--config", &config.display().to_string()]);
     let (_server, server_port, _) = serve("serve", "127.0.0.1");
-    // A container whose engine lies, and a process with 64 KB of rubbish for a command line and an escape for a name.
+    // A container whose runtime lies, and a process with 64 KB of rubbish for a command line and an escape for a name.
     let container = Cgroup::new(&format!("/docker/{}", "f".repeat(64)));
     let contained = connect_from(&container, server_port, 3);
     let said = talk(&["hostile", "127.0.0.1", &server_port.to_string()]);

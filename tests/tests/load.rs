@@ -44,9 +44,9 @@ fn ten_thousand_short_connections_at_full_speed() {
     settle();
     // All from one answer; what the agent and the host do meanwhile may be on its way.
     let (offered, lost) = wait_for("balanced books", Duration::from_secs(10), || {
-        let books = agent.sums("rings", ["offered", "delivered", "overflow", "lost"]);
-        let [offered, delivered, overflow, lost] = books;
-        assert!(offered >= delivered + overflow + lost, "{books:?}");
+        let record_counters = agent.sums("rings", ["offered", "delivered", "overflow", "lost"]);
+        let [offered, delivered, overflow, lost] = record_counters;
+        assert!(offered >= delivered + overflow + lost, "{record_counters:?}");
         (offered - delivered - overflow - lost < 50).then_some((offered, lost))
     });
     assert!(offered >= 2 * connections, "a close on each side: {offered}");

@@ -45,11 +45,11 @@ fn a_close_is_told_of_by_its_process_and_at_its_end() {
         ("client", records.iter().filter(of_client).collect::<Vec<_>>(), FIN_WAIT1),
         ("server", records.iter().filter(of_server).collect(), LAST_ACK),
     ] {
-        let told: Vec<_> = records.iter().map(|r| (r.kind, r.state, r.pid)).collect();
-        assert_eq!(told.len(), 2, "{name}: {told:?}");
-        assert_eq!(told[0], (Kind::Sweep as u8, first, std::process::id()), "{name}");
-        assert_eq!((told[1].0, told[1].2), (Kind::Close as u8, std::process::id()), "{name}");
-        assert!([FIN_WAIT1, FIN_WAIT2, LAST_ACK].contains(&told[1].1), "{name}: {told:?}");
+        let reported: Vec<_> = records.iter().map(|r| (r.kind, r.state, r.pid)).collect();
+        assert_eq!(reported.len(), 2, "{name}: {reported:?}");
+        assert_eq!(reported[0], (Kind::Scan as u8, first, std::process::id()), "{name}");
+        assert_eq!((reported[1].0, reported[1].2), (Kind::Close as u8, std::process::id()), "{name}");
+        assert!([FIN_WAIT1, FIN_WAIT2, LAST_ACK].contains(&reported[1].1), "{name}: {reported:?}");
         assert_eq!((records[0].cookie, records[0].seq_local), (records[1].cookie, records[1].seq_local), "{name}");
     }
 }

@@ -15,8 +15,8 @@ const BOUNDS: [(&str, u32); 11] = [
     ("se_egress", 1000),
     ("se_ingress", 1000),
     ("se_seed", 300),
-    ("se_sweep", 1500),
-    ("se_sweep_files", 1500),
+    ("se_scan", 1500),
+    ("se_scan_files", 1500),
 ];
 
 #[test]

@@ -21,8 +21,8 @@
 
 enum se_kind {
 	SE_CLOSE = 0,     /* se_close: the last word on a TCP connection */
-	SE_SWEEP = 1,     /* se_flow: a live TCP socket, seen by the sweep, or when its process has closed it */
-	SE_LISTENER = 2,  /* se_flow: a listening TCP or a bound UDP socket, seen by the sweep */
+	SE_SCAN = 1,     /* se_flow: a live TCP socket, seen by the scan, or when its process has closed it */
+	SE_LISTENER = 2,  /* se_flow: a listening TCP or a bound UDP socket, seen by the scan */
 	SE_RTT = 3,       /* se_rtt: a batch of round-trip samples of one socket */
 	SE_DATAGRAM = 4,  /* se_datagram: one UDP packet that found the UDP table full */
 	SE_UDP_CLOSE = 5, /* se_udp_close: a UDP socket is gone */
@@ -35,8 +35,8 @@ enum se_role { SE_ROLE_UNKNOWN = 0, SE_INITIATOR = 1, SE_RESPONDER = 2, SE_ROLE_
 
 enum se_flags {
 	SE_ROLE_MASK = 0x03,
-	SE_CONFIRMED = 0x04, /* the owner itself connected, or has read from the socket */
-	SE_SEEDED = 0x08,    /* older than the agent */
+	SE_OWNER_CONFIRMED = 0x04, /* the owner itself connected, or has read from the socket */
+	SE_PRE_EXISTING = 0x08,    /* older than the agent */
 	SE_UDP = 0x10,
 	SE_EXEC_MASK = 0xe0, /* number of the owner's exec(), modulo 8: tells programs of one process apart */
 };

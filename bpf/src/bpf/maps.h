@@ -5,7 +5,7 @@
 
 /*
  * What is known of one socket. Lives and dies with it (sk_storage): nothing to clean up, nothing that can leak.
- * Written by the hooks that run while the socket is locked; read by the sweep without a lock, word by word.
+ * Written by the hooks that run while the socket is locked; read by the scan without a lock, word by word.
  */
 struct se_sock {
 	__u32 pid;
@@ -16,7 +16,7 @@ struct se_sock {
 	__u8 pad0;
 	__u32 netns; /* of UDP sockets: cgroup_skb programs cannot read it from the socket */
 	__u64 opened_ns; /* 0 = before the agent */
-	__u64 swept; /* what the sweep told of last: see swept_mark() */
+	__u64 scanned; /* what the scan told of last: see scanned_mark() */
 	/* TCP, where the connection began: see note_begin(). Both 0 = not noted */
 	__u32 seq_local;
 	__u32 seq_remote;
@@ -53,7 +53,7 @@ struct {
 	__array(values, struct se_ring);
 } se_rings SEC(".maps");
 
-/* Closes that found their ring full. Written once per socket by tcp.h, drained and emptied by user space's sweep. */
+/* Closes that found their ring full. Written once per socket by tcp.h, drained and emptied by user space's scan. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);

@@ -33,13 +33,13 @@ static __always_inline __u64 mix(__u64 x)
 static long produce_one(__u64 i, struct se_order *o)
 {
 	__u64 number = o->seed + i, cookie = mix(number) % o->flows + 1;
-	struct se_flow *f = reserve(SE_SWEEP, sizeof(*f));
+	struct se_flow *f = reserve(SE_SCAN, sizeof(*f));
 
 	if (!f)
 		return 0;
 	__builtin_memset(f, 0, sizeof(*f));
-	f->kind = SE_SWEEP;
-	f->flags = SE_INITIATOR | SE_CONFIRMED;
+	f->kind = SE_SCAN;
+	f->flags = SE_INITIATOR | SE_OWNER_CONFIRMED;
 	f->state = TCP_ESTABLISHED;
 	f->cookie = cookie;
 	f->at_ns = number + 1;

@@ -169,7 +169,7 @@ static __always_inline void begin(struct se_sock *s, struct sock *sk, __u8 flags
 	s->rtt_count = 0;
 	s->delivered = 0;
 	s->over = 0;
-	s->swept = 0;
+	s->scanned = 0;
 	s->seq_local = 0;
 	s->seq_remote = 0;
 	s->opened_ns = bpf_ktime_get_boot_ns();
@@ -179,12 +179,12 @@ static __always_inline void set_owner(struct se_sock *s, const struct se_owner *
 {
 	s->pid = owner->pid;
 	s->start_ticks = owner->start_ticks;
-	s->flags = (s->flags & ~SE_EXEC_MASK) | SE_CONFIRMED | owner->exec;
+	s->flags = (s->flags & ~SE_EXEC_MASK) | SE_OWNER_CONFIRMED | owner->exec;
 }
 
 /*
  * connect() or listen(): the caller owns the socket. tcp_v4_connect() and inet_csk_listen_start() run in the process.
- * An open connection is not told of here: the sweep finds it.
+ * An open connection is not told of here: the scan finds it.
  */
 static __always_inline void on_open(struct sock *sk, __u8 role)
 {
@@ -306,10 +306,10 @@ static __always_inline void on_shut(struct sock *sk, int state)
 		if (owner.pid)
 			set_owner(s, &owner);
 	}
-	f = offer_early(SE_SWEEP, sizeof(*f));
+	f = offer_early(SE_SCAN, sizeof(*f));
 	if (!f)
 		return;
-	fill_flow(f, SE_SWEEP, state, s, sk);
+	fill_flow(f, SE_SCAN, state, s, sk);
 	submit(f);
 }
 
@@ -417,7 +417,7 @@ int BPF_PROG(se_read, struct sock *sk)
 	exec = exec_flags(task->group_leader->self_exec_id);
 	if (s) {
 		same = s->pid == (__u32)task->tgid && (s->flags & SE_EXEC_MASK) == exec;
-		if ((same && s->flags & SE_CONFIRMED) || s->owner_changes >= SE_OWNER_CHANGES_MAX)
+		if ((same && s->flags & SE_OWNER_CONFIRMED) || s->owner_changes >= SE_OWNER_CHANGES_MAX)
 			return 0;
 		if (is_missed(s, sk))
 			on_established(s, sk, false);

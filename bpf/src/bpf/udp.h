@@ -50,7 +50,7 @@ int se_sock_create(struct bpf_sock *sk)
 	owner = current_owner(false);
 	s->pid = owner.pid;
 	s->start_ticks = owner.start_ticks;
-	s->flags = SE_UDP | SE_CONFIRMED | owner.exec;
+	s->flags = SE_UDP | SE_OWNER_CONFIRMED | owner.exec;
 	s->netns = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), nsproxy, net_ns, ns.inum);
 	s->cookie = bpf_get_socket_cookie(sk);
 	s->opened_ns = bpf_ktime_get_boot_ns();

@@ -70,7 +70,7 @@ impl Producer {
     ///
     /// # Errors
     /// If the kernel's counters cannot be read.
-    pub fn books(&self) -> Result<(u64, u64), KernelError> {
+    pub fn record_counters(&self) -> Result<(u64, u64), KernelError> {
         let cpus = read_cpu_stats(&self.counts)?;
         let of = |counts: fn(&CpuStats) -> &[u64]| cpus.iter().flat_map(counts).sum();
         Ok((of(|cpu| &cpu.offered), of(|cpu| &cpu.lost)))

@@ -10,7 +10,7 @@ pub enum Event {
     /// Somebody asks.
     Question(Question),
     /// A worker's delta is full.
-    DeltaFull,
+    ShardFull,
 }
 
 /// A question on its way to the control thread.

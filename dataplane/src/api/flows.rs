@@ -8,7 +8,7 @@ use crate::flows::{Flow, FlowTable};
 use crate::model::clock::boot_ns;
 use crate::model::flow::{End, Side, State};
 use crate::owners::process::{Process, ProcessTable};
-use crate::owners::workload::Place;
+use crate::owners::workload::Workload;
 
 /// Flows that match, in the order that was asked for.
 ///
@@ -55,15 +55,15 @@ fn matches(flow: &Flow, processes: &ProcessTable, a: &FlowsArguments) -> bool {
             any_process(&|p| p.user.as_deref() == Some(text) || uid == Some(p.uid))
         })
         && a.container.as_deref().is_none_or(|text| {
-            flow.ends().any(|end| processes.place(end.owner).is_some_and(|place| is_called(place, text)))
+            flow.ends().any(|end| processes.workload(end.owner).is_some_and(|workload| is_called(workload, text)))
         })
 }
 
 /// Whether a place is meant: by the name or the beginning of the id of its container, its pod, or its unit.
-fn is_called(place: &Place, text: &str) -> bool {
-    let container = place.container.as_ref().is_some_and(|c| c.name == text || c.id.starts_with(text));
-    let pod = place.pod.as_ref().is_some_and(|pod| pod.name == text || pod.uid == text);
-    container || pod || place.unit.as_deref() == Some(text)
+fn is_called(workload: &Workload, text: &str) -> bool {
+    let container = workload.container.as_ref().is_some_and(|c| c.name == text || c.id.starts_with(text));
+    let pod = workload.pod.as_ref().is_some_and(|pod| pod.name == text || pod.uid == text);
+    container || pod || workload.unit.as_deref() == Some(text)
 }
 
 fn sort_key(flow: &Flow, sort: SortBy) -> u64 {
@@ -92,13 +92,21 @@ fn flows_table() -> Table {
             ("initiator_user", Unit::Text, "its user"),
             ("initiator_cmdline", Unit::Text, "its command line"),
             ("initiator_parent", Unit::Text, "its parent"),
-            ("initiator_place", Unit::Text, "its container, as namespace/pod/container in a pod, or its systemd unit"),
+            (
+                "initiator_workload",
+                Unit::Text,
+                "its container, as namespace/pod/container in a pod, or its systemd unit",
+            ),
             ("responder_process", Unit::Text, "name of the process"),
             ("responder_pid", Unit::Id, "its pid"),
             ("responder_user", Unit::Text, "its user"),
             ("responder_cmdline", Unit::Text, "its command line"),
             ("responder_parent", Unit::Text, "its parent"),
-            ("responder_place", Unit::Text, "its container, as namespace/pod/container in a pod, or its systemd unit"),
+            (
+                "responder_workload",
+                Unit::Text,
+                "its container, as namespace/pod/container in a pod, or its systemd unit",
+            ),
             ("sent", Unit::Bytes, "payload from the initiator"),
             ("received", Unit::Bytes, "payload to the initiator"),
             ("packets_sent", Unit::Count, "segments or datagrams from the initiator"),
@@ -137,7 +145,7 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Vec<Value> {
             json!(process.map(|p| p.user_or_uid())),
             json!(process.map(|p| &p.cmdline)),
             json!(process.map(|p| format!("{}[{}]", p.parent_name, p.ppid))),
-            json!(owner.and_then(|owner| processes.place(owner)).and_then(|place| place.title())),
+            json!(owner.and_then(|owner| processes.workload(owner)).and_then(|workload| workload.title())),
         ]);
     }
     let since_s = |then_ns: u64| now_ns.saturating_sub(then_ns) / 1_000_000_000;
@@ -151,7 +159,7 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Vec<Value> {
         json!(rtt.map(|end| end.rttvar_us)),
         json!(since_s(flow.opened_ns)),
         json!(since_s(flow.active_ns)),
-        json!(if flow.ends().any(|end| end.has(End::SEEDED)) { "yes" } else { "no" }),
+        json!(if flow.ends().any(|end| end.has(End::PRE_EXISTING)) { "yes" } else { "no" }),
     ]);
     row
 }

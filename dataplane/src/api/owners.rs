@@ -1,7 +1,7 @@
 //! `ctl processes`, `containers`, `pods`, `ports` and `rtt`: who is behind the flows, and how slow their network is.
 
 use crate::flows::FlowTable;
-use crate::flows::aggregates::Groups;
+use crate::flows::aggregates::Aggregates;
 use crate::owners::process::ProcessTable;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use serde_json::{Value, json};
 use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments, RttArguments, RttBy, Table, Unit, keep};
 
 use super::{round2, summary};
-use crate::flows::aggregates::Group;
+use crate::flows::aggregates::Aggregate;
 use crate::model::clock::boot_ns;
 use crate::model::flow::ProcKey;
 use crate::model::rtt::RttStats;
 use crate::owners::process::Process;
-use crate::owners::workload::{Place, Pod};
+use crate::owners::workload::{Pod, Workload};
 
 /// What the figures are read from.
 pub(crate) struct Owners<'a> {
     pub(crate) table: &'a FlowTable,
     pub(crate) processes: &'a ProcessTable,
-    pub(crate) aggregates: &'a Groups,
+    pub(crate) aggregates: &'a Aggregates,
 }
 
 type Columns = [(&'static str, Unit, &'static str)];
@@ -51,7 +51,7 @@ const FIGURES: [(&str, Unit, &str); 16] = [
 #[derive(Default)]
 struct Row {
     head: Vec<Value>,
-    group: Group,
+    group: Aggregate,
     open: u64,
 }
 
@@ -129,7 +129,7 @@ const PROCESSES: [(&str, Unit, &str); 14] = [
     ("cmdline", Unit::Text, "command line, at most 4096 bytes"),
     ("parents", Unit::Text, "parent, its parent, and so on, with their pids"),
     ("started", Unit::Seconds, "since it was started"),
-    ("place", Unit::Text, "container, as namespace/pod/container in a pod, or systemd unit"),
+    ("workload", Unit::Text, "container, as namespace/pod/container in a pod, or systemd unit"),
     ("cgroup", Unit::Text, "path of its cgroup"),
     ("slice", Unit::Text, "systemd slice"),
 ];
@@ -147,7 +147,7 @@ pub(crate) fn processes(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
     let rows = found
         .into_iter()
         .filter(|(key, _)| matches(table.peek(*key).map(|process| process.name.as_str()), a))
-        .map(|(key, row)| Row { head: process_head(key, table.peek(key), table.place(key), now_ns), ..row })
+        .map(|(key, row)| Row { head: process_head(key, table.peek(key), table.workload(key), now_ns), ..row })
         .collect();
     answer(
         "processes",
@@ -162,7 +162,12 @@ fn matches(name: Option<&str>, a: &OwnersArguments) -> bool {
     a.name.as_deref().is_none_or(|wanted| name.is_some_and(|name| name.contains(wanted)))
 }
 
-fn process_head(key: ProcKey, process: Option<&Arc<Process>>, place: Option<&Arc<Place>>, now_ns: u64) -> Vec<Value> {
+fn process_head(
+    key: ProcKey,
+    process: Option<&Arc<Process>>,
+    workload: Option<&Arc<Workload>>,
+    now_ns: u64,
+) -> Vec<Value> {
     let started_s = (now_ns / 10_000_000).saturating_sub(u64::from(key.start_ticks)) / 100;
     let Some(process) = process else {
         return vec![Value::Null, json!(key.pid)];
@@ -179,27 +184,30 @@ fn process_head(key: ProcKey, process: Option<&Arc<Process>>, place: Option<&Arc
         json!(process.cmdline),
         json!(process.chain()),
         json!(started_s),
-        json!(place.and_then(|place| place.title())),
-        json!(place.map(|place| &place.path)),
-        json!(place.and_then(|place| place.slice.clone())),
+        json!(workload.and_then(|workload| workload.title())),
+        json!(workload.map(|workload| &workload.path)),
+        json!(workload.and_then(|workload| workload.slice.clone())),
     ]
 }
 
 /// Places with the figures of all their processes; the key says what belongs together.
-fn by_place<K: Ord>(of: &Owners<'_>, key: impl Fn(&Place) -> Option<K>) -> BTreeMap<K, (Arc<Place>, Group, u64)> {
-    let places = &of.processes.places;
+fn by_workload<K: Ord>(
+    of: &Owners<'_>,
+    key: impl Fn(&Workload) -> Option<K>,
+) -> BTreeMap<K, (Arc<Workload>, Aggregate, u64)> {
+    let workloads = &of.processes.workloads;
     let mut open_by_cgroup: HashMap<u64, u64, ahash::RandomState> = HashMap::default();
     for (owner, open) in open_flows(of) {
         if let Some(process) = of.processes.peek(owner) {
             *open_by_cgroup.entry(process.cgroup_id).or_default() += open;
         }
     }
-    let groups = of.aggregates.by_place(of.processes);
+    let aggregates = of.aggregates.by_workload(of.processes);
     let mut found = BTreeMap::new();
-    for (id, place) in places.iter() {
-        let Some(key) = key(place) else { continue };
-        let entry = found.entry(key).or_insert_with(|| (Arc::clone(place), Group::default(), 0));
-        if let Some(group) = groups.get(&id) {
+    for (id, workload) in workloads.iter() {
+        let Some(key) = key(workload) else { continue };
+        let entry = found.entry(key).or_insert_with(|| (Arc::clone(workload), Aggregate::default(), 0));
+        if let Some(group) = aggregates.get(&id) {
             entry.1.add(group);
         }
         entry.2 += open_by_cgroup.get(&id).unwrap_or(&0);
@@ -208,9 +216,9 @@ fn by_place<K: Ord>(of: &Owners<'_>, key: impl Fn(&Place) -> Option<K>) -> BTree
 }
 
 const CONTAINERS: [(&str, Unit, &str); 9] = [
-    ("container", Unit::Text, "name by its engine, or the id; a systemd unit where there is no container"),
-    ("id", Unit::Text, "the engine's id"),
-    ("runtime", Unit::Text, "the engine, or systemd"),
+    ("container", Unit::Text, "name by its runtime, or the id; a systemd unit where there is no container"),
+    ("id", Unit::Text, "the runtime's id"),
+    ("runtime", Unit::Text, "the container runtime, or systemd"),
     ("image", Unit::Text, "image"),
     ("pod", Unit::Text, "its pod"),
     ("namespace", Unit::Text, "namespace of the pod"),
@@ -221,32 +229,33 @@ const CONTAINERS: [(&str, Unit, &str); 9] = [
 
 /// Containers, and systemd's units as those of plain services.
 pub(crate) fn containers(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
-    let key = |place: &Place| {
-        let unit = || place.unit.as_ref().map(|unit| format!("{}/{unit}", place.slice.as_deref().unwrap_or_default()));
-        place.container.as_ref().map(|container| container.id.clone()).or_else(unit)
+    let key = |workload: &Workload| {
+        let unit =
+            || workload.unit.as_ref().map(|unit| format!("{}/{unit}", workload.slice.as_deref().unwrap_or_default()));
+        workload.container.as_ref().map(|container| container.id.clone()).or_else(unit)
     };
-    let rows = by_place(of, key)
+    let rows = by_workload(of, key)
         .into_values()
-        .filter(|(place, ..)| matches(place.title().as_deref(), a))
-        .map(|(place, group, open)| Row { head: container_head(&place), group, open })
+        .filter(|(workload, ..)| matches(workload.title().as_deref(), a))
+        .map(|(workload, group, open)| Row { head: container_head(&workload), group, open })
         .collect();
     answer("containers", "Containers with flows, and services of the host in their place.", &CONTAINERS, rows, a)
 }
 
-fn container_head(place: &Place) -> Vec<Value> {
-    let container = place.container.as_ref();
-    let pod = place.pod.as_ref();
+fn container_head(workload: &Workload) -> Vec<Value> {
+    let container = workload.container.as_ref();
+    let pod = workload.pod.as_ref();
     let known = |text: &str| if text.is_empty() { Value::Null } else { json!(text) };
     let labels = |labels: &[(String, String)]| labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
     vec![
-        json!(container.map_or_else(|| place.unit.clone().unwrap_or_default(), |c| c.name_or_id().to_owned())),
+        json!(container.map_or_else(|| workload.unit.clone().unwrap_or_default(), |c| c.name_or_id().to_owned())),
         json!(container.map(|c| &c.id)),
         json!(container.map_or("systemd", |c| c.runtime.name())),
         container.map_or(Value::Null, |c| known(&c.image)),
         pod.map_or(Value::Null, |pod| known(&pod.name)),
         pod.map_or(Value::Null, |pod| known(&pod.namespace)),
-        json!(place.slice),
-        json!(place.path),
+        json!(workload.slice),
+        json!(workload.path),
         json!(container.map(|c| labels(&c.labels)).unwrap_or_default()),
     ]
 }
@@ -260,18 +269,18 @@ const PODS: [(&str, Unit, &str); 4] = [
 
 /// Kubernetes' pods.
 pub(crate) fn pods(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
-    let mut pods: BTreeMap<String, (Pod, Vec<String>, Group, u64)> = BTreeMap::new();
-    let key = |place: &Place| {
-        let pod = place.pod.as_ref()?;
-        Some((pod.uid.clone(), place.container.as_ref().map(|container| container.id.clone())))
+    let mut pods: BTreeMap<String, (Pod, Vec<String>, Aggregate, u64)> = BTreeMap::new();
+    let key = |workload: &Workload| {
+        let pod = workload.pod.as_ref()?;
+        Some((pod.uid.clone(), workload.container.as_ref().map(|container| container.id.clone())))
     };
-    for ((uid, _), (place, group, open)) in by_place(of, key) {
-        let Some(named) = &place.pod else { continue };
+    for ((uid, _), (workload, group, open)) in by_workload(of, key) {
+        let Some(named) = &workload.pod else { continue };
         let (pod, containers, total, total_open) = pods.entry(uid).or_default();
         if pod.name.is_empty() {
             *pod = named.clone();
         }
-        containers.extend(place.container.as_ref().map(|container| container.name_or_id().to_owned()));
+        containers.extend(workload.container.as_ref().map(|container| container.name_or_id().to_owned()));
         total.add(&group);
         *total_open += open;
     }
@@ -299,7 +308,7 @@ pub(crate) fn ports(flows: &FlowTable, processes: &ProcessTable) -> Answer {
             ("pid", Unit::Id, "its pid"),
             ("user", Unit::Text, "its user"),
             ("package", Unit::Text, "the package that it came with"),
-            ("place", Unit::Text, "container or systemd unit"),
+            ("workload", Unit::Text, "container or systemd unit"),
             ("netns", Unit::Id, "inode of the network namespace"),
         ],
     );
@@ -307,7 +316,7 @@ pub(crate) fn ports(flows: &FlowTable, processes: &ProcessTable) -> Answer {
     listeners.sort_by_key(|l| (l.proto, l.local.port, l.local.addr, l.netns));
     for listener in listeners {
         let process = processes.peek(listener.owner);
-        let place = processes.place(listener.owner);
+        let workload = processes.workload(listener.owner);
         table.push([
             json!(listener.proto.name()),
             json!(listener.local.addr.to_string()),
@@ -316,7 +325,7 @@ pub(crate) fn ports(flows: &FlowTable, processes: &ProcessTable) -> Answer {
             json!(listener.owner.is_known().then_some(listener.owner.pid)),
             json!(process.map(|p| p.user_or_uid())),
             json!(process.and_then(|p| p.package.clone())),
-            json!(place.and_then(|place| place.title())),
+            json!(workload.and_then(|workload| workload.title())),
             json!(listener.netns),
         ]);
     }
@@ -325,10 +334,10 @@ pub(crate) fn ports(flows: &FlowTable, processes: &ProcessTable) -> Answer {
 
 /// Distributions of round-trip times, those with the most samples first.
 pub(crate) fn rtt(of: &Owners<'_>, a: &RttArguments) -> Answer {
-    let mut groups = rtt_groups(of, a.by);
-    groups.retain(|(name, rtt)| rtt.samples() > 0 && a.name.as_deref().is_none_or(|wanted| name.contains(wanted)));
-    groups.sort_by_key(|(_, rtt)| std::cmp::Reverse(rtt.samples()));
-    keep(&mut groups, a.limit);
+    let mut aggregates = rtt_groups(of, a.by);
+    aggregates.retain(|(name, rtt)| rtt.samples() > 0 && a.name.as_deref().is_none_or(|wanted| name.contains(wanted)));
+    aggregates.sort_by_key(|(_, rtt)| std::cmp::Reverse(rtt.samples()));
+    keep(&mut aggregates, a.limit);
     let mut table = Table::new(
         "rtt",
         "Round-trip times of TCP connections, as measured on either side, since the agent was started.",
@@ -343,7 +352,7 @@ pub(crate) fn rtt(of: &Owners<'_>, a: &RttArguments) -> Answer {
             ("histogram", Unit::Other, "pairs: up to so many microseconds, so many samples"),
         ],
     );
-    for (name, rtt) in groups {
+    for (name, rtt) in aggregates {
         let head = [json!(name), json!(rtt.samples())];
         table.push(head.into_iter().chain(rtt_figures(Some(&rtt))).chain([json!(rtt.decades())]));
     }
@@ -351,7 +360,7 @@ pub(crate) fn rtt(of: &Owners<'_>, a: &RttArguments) -> Answer {
 }
 
 fn rtt_groups(of: &Owners<'_>, by: RttBy) -> Vec<(String, RttStats)> {
-    fn total(group: &Group) -> RttStats {
+    fn total(group: &Aggregate) -> RttStats {
         let mut total = RttStats::default();
         group.rtt.iter().flatten().for_each(|rtt| total.add(rtt));
         total
@@ -361,14 +370,16 @@ fn rtt_groups(of: &Owners<'_>, by: RttBy) -> Vec<(String, RttStats)> {
             let name = |key: ProcKey| of.processes.peek(key).map_or("?", |process| &process.name);
             of.aggregates.processes().map(|(key, g)| (format!("{}[{}]", name(key), key.pid), total(g))).collect()
         }
-        RttBy::Container => by_place(of, Place::title).into_iter().map(|(name, (_, g, _))| (name, total(&g))).collect(),
+        RttBy::Container => {
+            by_workload(of, Workload::title).into_iter().map(|(name, (_, g, _))| (name, total(&g))).collect()
+        }
         RttBy::Pod => {
-            let key = |place: &Place| {
-                let pod = place.pod.as_ref()?;
+            let key = |workload: &Workload| {
+                let pod = workload.pod.as_ref()?;
                 let named = !pod.name.is_empty();
                 Some(if named { format!("{}/{}", pod.namespace, pod.name) } else { pod.uid.clone() })
             };
-            by_place(of, key).into_iter().map(|(name, (_, g, _))| (name, total(&g))).collect()
+            by_workload(of, key).into_iter().map(|(name, (_, g, _))| (name, total(&g))).collect()
         }
         RttBy::Peer => {
             let (peers, others) = of.aggregates.peers();
@@ -377,7 +388,7 @@ fn rtt_groups(of: &Owners<'_>, by: RttBy) -> Vec<(String, RttStats)> {
         }
         RttBy::Host => {
             let mut host = RttStats::default();
-            of.aggregates.by_place(of.processes).values().for_each(|group| host.add(&total(group)));
+            of.aggregates.by_workload(of.processes).values().for_each(|group| host.add(&total(group)));
             vec![("host".into(), host)]
         }
     }

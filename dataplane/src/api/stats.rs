@@ -2,13 +2,13 @@
 
 use crate::export::ExportPort;
 use crate::flows::FlowTable;
-use crate::flows::aggregates::Groups;
+use crate::flows::aggregates::Aggregates;
 use crate::ingest::shard::RingCounts;
 use crate::ingest::worker::WorkerPort;
 use crate::model::flow::Counters;
 use crate::model::rtt::RttHistogram;
 use crate::owners::process::ProcessTable;
-use crate::owners::runtimes::{Engine, NamingStats};
+use crate::owners::runtimes::{NamingStats, RuntimeClient};
 use serde_json::{Value, json};
 use sockeye_bpf::kernel::Kernel;
 use sockeye_bpf::records::{CpuStats, Kind};
@@ -26,8 +26,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) workers: &'a [WorkerPort],
     pub(crate) table: &'a FlowTable,
     pub(crate) processes: &'a ProcessTable,
-    pub(crate) aggregates: &'a Groups,
-    pub(crate) runtimes: &'a [Arc<Engine>],
+    pub(crate) aggregates: &'a Aggregates,
+    pub(crate) runtimes: &'a [Arc<RuntimeClient>],
     pub(crate) naming: &'a NamingStats,
     pub(crate) exporters: &'a [ExportPort],
     pub(crate) rtt: &'a RttHistogram,
@@ -42,15 +42,15 @@ pub(crate) struct Totals {
     pub rings: Vec<RingCounts>,
     /// Close records that came through the overflow map.
     pub overflow_closes: u64,
-    /// Sweeps, and how long the last one took.
-    pub sweeps: u64,
-    /// Sockets in the last sweep.
-    pub sweep_sockets: u64,
-    /// CPU time of the last sweep, nanoseconds.
-    pub sweep_ns: u64,
+    /// Socket scans, and how long the last one took.
+    pub scans: u64,
+    /// Sockets in the last scan.
+    pub scan_sockets: u64,
+    /// CPU time of the last scan, nanoseconds.
+    pub scan_ns: u64,
     /// UDP table entries drained.
     pub udp_drained: u64,
-    /// Errors of sweeps and drains.
+    /// Errors of scans and drains.
     pub kernel_errors: u64,
     /// Listening ports that a message to the collectors had no room for.
     pub ports_cut: u64,
@@ -69,7 +69,7 @@ pub(crate) fn stats(s: &Sources<'_>) -> Answer {
             shards(s),
             flow_states(s),
             rtt(s),
-            engines(s),
+            runtimes(s),
             exports(s),
             programs(s),
         ],
@@ -86,7 +86,7 @@ fn agent(s: &Sources<'_>) -> Table {
             ("uptime", Unit::Seconds, "since it was started"),
             ("cpu", Unit::Percent, "user and system time of all its threads, of one CPU, since it was started"),
             ("memory", Unit::Bytes, "resident memory, rings included once they were used"),
-            ("kernel_memory", Unit::Bytes, "ring buffers of all CPUs and of the sweep"),
+            ("kernel_memory", Unit::Bytes, "ring buffers of all CPUs and of the socket scan"),
             ("flows", Unit::Count, "flows in the table, those included that are over and linger"),
             ("flows_seen", Unit::Count, "flows ever entered"),
             ("flows_paired", Unit::Count, "host-local flows whose two ends were joined"),
@@ -94,9 +94,9 @@ fn agent(s: &Sources<'_>) -> Table {
             ("cgroups", Unit::Count, "cgroups that are remembered"),
             ("containers", Unit::Count, "those of them that are containers"),
             ("listeners", Unit::Count, "sockets that listen"),
-            ("sweeps", Unit::Count, "walks over all sockets"),
-            ("sweep_sockets", Unit::Count, "sockets that the last walk found"),
-            ("sweep_time", Unit::Nanoseconds, "CPU time of the last walk"),
+            ("scans", Unit::Count, "scans of all sockets"),
+            ("scan_sockets", Unit::Count, "sockets that the last scan found"),
+            ("scan_time", Unit::Nanoseconds, "CPU time of the last scan"),
         ],
     );
     let uptime = s.started.elapsed().as_secs_f64();
@@ -110,17 +110,17 @@ fn agent(s: &Sources<'_>) -> Table {
         json!(uptime as u64),
         json!(cpu_s.map(|cpu_s| round2(100.0 * cpu_s / uptime))),
         json!(own.map(|stat| stat.rss * procfs::page_size())),
-        json!(ring_bytes + s.kernel.sweep_bytes()),
+        json!(ring_bytes + s.kernel.scan_bytes()),
         json!(s.table.len()),
         json!(counts.created),
         json!(counts.paired),
         json!(s.processes.len()),
-        json!(s.processes.places.len()),
-        json!(s.processes.places.containers().1),
+        json!(s.processes.workloads.len()),
+        json!(s.processes.workloads.containers().1),
         json!(s.table.listeners().count()),
-        json!(s.totals.sweeps),
-        json!(s.totals.sweep_sockets),
-        json!(s.totals.sweep_ns),
+        json!(s.totals.scans),
+        json!(s.totals.scan_sockets),
+        json!(s.totals.scan_ns),
     ]);
     table
 }
@@ -181,7 +181,7 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
         table.push([json!(reason), json!(counts.iter().sum::<u64>()), json!(counts), json!(effect)]);
     };
     for (kind, effect) in [
-        (Kind::Close, "last figures of a flow are those of the sweep before; shown as vanished"),
+        (Kind::Close, "last figures of a flow are those of the socket scan before; shown as vanished"),
         (Kind::Rtt, "up to 22 samples are missing from the distribution"),
         (Kind::Datagram, "UDP packets are missing from their flow"),
         (Kind::UdpClose, "the flow ends by its idle timeout"),
@@ -202,19 +202,19 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
     let stalls: u64 = s.workers.iter().map(|w| ExportStats::get(&w.stats.stalls)).sum();
     let get = ExportStats::get;
     let naming = s.naming;
-    let (folded, other_peers) = s.aggregates.refused();
+    let (rolled_up, other_peers) = s.aggregates.refused();
     let malformed: u64 = s.totals.rings.iter().map(|r| r.malformed).sum();
     for (reason, count, effect) in [
         ("record_malformed", malformed, "a record was not understood"),
         ("worker_stalled", stalls, "records waited in the ring because control was busy; nothing is lost by it"),
         ("flow_table_full", counts.rejected, "the flow is not shown; raise --flows-max"),
         ("process_table_full", s.processes.refused(), "a process is shown as unknown"),
-        ("cgroup_table_full", s.processes.places.refused(), "a container is shown as unknown"),
-        ("container_unnamed", s.processes.places.containers().0, "containers that have only an id by now"),
-        ("container_unknown", get(&naming.unknown), "no engine knew the container: it has only an id"),
-        ("container_gave_up", get(&naming.gave_up), "its engine did not answer for ten minutes: it has only an id"),
+        ("cgroup_table_full", s.processes.workloads.refused(), "a container is shown as unknown"),
+        ("container_unnamed", s.processes.workloads.containers().0, "containers that have only an id by now"),
+        ("container_unknown", get(&naming.unknown), "no runtime knew the container: it has only an id"),
+        ("container_gave_up", get(&naming.gave_up), "its runtime did not answer for ten minutes: it has only an id"),
         ("container_not_asked", get(&naming.refused), "too many questions waited: it has only an id"),
-        ("process_group_full", folded, "figures of a process went to its container or service at once"),
+        ("process_group_full", rolled_up, "figures of a process went to its container or service at once"),
         ("peer_group_full", other_peers, "round-trip times of a peer network went to the other networks"),
         ("flow_vanished", counts.vanished, "a flow's close record never came"),
         (
@@ -222,7 +222,7 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
             s.totals.ports_cut,
             "a collector does not hear of these ports: one address has too many",
         ),
-        ("kernel_read_failed", s.totals.kernel_errors, "a sweep or drain failed and was repeated"),
+        ("kernel_read_failed", s.totals.kernel_errors, "a socket scan or drain failed and was repeated"),
     ] {
         table.push([json!(reason), json!(count), Value::Null, json!(effect)]);
     }
@@ -247,7 +247,7 @@ fn shards(s: &Sources<'_>) -> Table {
             ("pinned", Unit::Id, "CPU that it runs on"),
             ("cpus", Unit::Text, "CPUs whose rings it drains"),
             ("visits", Unit::Count, "times that it looked into its rings"),
-            ("deltas", Unit::Count, "shards handed over to the control thread"),
+            ("shards", Unit::Count, "shards handed over to the control thread"),
             ("shard_flows", Unit::Count, "TCP sockets and UDP flows in the last shard"),
             ("shard_flows_max", Unit::Count, "the most there ever were"),
         ],
@@ -258,7 +258,7 @@ fn shards(s: &Sources<'_>) -> Table {
             json!(worker.pinned_cpu),
             json!(worker.cpus),
             json!(ExportStats::get(&worker.stats.visits)),
-            json!(ExportStats::get(&worker.stats.deltas)),
+            json!(ExportStats::get(&worker.stats.shards)),
             json!(ExportStats::get(&worker.stats.shard_flows)),
             json!(ExportStats::get(&worker.stats.shard_flows_max)),
         ]);
@@ -310,12 +310,12 @@ fn rtt(s: &Sources<'_>) -> Table {
     table
 }
 
-fn engines(s: &Sources<'_>) -> Table {
+fn runtimes(s: &Sources<'_>) -> Table {
     let mut table = Table::new(
-        "engines",
-        "Container engines that are asked for names. Those without a socket in their usual place are left out.",
+        "runtimes",
+        "Container runtimes that are asked for names. Those without a socket in their usual place are left out.",
         &[
-            ("engine", Unit::Text, "the API that it speaks"),
+            ("api", Unit::Text, "the API that it speaks"),
             ("socket", Unit::Text, "where"),
             ("state", Unit::Text, "up, or why it does not answer"),
             ("asked", Unit::Count, "questions"),
@@ -324,14 +324,14 @@ fn engines(s: &Sources<'_>) -> Table {
             ("failed", Unit::Count, "questions without an answer that is understood"),
         ],
     );
-    for engine in s.runtimes {
-        let s = engine.snapshot();
-        if s.asked == 0 && !engine.path.exists() {
+    for runtime_client in s.runtimes {
+        let s = runtime_client.snapshot();
+        if s.asked == 0 && !runtime_client.path.exists() {
             continue;
         }
-        let socket = engine.path.display().to_string();
+        let socket = runtime_client.path.display().to_string();
         table.push([
-            json!(engine.kind.name()),
+            json!(runtime_client.kind.name()),
             json!(crate::model::text::clean(socket.as_bytes())),
             json!(s.state),
             json!(s.asked),

@@ -1,4 +1,4 @@
-//! The control thread: the only owner of the flow table. Merges what the workers hand over, sweeps the kernel, plans
+//! The control thread: the only owner of the flow table. Merges what the workers hand over, scans the kernel, plans
 //! the reports, answers `ctl`.
 
 mod report;
@@ -16,7 +16,7 @@ use sockeye_bpf::error::KernelError;
 use sockeye_bpf::kernel::Kernel;
 use sockeye_bpf::programs::RunTimeStats;
 use sockeye_bpf::records::{FlowRecord, KINDS, Kind};
-use sockeye_bpf::sweep::Swept;
+use sockeye_bpf::scan::Scanned;
 use sockeye_ctl::Request;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -24,25 +24,25 @@ use crate::api;
 use crate::api::events::Question;
 use crate::export::ExportPort;
 use crate::export::messages::Probe;
-use crate::flows::aggregates::Groups;
+use crate::flows::aggregates::Aggregates;
 use crate::flows::report::FlowReport;
 use crate::flows::{FlowTable, TICK_NS, Timeouts};
-use crate::ingest::shard::{Delta, RingCounts};
+use crate::ingest::shard::{RingCounts, Shard};
 use crate::ingest::udp::{Drained, Drainer};
 use crate::ingest::worker::WorkerPort;
 use crate::model::clock::{WallClock, boot_ns, thread_cpu_ns};
 use crate::model::rtt::{RttHistogram, rtt_histogram};
-use crate::owners::process::{Found, Process, ProcessTable, Wanted};
-use crate::owners::runtimes::{Engine, NamingStats};
-use crate::owners::workload::{NameWanted, Named};
+use crate::owners::process::{LookupReply, LookupRequest, Process, ProcessTable};
+use crate::owners::runtimes::{NamingStats, RuntimeClient};
+use crate::owners::workload::{NameReply, NameRequest};
 
 /// How often the UDP table and the close overflow are drained.
 const DRAIN_EVERY: Duration = Duration::from_secs(1);
-/// A question of `ctl` is answered from a sweep that is at most this old.
+/// A question of `ctl` is answered from a scan that is at most this old.
 const FRESH: Duration = Duration::from_millis(500);
-/// A sweep takes at most one part in so many of a CPU: with many sockets there is more time between two, up to a limit.
-const SWEEP_SHARE: u32 = 100;
-const SWEEP_EVERY_MAX: Duration = Duration::from_secs(10);
+/// A scan takes at most one part in so many of a CPU: with many sockets there is more time between two, up to a limit.
+const SCAN_SHARE: u32 = 100;
+const SCAN_EVERY_MAX: Duration = Duration::from_secs(10);
 /// How long the kernel goes on counting run time after the last `ctl stats`.
 const RUN_TIME_LEASE: Duration = Duration::from_secs(15);
 
@@ -53,24 +53,24 @@ pub struct ControlOptions {
     pub timeouts: Timeouts,
     /// Most flows in the table.
     pub flows_max: usize,
-    /// From one sweep over all sockets to the next, unless it takes so long that it must be more.
-    pub sweep_every: Duration,
+    /// From one scan over all sockets to the next, unless it takes so long that it must be more.
+    pub scan_every: Duration,
     /// Who we are to a collector.
     pub probe: Probe,
 }
 
-/// The control thread's ends of the threads that ask /proc and the container engines.
+/// The control thread's ends of the threads that ask /proc and the container runtimes.
 pub struct Enrichment {
     /// Questions about processes.
-    pub wanted: Sender<Wanted>,
+    pub wanted: Sender<LookupRequest>,
     /// Answers.
-    pub found: Receiver<Found>,
+    pub found: Receiver<LookupReply>,
     /// Questions about containers.
-    pub names_wanted: UnboundedSender<NameWanted>,
+    pub name_requests: UnboundedSender<NameRequest>,
     /// Answers.
-    pub named: Receiver<Named>,
+    pub named: Receiver<NameReply>,
     /// Who is asked.
-    pub engines: Vec<Arc<Engine>>,
+    pub runtimes: Vec<Arc<RuntimeClient>>,
     /// Figures.
     pub naming: Arc<NamingStats>,
 }
@@ -83,7 +83,7 @@ pub struct Control {
     processes: ProcessTable,
     exporters: Vec<ExportPort>,
     rtt: RttHistogram,
-    groups: Groups,
+    aggregates: Aggregates,
     enrichment: Enrichment,
     totals: Totals,
     started: Instant,
@@ -91,19 +91,19 @@ pub struct Control {
     options: ControlOptions,
     clock: WallClock,
     drainer: Drainer,
-    /// The next sweep must tell all of every socket: the table did not know one that was told to be as it was.
-    sweep_all: bool,
+    /// The next scan must tell all of every socket: the table did not know one that was told to be as it was.
+    scan_all: bool,
     /// UDP sockets that are gone; their last counters come with the next drain.
     udp_closed: Vec<u64>,
     /// Closes that found their ring full; kept for its memory.
-    late: Option<Box<Delta>>,
+    late: Option<Box<Shard>>,
     /// All of them before this moment were taken.
     late_until_ns: u64,
     /// Of the current tick; kept for its memory.
     reports: Vec<FlowReport>,
     joined: Vec<u64>,
     /// Addresses of which collectors know that something listens there.
-    listening_told: BTreeSet<IpAddr>,
+    ports_reported_at: BTreeSet<IpAddr>,
     due: Due,
 }
 
@@ -111,8 +111,8 @@ pub struct Control {
 struct Due {
     tick: Instant,
     drain: Instant,
-    sweep: Instant,
-    swept: Option<Instant>,
+    scan: Instant,
+    scanned: Option<Instant>,
     event: Instant,
     ports: Instant,
 }
@@ -136,10 +136,10 @@ impl Control {
             table: FlowTable::new(options.flows_max, options.timeouts),
             processes: ProcessTable::default(),
             joined: vec![0; exporters.len()],
-            listening_told: BTreeSet::new(),
+            ports_reported_at: BTreeSet::new(),
             exporters,
             rtt: rtt_histogram(),
-            groups: Groups::default(),
+            aggregates: Aggregates::default(),
             enrichment,
             totals: Totals { rings: vec![RingCounts::default(); cpus], ..Totals::default() },
             started: now,
@@ -147,23 +147,23 @@ impl Control {
             options,
             clock: WallClock::now(),
             drainer,
-            sweep_all: true,
+            scan_all: true,
             udp_closed: Vec::new(),
-            late: Some(Box::new(Delta::new(&[]))),
+            late: Some(Box::new(Shard::new(&[]))),
             late_until_ns: 0,
             reports: Vec::new(),
-            due: Due { tick: now, drain: now, sweep: now, swept: None, event: now, ports: now + report::PORTS_FIRST },
+            due: Due { tick: now, drain: now, scan: now, scanned: None, event: now, ports: now + report::PORTS_FIRST },
         }
     }
 
     /// Works until `stop`, which must come after the workers have ended.
     pub fn run(mut self, events: &Receiver<Event>, stop: &AtomicBool) {
-        self.first_sweep();
+        self.first_scan();
         while !stop.load(Ordering::Relaxed) {
             let wait = self.due.tick.saturating_duration_since(Instant::now());
             match events.recv_timeout(wait) {
                 Ok(Event::Question(question)) => self.answer(&question),
-                Ok(Event::DeltaFull) => self.take_deltas(),
+                Ok(Event::ShardFull) => self.take_shards(),
                 Err(RecvTimeoutError::Timeout) => self.tick(),
                 // Nobody asks, and no worker is left.
                 Err(RecvTimeoutError::Disconnected) => {
@@ -176,16 +176,16 @@ impl Control {
     }
 
     /// Listeners first: they tell which end of an older connection accepted it.
-    fn first_sweep(&mut self) {
-        self.sweep_for(|record| record.kind == Kind::Listener as u8);
-        self.sweep();
+    fn first_scan(&mut self) {
+        self.scan_for(|record| record.kind == Kind::Listener as u8);
+        self.scan();
     }
 
     fn tick(&mut self) {
         let now = Instant::now();
         self.due.tick = now + until_next(self.clock.unix_ns(boot_ns()), 1, TICK_NS, 0);
-        self.take_deltas();
-        self.take_found();
+        self.take_shards();
+        self.take_replies();
         if let Some(drained) = self.drainer.poll() {
             self.take_drained(drained);
         }
@@ -194,58 +194,58 @@ impl Control {
             self.clock = WallClock::now();
             self.drain();
         }
-        if now >= self.due.sweep {
-            self.sweep();
+        if now >= self.due.scan {
+            self.scan();
         }
         self.report();
-        self.tell_exporters(now);
+        self.update_exporters(now);
         if self.run_time.as_ref().is_some_and(|(_, until)| now > *until) {
             self.run_time = None;
         }
     }
 
-    fn take_deltas(&mut self) {
+    fn take_shards(&mut self) {
         let now_ns = boot_ns();
-        let told_ns = self.workers.iter().map(|worker| worker.stats.told_until_ns.load(Ordering::Acquire)).min();
+        let told_ns = self.workers.iter().map(|worker| worker.stats.drained_through_ns.load(Ordering::Acquire)).min();
         for index in 0..self.workers.len() {
-            while let Ok(mut delta) = self.workers[index].deltas.pop() {
-                self.merge(&delta, now_ns);
-                delta.clear();
-                // There are as many places as boxes.
-                let _ = self.workers[index].recycle.push(delta);
+            while let Ok(mut shard) = self.workers[index].shards.pop() {
+                self.merge(&shard, now_ns);
+                shard.clear();
+                // There are as many places as buffers.
+                let _ = self.workers[index].recycle.push(shard);
             }
         }
-        self.table.told_until(told_ns.unwrap_or(0).min(self.late_until_ns));
+        self.table.drained_through(told_ns.unwrap_or(0).min(self.late_until_ns));
         self.ask_for_processes();
     }
 
-    fn merge(&mut self, delta: &Delta, now_ns: u64) {
+    fn merge(&mut self, shard: &Shard, now_ns: u64) {
         // First where, then who, then what they did.
-        for cgroup in &delta.cgroups {
-            self.processes.places.learn_record(cgroup, now_ns);
+        for cgroup in &shard.cgroups {
+            self.processes.workloads.learn_record(cgroup, now_ns);
         }
-        for identity in &delta.identities {
+        for identity in &shard.identities {
             self.processes.learn(Process::from_record(identity), now_ns);
         }
-        for record in delta.tcp_earlier.iter().chain(delta.tcp.records()) {
+        for record in shard.tcp_earlier.iter().chain(shard.tcp.records()) {
             self.table.tcp_record(record, now_ns);
         }
-        for (key, value) in &delta.udp {
+        for (key, value) in &shard.udp {
             self.table.udp(key, value, now_ns);
         }
-        self.udp_closed.extend_from_slice(&delta.udp_closed);
-        for samples in &delta.flow_rtt {
+        self.udp_closed.extend_from_slice(&shard.udp_closed);
+        for samples in &shard.flow_rtt {
             self.table.tcp_samples(samples.cookie, samples.seq_local, samples.samples_us());
         }
         // Equal bounds: the sum cannot fail.
-        let _ = self.rtt.add(&delta.rtt);
-        for (&(owner, side), rtt) in delta.process_rtt.iter() {
-            self.groups.process_rtt(owner, side, rtt, &self.processes, now_ns);
+        let _ = self.rtt.add(&shard.rtt);
+        for (&(owner, side), rtt) in shard.process_rtt.iter() {
+            self.aggregates.process_rtt(owner, side, rtt, &self.processes, now_ns);
         }
-        for (&network, rtt) in delta.peer_rtt.iter() {
-            self.groups.peer_rtt(network, rtt);
+        for (&network, rtt) in shard.peer_rtt.iter() {
+            self.aggregates.peer_rtt(network, rtt);
         }
-        for (cpu, counts) in &delta.rings {
+        for (cpu, counts) in &shard.rings {
             let total = &mut self.totals.rings[*cpu];
             for kind in 0..KINDS {
                 total.delivered[kind] += counts.delivered[kind];
@@ -256,21 +256,21 @@ impl Control {
     }
 
     fn ask_for_processes(&mut self) {
-        for question in self.processes.take_wanted() {
+        for question in self.processes.take_requests() {
             let _ = self.enrichment.wanted.send(question);
         }
-        for question in self.processes.places.take_wanted() {
-            let _ = self.enrichment.names_wanted.send(question);
+        for question in self.processes.workloads.take_requests() {
+            let _ = self.enrichment.name_requests.send(question);
         }
     }
 
-    fn take_found(&mut self) {
+    fn take_replies(&mut self) {
         let now_ns = boot_ns();
         while let Ok(found) = self.enrichment.found.try_recv() {
             self.processes.found(found, now_ns);
         }
         while let Ok(named) = self.enrichment.named.try_recv() {
-            self.processes.places.named(named);
+            self.processes.workloads.named(named);
         }
     }
 
@@ -279,7 +279,7 @@ impl Control {
         let now_ns = boot_ns();
         self.drainer.ask(&mut self.udp_closed);
         if let Some(mut late) = self.late.take() {
-            let closes = self.kernel.sweeper().closes(|close| late.close(close));
+            let closes = self.kernel.scanner().closes(|close| late.close(close));
             if closes.is_ok() {
                 self.late_until_ns = now_ns;
             }
@@ -288,7 +288,7 @@ impl Control {
             late.clear();
             self.late = Some(late);
         }
-        self.groups.fold(&self.processes, now_ns);
+        self.aggregates.roll_up(&self.processes, now_ns);
         self.processes.expire(now_ns);
     }
 
@@ -323,36 +323,36 @@ impl Control {
         }
     }
 
-    fn sweep(&mut self) {
-        self.sweep_for(|_| true);
+    fn scan(&mut self) {
+        self.scan_for(|_| true);
     }
 
-    fn sweep_for(&mut self, wanted: impl Fn(&FlowRecord) -> bool) {
+    fn scan_for(&mut self, wanted: impl Fn(&FlowRecord) -> bool) {
         let (cpu_ns, now_ns) = (thread_cpu_ns(), boot_ns());
-        self.table.sweep_begins(now_ns);
+        self.table.scan_begins(now_ns);
         let table = &mut self.table;
         let mut unknown = false;
-        let swept = self.kernel.sweeper().sockets(self.sweep_all, |swept| match swept {
-            Swept::Socket(record) if wanted(record) => table.tcp_record(record, now_ns),
-            Swept::Socket(_) => unknown = true,
-            Swept::Same(cookie) => unknown |= !table.tcp_same(cookie, now_ns),
+        let scanned = self.kernel.scanner().sockets(self.scan_all, |scanned| match scanned {
+            Scanned::Socket(record) if wanted(record) => table.tcp_record(record, now_ns),
+            Scanned::Socket(_) => unknown = true,
+            Scanned::Same(cookie) => unknown |= !table.tcp_same(cookie, now_ns),
         });
-        self.sweep_all = unknown || swept.is_err();
-        if swept.is_ok() {
-            self.table.sweep_ends(!unknown, boot_ns());
+        self.scan_all = unknown || scanned.is_err();
+        if scanned.is_ok() {
+            self.table.scan_ends(!unknown, boot_ns());
             for listener in self.table.listeners() {
                 self.processes.get(listener.owner, now_ns);
             }
             self.ask_for_processes();
         }
-        self.totals.sweep_sockets = self.count_error(swept, "sweep the sockets");
-        self.totals.sweeps += 1;
-        self.totals.sweep_ns = thread_cpu_ns() - cpu_ns;
+        self.totals.scan_sockets = self.count_error(scanned, "scan the sockets");
+        self.totals.scans += 1;
+        self.totals.scan_ns = thread_cpu_ns() - cpu_ns;
         let now = Instant::now();
-        self.due.swept = Some(now);
-        let affordable = (Duration::from_nanos(self.totals.sweep_ns) * SWEEP_SHARE).min(SWEEP_EVERY_MAX);
-        let wait = self.options.sweep_every.max(affordable);
-        self.due.sweep = now + self.until_half_second(wait);
+        self.due.scanned = Some(now);
+        let affordable = (Duration::from_nanos(self.totals.scan_ns) * SCAN_SHARE).min(SCAN_EVERY_MAX);
+        let wait = self.options.scan_every.max(affordable);
+        self.due.scan = now + self.until_half_second(wait);
     }
 
     /// The time until a half second of wall time that is about `wait` away. Collectors know whole seconds only: between figures
@@ -364,11 +364,11 @@ impl Control {
     }
 
     fn answer(&mut self, question: &Question) {
-        if self.due.swept.is_none_or(|swept| swept.elapsed() > FRESH) {
-            self.take_deltas();
+        if self.due.scanned.is_none_or(|scanned| scanned.elapsed() > FRESH) {
+            self.take_shards();
             self.drain();
-            self.sweep();
-            self.take_found();
+            self.scan();
+            self.take_replies();
         }
         let answer = match &question.request {
             Request::Stats => {
@@ -386,7 +386,7 @@ impl Control {
     }
 
     fn owners(&self) -> api::owners::Owners<'_> {
-        api::owners::Owners { table: &self.table, processes: &self.processes, aggregates: &self.groups }
+        api::owners::Owners { table: &self.table, processes: &self.processes, aggregates: &self.aggregates }
     }
 
     fn sources(&self) -> api::stats::Sources<'_> {
@@ -395,8 +395,8 @@ impl Control {
             workers: &self.workers,
             table: &self.table,
             processes: &self.processes,
-            aggregates: &self.groups,
-            runtimes: &self.enrichment.engines,
+            aggregates: &self.aggregates,
+            runtimes: &self.enrichment.runtimes,
             naming: &self.enrichment.naming,
             exporters: &self.exporters,
             rtt: &self.rtt,
@@ -416,7 +416,7 @@ impl Control {
 
     /// The last figures, so that nothing that was counted goes untold.
     fn end(mut self) {
-        self.take_deltas();
+        self.take_shards();
         // One that is on its way may have begun before the last packet.
         if let Some(drained) = self.drainer.wait() {
             self.take_drained(drained);
@@ -425,8 +425,8 @@ impl Control {
         if let Some(drained) = self.drainer.wait() {
             self.take_drained(drained);
         }
-        self.sweep();
-        self.take_found();
+        self.scan();
+        self.take_replies();
         self.report_all();
         for port in &mut self.exporters {
             port.close();
@@ -452,11 +452,11 @@ mod tests {
             [ms(1000, 1, 250, 0), ms(1001, 1, 250, 0), ms(1249, 1, 250, 0), ms(1250, 1, 250, 0)],
             [250, 249, 1, 250]
         );
-        let sweep = |now, wait: u64| ms(now, wait - 125, 1000, 437);
+        let scan = |now, wait: u64| ms(now, wait - 125, 1000, 437);
         assert_eq!(
-            [sweep(10_500, 1000), sweep(10_510, 1000), sweep(10_900, 1000), sweep(10_300, 1000)],
+            [scan(10_500, 1000), scan(10_510, 1000), scan(10_900, 1000), scan(10_300, 1000)],
             [937, 927, 1537, 1137]
         );
-        assert_eq!(sweep(10_500, 3700), 3937);
+        assert_eq!(scan(10_500, 3700), 3937);
     }
 }

@@ -29,7 +29,7 @@ impl Control {
         loop {
             let more = self.table.tick(now_ns, &self.clock, &mut self.processes, |report| reports.push(report));
             for report in &reports {
-                self.groups.account(report, &self.processes, now_ns);
+                self.aggregates.account(report, &self.processes, now_ns);
             }
             hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
             if !more {
@@ -53,7 +53,7 @@ impl Control {
     }
 
     /// Events and listening ports; and identities again for a collector that has just come.
-    pub(super) fn tell_exporters(&mut self, now: Instant) {
+    pub(super) fn update_exporters(&mut self, now: Instant) {
         let mut someone_joined = false;
         for (port, seen) in self.exporters.iter().zip(&mut self.joined) {
             let joined = ExportStats::get(&port.stats.joined);
@@ -83,8 +83,8 @@ impl Control {
                 return;
             }
         };
-        let (listeners, told) = (self.table.listeners(), &mut self.listening_told);
-        let (messages, cut) = listening::messages(listeners, &addresses, &self.processes, told);
+        let (listeners, reported) = (self.table.listeners(), &mut self.ports_reported_at);
+        let (messages, cut) = listening::messages(listeners, &addresses, &self.processes, reported);
         self.totals.ports_cut += cut;
         for body in messages {
             let body: Arc<str> = body.into();

@@ -9,7 +9,7 @@ use crate::flows::report::{FlowReport, Identity};
 use crate::model::flow::{Addr, Counters, Proto, Side, State};
 use crate::model::rtt::RttSummary;
 use crate::owners::process::Process;
-use crate::owners::workload::Place;
+use crate::owners::workload::Workload;
 
 /// An information element: its number, and the name under which ntopng's JSON parser knows it (empty = by number only).
 pub(super) struct Element(pub(super) u32, pub(super) &'static str);
@@ -195,8 +195,8 @@ pub(super) fn write_identity(side: Side, identity: &Identity, sink: &mut impl Si
     if let Some(process) = &identity.process {
         process_elements(elements, process, sink);
     }
-    if let Some(place) = &identity.place {
-        place_elements(elements, place, sink);
+    if let Some(workload) = &identity.workload {
+        workload_elements(elements, workload, sink);
     }
 }
 
@@ -338,21 +338,21 @@ fn ancestry(process: &Process) -> String {
 }
 
 /// ntopng has one field for a container, and none for pods and services: the rest goes into rows.
-fn place_elements(elements: &ProcessElements, place: &Place, sink: &mut impl Sink) {
-    sink.text(&elements.container, &place.label().unwrap_or_default());
-    let (container, pod) = (place.container.as_ref(), place.pod.as_ref());
-    let workload = place.workload().unwrap_or_default();
+fn workload_elements(elements: &ProcessElements, workload: &Workload, sink: &mut impl Sink) {
+    sink.text(&elements.container, &workload.label().unwrap_or_default());
+    let (container, pod) = (workload.container.as_ref(), workload.pod.as_ref());
+    let controller = workload.controller().unwrap_or_default();
     let of_pod = |field: fn(&crate::owners::workload::Pod) -> &str| pod.map_or("", field);
     let rows = &elements.rows;
     for (label, text) in [
-        (rows.unit, place.unit.as_deref().unwrap_or_default()),
+        (rows.unit, workload.unit.as_deref().unwrap_or_default()),
         (rows.image, container.map_or("", |container| &container.image)),
         (rows.runtime, container.map_or("", |container| container.runtime.name())),
         (rows.container_id, container.map_or("", |container| &container.id)),
         (rows.pod, of_pod(|pod| &pod.name)),
         (rows.namespace, of_pod(|pod| &pod.namespace)),
         (rows.pod_uid, of_pod(|pod| &pod.uid)),
-        (rows.workload, &workload),
+        (rows.workload, &controller),
     ] {
         sink.row(label, text);
     }

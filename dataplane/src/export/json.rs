@@ -12,7 +12,7 @@ use crate::flows::report::{FlowReport, Identity};
 use crate::model::flow::{Proto, Side, State};
 use crate::model::text::neutral;
 use crate::owners::process::Process;
-use crate::owners::workload::Place;
+use crate::owners::workload::Workload;
 
 /// What the nested objects of the client carry already: ntopng takes each of them once.
 const NESTED: [&str; 9] = [
@@ -30,7 +30,7 @@ const NESTED: [&str; 9] = [
 /// One flow as an object of ntopng's "agent" dialect. `probe`: the address of the agent.
 #[must_use]
 pub fn encode(report: &FlowReport, probe: IpAddr) -> Value {
-    let Identity { process: client, place: client_place } = &report.identity[Side::Initiator as usize];
+    let Identity { process: client, workload: client_place } = &report.identity[Side::Initiator as usize];
     let absolute = client.is_some() || report.key.proto == Proto::Tcp;
     let counters = if absolute { &report.total } else { &report.delta };
     let interval_s = [report.since_unix_ns, report.last_unix_ns].map(elements::seconds);
@@ -110,10 +110,10 @@ fn process_object(process: &Process) -> Value {
 }
 
 /// A pod for ntopng's page of pods, any other container under the name of Docker, which is all that it knows.
-fn container_object(place: &Place) -> Option<Value> {
-    let container = place.container.as_ref()?;
+fn container_object(workload: &Workload) -> Option<Value> {
+    let container = workload.container.as_ref()?;
     let (id, name) = (neutral(container.short_id()), neutral(container.name_or_id()));
-    Some(match &place.pod {
+    Some(match &workload.pod {
         Some(pod) if !pod.name.is_empty() => {
             json!({"ID": id, "K8S": {"NAME": name, "POD": neutral(&pod.name), "NS": neutral(&pod.namespace)}})
         }

@@ -77,10 +77,10 @@ pub fn messages<'a>(
     listeners: impl Iterator<Item = &'a Listener>,
     addresses: &LocalAddresses,
     processes: &ProcessTable,
-    told: &mut BTreeSet<IpAddr>,
+    reported: &mut BTreeSet<IpAddr>,
 ) -> (Vec<String>, u64) {
     let mut by_address: BTreeMap<IpAddr, Ports> =
-        std::mem::take(told).into_iter().map(|ip| (ip, Ports::default())).collect();
+        std::mem::take(reported).into_iter().map(|ip| (ip, Ports::default())).collect();
     for listener in listeners {
         let process = processes.peek(listener.owner);
         // The kernel's own sockets have none, and that of others may not be known yet.
@@ -100,7 +100,7 @@ pub fn messages<'a>(
     let mut cut = 0;
     let messages = by_address.iter().map(|(ip, ports)| message(*ip, ports, &mut cut)).collect();
     let listens = |ports: &Ports| ports.iter().any(|ports| !ports.is_empty());
-    told.extend(by_address.iter().filter(|(_, ports)| listens(ports)).map(|(ip, _)| *ip));
+    reported.extend(by_address.iter().filter(|(_, ports)| listens(ports)).map(|(ip, _)| *ip));
     (messages, cut)
 }
 
@@ -135,7 +135,7 @@ fn message(ip: IpAddr, ports: &Ports, cut: &mut u64) -> String {
 mod tests {
     use super::*;
     use crate::model::flow::{Endpoint, ProcKey};
-    use crate::owners::process::{Found, Process};
+    use crate::owners::process::{LookupReply, Process};
 
     const HOST: u32 = 1;
 
@@ -170,13 +170,13 @@ mod tests {
             let key = ProcKey { pid, start_ticks: 1, exec: 0 };
             let name = if pid == 9 { "<b>".to_owned() } else { format!("p{pid}") };
             let process = Process { key, name, ..Process::default() };
-            processes.found(Found { key, process: Some(process), complete: true, cgroup: None }, 0);
+            processes.found(LookupReply { key, process: Some(process), complete: true, cgroup: None }, 0);
         }
         processes
     }
 
     /// Ports and processes by address.
-    fn told(listeners: &[Listener], before: &mut BTreeSet<IpAddr>) -> BTreeMap<String, Vec<String>> {
+    fn reported(listeners: &[Listener], before: &mut BTreeSet<IpAddr>) -> BTreeMap<String, Vec<String>> {
         let (messages, _) = messages(listeners.iter(), &addresses(), &processes(), before);
         let read = |text: &String| -> (String, Vec<String>) {
             let body: Value = serde_json::from_str(text).unwrap();
@@ -204,7 +204,7 @@ mod tests {
             listener(2, "172.17.0.2", 81, 9),
             listener(2, "172.17.0.2", 82, 77),
         ];
-        let got = told(&listeners, &mut BTreeSet::new());
+        let got = reported(&listeners, &mut BTreeSet::new());
         let want = [
             ("127.0.0.1", vec!["22 p3", "80 p1", "8080 p5"]),
             ("10.0.0.5", vec!["22 p3", "80 p2", "8080 p5"]),
@@ -221,9 +221,9 @@ mod tests {
     fn an_address_on_which_nothing_listens_any_more_is_told_so_once() {
         let mut before = BTreeSet::new();
         let one = [listener(2, "172.17.0.2", 80, 1)];
-        assert_eq!(told(&one, &mut before)["172.17.0.2"], ["80 p1"]);
-        assert!(told(&[], &mut before)["172.17.0.2"].is_empty());
-        assert!(told(&[], &mut before).is_empty());
+        assert_eq!(reported(&one, &mut before)["172.17.0.2"], ["80 p1"]);
+        assert!(reported(&[], &mut before)["172.17.0.2"].is_empty());
+        assert!(reported(&[], &mut before).is_empty());
     }
 
     #[test]

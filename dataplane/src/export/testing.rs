@@ -8,14 +8,14 @@ use crate::model::flow::{Counters, Endpoint, FlowKey, ProcKey, Proto, State};
 use crate::model::rtt::RttSummary;
 use crate::owners::cgroup::Runtime;
 use crate::owners::process::Process;
-use crate::owners::workload::{Container, Place, Pod};
+use crate::owners::workload::{Container, Pod, Workload};
 
 pub(crate) fn report() -> FlowReport {
     let endpoint = |last, port| Endpoint { addr: IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)).into(), port };
     let counters = Counters { bytes: [1200, 34_500], packets: [5, 30], ..Counters::default() };
     let identity = [
-        Identity { process: Some(Arc::new(curl())), place: Some(Arc::new(pod())) },
-        Identity { process: Some(Arc::new(nginx())), place: Some(Arc::new(service())) },
+        Identity { process: Some(Arc::new(curl())), workload: Some(Arc::new(pod())) },
+        Identity { process: Some(Arc::new(nginx())), workload: Some(Arc::new(service())) },
     ];
     FlowReport {
         key: FlowKey { proto: Proto::Tcp, initiator: endpoint(1, 40000), responder: endpoint(2, 443) },
@@ -71,12 +71,12 @@ fn nginx() -> Process {
     }
 }
 
-fn service() -> Place {
-    Place { unit: Some("nginx.service".into()), ..Place::default() }
+fn service() -> Workload {
+    Workload { unit: Some("nginx.service".into()), ..Workload::default() }
 }
 
-fn pod() -> Place {
-    Place {
+fn pod() -> Workload {
+    Workload {
         container: Some(Container {
             id: "0123456789abcdef".repeat(4),
             runtime: Runtime::Containerd,
@@ -85,6 +85,6 @@ fn pod() -> Place {
             labels: vec![("tier".into(), "front".into())],
         }),
         pod: Some(Pod { uid: "u-1".into(), name: "web-1".into(), namespace: "shop".into() }),
-        ..Place::default()
+        ..Workload::default()
     }
 }

@@ -12,7 +12,7 @@ use super::{ExportPort, ExportStats, Item, Queue};
 use crate::flows::report::{FlowReport, Identity};
 use crate::model::flow::{Side, State};
 use crate::owners::process::Process;
-use crate::owners::workload::Place;
+use crate::owners::workload::Workload;
 
 /// From this width on, a flow is one line; below, two.
 const ONE_LINE_COLUMNS: usize = 132;
@@ -154,7 +154,7 @@ fn pad(text: &str, width: usize) -> String {
 /// `curl[123] alice`, and for a host-local flow both sides.
 fn processes(report: &FlowReport) -> String {
     let side = |side: Side| match &report.current()[side as usize] {
-        Identity { process: Some(process), place } => process_text(process, place.as_deref()),
+        Identity { process: Some(process), workload } => process_text(process, workload.as_deref()),
         _ => "?".into(),
     };
     match report.local {
@@ -165,9 +165,9 @@ fn processes(report: &FlowReport) -> String {
 }
 
 /// The container goes with it, the service does not: it mostly says what the process says.
-fn process_text(process: &Process, place: Option<&Place>) -> String {
+fn process_text(process: &Process, workload: Option<&Workload>) -> String {
     let user = process.user_or_uid();
-    let container = place.filter(|place| place.container.is_some()).and_then(Place::title);
+    let container = workload.filter(|workload| workload.container.is_some()).and_then(Workload::title);
     let container = container.map(|title| format!(" @{title}")).unwrap_or_default();
     format!("{}[{}] {user}{container}", process.name, process.key.pid)
 }

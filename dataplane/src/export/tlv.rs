@@ -166,8 +166,8 @@ impl Encoder {
 
     fn identity(&mut self, side: Side, identity: &Identity) -> &[u8] {
         let process = identity.process.as_ref().map_or(0, |process| Arc::as_ptr(process).addr());
-        let place = identity.place.as_ref().map_or(0, |place| Arc::as_ptr(place).addr());
-        let key = (process, place, side);
+        let workload = identity.workload.as_ref().map_or(0, |workload| Arc::as_ptr(workload).addr());
+        let key = (process, workload, side);
         if self.identities.len() >= IDENTITIES_MAX && !self.identities.contains_key(&key) {
             self.identities.clear();
         }
@@ -271,7 +271,7 @@ mod tests {
                     let n = number(&mut b, 3) as usize;
                     String::from_utf8(take(&mut b, n).to_vec()).unwrap()
                 });
-                record.push((0, Item::Named(name, text)));
+                record.push((0, Item::NameReply(name, text)));
                 continue;
             }
             let key = number(&mut b, kind >> 4);
@@ -296,7 +296,7 @@ mod tests {
         Number(u64),
         Float(f32),
         Text(String),
-        Named(String, String),
+        NameReply(String, String),
     }
 
     #[test]
@@ -317,7 +317,7 @@ mod tests {
             ("TCP RTT", "min 18.000 ms / average 20.500 ms / p99 31.250 ms (12 samples)"),
             ("Client Congestion Control", "cubic"),
         ] {
-            assert!(record.contains(&(0, Item::Named(name.into(), text.into()))), "{name}: {record:?}");
+            assert!(record.contains(&(0, Item::NameReply(name.into(), text.into()))), "{name}: {record:?}");
         }
         assert!(!record.iter().any(|(key, _)| *key == 58031));
     }
@@ -403,10 +403,10 @@ mod tests {
             for (key, value) in [(1, bytes[0]), (23, bytes[1])] {
                 prop_assert_eq!(sum(&records, key), value);
             }
-            for (packet_key, byte_key, told) in [(2, 1, packets[0]), (24, 23, packets[1])] {
+            for (packet_key, byte_key, reported) in [(2, 1, packets[0]), (24, 23, packets[1])] {
                 let sent = sum(&records, packet_key);
-                prop_assert!(sent >= told, "no packet is lost");
-                prop_assert!(sent <= told + count as u64, "at most one is added to a record that has bytes and no packet");
+                prop_assert!(sent >= reported, "no packet is lost");
+                prop_assert!(sent <= reported + count as u64, "at most one is added to a record that has bytes and no packet");
                 for record in &records {
                     let one = std::slice::from_ref(record);
                     prop_assert!(sum(one, byte_key) <= u64::from(u32::MAX) && sum(one, packet_key) <= u64::from(u32::MAX));

@@ -25,7 +25,7 @@ const BATCH_WAIT: Duration = Duration::from_millis(100);
 /// Messages per millisecond: 255,000 records/s, more than ntopng takes.
 const MESSAGES_PER_MS: u32 = 1;
 /// How long nobody may subscribe before it is said.
-const LONELY: Duration = Duration::from_secs(30);
+const SUBSCRIBER_WAIT: Duration = Duration::from_secs(30);
 /// For so long after it has joined a collector hears of flows that are older: control reports all open ones within five
 /// seconds, and what was waiting comes first.
 const INTRODUCTION: Duration = Duration::from_secs(10);
@@ -74,7 +74,7 @@ pub fn start(options: ZmqOptions) -> Result<ExportPort> {
         scratch: Vec::with_capacity(4096),
         msg_id: 0,
         subscribed: false,
-        lonely_since: Some(Instant::now()),
+        without_subscriber_since: Some(Instant::now()),
         oldest: None,
         introduction: Introduction::default(),
         encoder: tlv::Encoder::new(options.probe),
@@ -128,7 +128,7 @@ struct Exporter {
     /// Consecutive over all topics: a gap counts as drops at the collector.
     msg_id: u32,
     subscribed: bool,
-    lonely_since: Option<Instant>,
+    without_subscriber_since: Option<Instant>,
     /// When the oldest pending report came.
     oldest: Option<Instant>,
     introduction: Introduction,
@@ -151,7 +151,7 @@ impl Exporter {
             if self.subscribed && (full || waited) {
                 self.flush();
             }
-            self.complain_when_lonely();
+            self.warn_without_subscriber();
         }
         self.watch_subscriptions();
         if self.subscribed {
@@ -200,21 +200,21 @@ impl Exporter {
             self.stats.connected.store(u64::from(self.subscribed), Ordering::Relaxed);
             if self.subscribed {
                 ExportStats::add(&self.stats.joined, 1);
-                self.lonely_since = None;
+                self.without_subscriber_since = None;
                 self.introduction =
-                    Introduction { until: Some(Instant::now() + INTRODUCTION), told: HashSet::default() };
+                    Introduction { until: Some(Instant::now() + INTRODUCTION), reported: HashSet::default() };
                 self.unsent = None;
                 eprintln!("sockeye: a collector subscribed at {}.", self.options.endpoint.address);
             } else {
-                self.lonely_since = Some(Instant::now());
+                self.without_subscriber_since = Some(Instant::now());
                 eprintln!("sockeye: the collector at {} has gone.", self.options.endpoint.address);
             }
         }
     }
 
-    fn complain_when_lonely(&mut self) {
-        if self.lonely_since.is_some_and(|since| since.elapsed() >= LONELY) {
-            self.lonely_since = None;
+    fn warn_without_subscriber(&mut self) {
+        if self.without_subscriber_since.is_some_and(|since| since.elapsed() >= SUBSCRIBER_WAIT) {
+            self.without_subscriber_since = None;
             let hint = if self.options.server_key.is_some() {
                 "is the encryption key the collector's?"
             } else {
@@ -223,7 +223,7 @@ impl Exporter {
             eprintln!(
                 "sockeye: nobody has subscribed at {} for {} s: {hint}",
                 self.options.endpoint.address,
-                LONELY.as_secs()
+                SUBSCRIBER_WAIT.as_secs()
             );
         }
     }
@@ -301,7 +301,7 @@ struct Introduction {
     /// `None`: no collector has joined of late.
     until: Option<Instant>,
     /// Flows that it has heard of since.
-    told: HashSet<FlowKey, ahash::RandomState>,
+    reported: HashSet<FlowKey, ahash::RandomState>,
 }
 
 impl Introduction {
@@ -313,13 +313,13 @@ impl Introduction {
 
     /// Whether the collector has to be told of the beginning of a flow.
     fn is_needed(&self, report: &FlowReport) -> bool {
-        self.until.is_some() && !report.first && !self.told.contains(&report.key)
+        self.until.is_some() && !report.first && !self.reported.contains(&report.key)
     }
 
     fn is_done(&mut self, report: &FlowReport) {
         // What is over already will not be heard of again.
         if self.until.is_some() && !(report.first && report.state.is_over()) {
-            self.told.insert(report.key);
+            self.reported.insert(report.key);
         }
     }
 }
@@ -487,7 +487,7 @@ mod tests {
             assert_eq!((batch.count, batch.records), (3, records));
             introduction.until = introduction.until.map(|_| Instant::now());
             introduction.end_in_time();
-            assert!(introduction.told.is_empty() && introduction.until.is_none());
+            assert!(introduction.reported.is_empty() && introduction.until.is_none());
         }
     }
 

@@ -42,7 +42,7 @@ impl Activity {
 
 /// Figures of somebody, as initiator and as responder (indexed by [`Side`]), since the agent was started.
 #[derive(Debug, Clone, Default)]
-pub struct Group {
+pub struct Aggregate {
     /// What it did.
     pub activity: [Activity; 2],
     /// Its round-trip times.
@@ -50,7 +50,7 @@ pub struct Group {
     last_ns: u64,
 }
 
-impl Group {
+impl Aggregate {
     /// Adds another's figures.
     pub fn add(&mut self, other: &Self) {
         self.last_ns = self.last_ns.max(other.last_ns);
@@ -67,17 +67,17 @@ type Map<K, V> = HashMap<K, V, ahash::RandomState>;
 
 /// All groups. Owned by the control thread.
 #[derive(Default)]
-pub struct Groups {
-    processes: Map<ProcKey, Group>,
+pub struct Aggregates {
+    processes: Map<ProcKey, Aggregate>,
     /// By cgroup: what its forgotten processes did. 0 = the place is not known.
-    places: Map<u64, Group>,
+    workloads: Map<u64, Aggregate>,
     peers: Map<Network, RttStats>,
     other_peers: RttStats,
-    folded: u64,
+    rolled_up: u64,
     peers_refused: u64,
 }
 
-impl Groups {
+impl Aggregates {
     /// Adds a shard's round-trip times of a process.
     pub fn process_rtt(&mut self, key: ProcKey, side: Side, rtt: &RttStats, processes: &ProcessTable, now_ns: u64) {
         self.group(key, processes, now_ns).rtt[side as usize].get_or_insert_default().add(rtt);
@@ -108,11 +108,11 @@ impl Groups {
     }
 
     /// The group of a process, or that of its place if there are too many.
-    fn group(&mut self, key: ProcKey, processes: &ProcessTable, now_ns: u64) -> &mut Group {
+    fn group(&mut self, key: ProcKey, processes: &ProcessTable, now_ns: u64) -> &mut Aggregate {
         let full = self.processes.len() >= PROCESSES_MAX && !self.processes.contains_key(&key);
         let group = if full || !key.is_known() {
-            self.folded += u64::from(full);
-            self.places.entry(place_of(key, processes)).or_default()
+            self.rolled_up += u64::from(full);
+            self.workloads.entry(workload_of(key, processes)).or_default()
         } else {
             self.processes.entry(key).or_default()
         };
@@ -122,25 +122,25 @@ impl Groups {
 
     /// Adds processes that have been quiet, or the quietest of too many, to their places. Call it before the table of
     /// processes forgets where they lived.
-    pub fn fold(&mut self, processes: &ProcessTable, now_ns: u64) {
+    pub fn roll_up(&mut self, processes: &ProcessTable, now_ns: u64) {
         let mut keep_ns = KEEP_NS;
         while keep_ns > 1_000_000_000 && self.quieter_than(keep_ns, now_ns) * 4 > PROCESSES_MAX * 3 {
             keep_ns /= 2;
         }
-        let places = &mut self.places;
+        let workloads = &mut self.workloads;
         self.processes.retain(|key, group| {
             let stays = group.last_ns + keep_ns > now_ns;
             if !stays {
-                places.entry(place_of(*key, processes)).or_default().add(group);
+                workloads.entry(workload_of(*key, processes)).or_default().add(group);
             }
             stays
         });
         // Where nobody knows any more where it was, it is one of the others.
         let gone: Vec<u64> =
-            places.keys().copied().filter(|id| *id != 0 && processes.places.peek(*id).is_none()).collect();
+            workloads.keys().copied().filter(|id| *id != 0 && processes.workloads.peek(*id).is_none()).collect();
         for id in gone {
-            if let Some(group) = places.remove(&id) {
-                places.entry(0).or_default().add(&group);
+            if let Some(group) = workloads.remove(&id) {
+                workloads.entry(0).or_default().add(&group);
             }
         }
     }
@@ -151,18 +151,18 @@ impl Groups {
     }
 
     /// Processes with figures of their own.
-    pub fn processes(&self) -> impl Iterator<Item = (ProcKey, &Group)> {
+    pub fn processes(&self) -> impl Iterator<Item = (ProcKey, &Aggregate)> {
         self.processes.iter().map(|(key, group)| (*key, group))
     }
 
     /// Everything by cgroup: its processes, and what those did that are forgotten. 0 = not known where.
     #[must_use]
-    pub fn by_place(&self, processes: &ProcessTable) -> Map<u64, Group> {
-        let mut places = self.places.clone();
+    pub fn by_workload(&self, processes: &ProcessTable) -> Map<u64, Aggregate> {
+        let mut workloads = self.workloads.clone();
         for (key, group) in &self.processes {
-            places.entry(place_of(*key, processes)).or_default().add(group);
+            workloads.entry(workload_of(*key, processes)).or_default().add(group);
         }
-        places
+        workloads
     }
 
     /// Peer networks, and all others together.
@@ -173,11 +173,11 @@ impl Groups {
     /// How often figures of a process went to its place at once, and those of a peer network to "other".
     #[must_use]
     pub fn refused(&self) -> (u64, u64) {
-        (self.folded, self.peers_refused)
+        (self.rolled_up, self.peers_refused)
     }
 }
 
-fn place_of(key: ProcKey, processes: &ProcessTable) -> u64 {
+fn workload_of(key: ProcKey, processes: &ProcessTable) -> u64 {
     processes.peek(key).map_or(0, |process| process.cgroup_id)
 }
 
@@ -193,37 +193,44 @@ mod tests {
     fn a_forgotten_process_lives_on_in_its_place() {
         let mut processes = ProcessTable::default();
         let key = ProcKey { pid: 5, start_ticks: 1, exec: 0 };
-        processes.places.learn(9, "/system.slice/a.service", 0);
+        processes.workloads.learn(9, "/system.slice/a.service", 0);
         processes.learn(Process { key, name: "p".into(), cgroup_id: 9, ..Process::default() }, 0);
-        let mut groups = Groups::default();
+        let mut aggregates = Aggregates::default();
         let mut rtt = RttStats::default();
         rtt.record(&[20_000; 10]);
-        groups.process_rtt(key, Side::Initiator, &rtt, &processes, 0);
-        groups.fold(&processes, KEEP_NS + 1);
-        assert_eq!(groups.processes().count(), 0);
-        groups.process_rtt(key, Side::Initiator, &rtt, &processes, KEEP_NS + 2);
-        let place = &groups.by_place(&processes)[&9];
-        assert_eq!(place.rtt[0].as_ref().unwrap().samples(), 20);
+        aggregates.process_rtt(key, Side::Initiator, &rtt, &processes, 0);
+        aggregates.roll_up(&processes, KEEP_NS + 1);
+        assert_eq!(aggregates.processes().count(), 0);
+        aggregates.process_rtt(key, Side::Initiator, &rtt, &processes, KEEP_NS + 2);
+        let workload = &aggregates.by_workload(&processes)[&9];
+        assert_eq!(workload.rtt[0].as_ref().unwrap().samples(), 20);
     }
 
     #[test]
     fn what_is_too_much_is_counted_and_not_lost() {
         let processes = ProcessTable::default();
-        let mut groups = Groups::default();
+        let mut aggregates = Aggregates::default();
         let mut rtt = RttStats::default();
         rtt.record(&[5]);
         for i in 0..PROCESSES_MAX as u32 + 10 {
-            groups.process_rtt(ProcKey { pid: i + 1, start_ticks: 0, exec: 0 }, Side::Responder, &rtt, &processes, 1);
+            aggregates.process_rtt(
+                ProcKey { pid: i + 1, start_ticks: 0, exec: 0 },
+                Side::Responder,
+                &rtt,
+                &processes,
+                1,
+            );
         }
         for i in 0..PEERS_MAX as u32 + 10 {
             let [a, b, c, d] = (i << 8).to_be_bytes();
-            groups.peer_rtt(Network::of(Addr::from(IpAddr::from([a, b, c, d])).0), &rtt);
+            aggregates.peer_rtt(Network::of(Addr::from(IpAddr::from([a, b, c, d])).0), &rtt);
         }
-        assert_eq!(groups.refused(), (10, 10));
-        let total: u64 = groups.by_place(&processes).values().map(|g| g.rtt[1].as_ref().unwrap().samples()).sum();
+        assert_eq!(aggregates.refused(), (10, 10));
+        let total: u64 =
+            aggregates.by_workload(&processes).values().map(|g| g.rtt[1].as_ref().unwrap().samples()).sum();
         assert_eq!(total, PROCESSES_MAX as u64 + 10);
-        assert_eq!(groups.peers().1.samples(), 10);
-        groups.fold(&processes, 1_000_000_010);
-        assert!(groups.processes().count() <= PROCESSES_MAX);
+        assert_eq!(aggregates.peers().1.samples(), 10);
+        aggregates.roll_up(&processes, 1_000_000_010);
+        assert!(aggregates.processes().count() <= PROCESSES_MAX);
     }
 }

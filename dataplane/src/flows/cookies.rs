@@ -15,7 +15,7 @@ pub(super) struct Cookies {
 
 fn cookie_of(flows: &Slab<Flow>, slot: u32) -> Option<u64> {
     let flow = flows.get(slot as usize / 2)?;
-    if slot.is_multiple_of(2) { Some(flow.near.cookie) } else { flow.far.as_ref().map(|end| end.cookie) }
+    if slot.is_multiple_of(2) { Some(flow.first_end.cookie) } else { flow.second_end.as_ref().map(|end| end.cookie) }
 }
 
 impl Cookies {
@@ -27,7 +27,7 @@ impl Cookies {
 
     /// Notes that a socket, which is an end of flow `id`, is in it now.
     pub(super) fn insert(&mut self, flows: &Slab<Flow>, cookie: u64, id: u32) {
-        let second = flows.get(id as usize).is_some_and(|flow| flow.near.cookie != cookie);
+        let second = flows.get(id as usize).is_some_and(|flow| flow.first_end.cookie != cookie);
         let slot = id * 2 + u32::from(second);
         let hash = self.hasher.hash_one(cookie);
         match self.slots.find_mut(hash, |slot| cookie_of(flows, *slot) == Some(cookie)) {

@@ -50,7 +50,7 @@ impl Details {
 pub(super) enum FlowRtt {
     Few { count: u8, samples_us: [u32; FEW] },
     Many(Box<(u32, RttStats)>),
-    Told(Option<RttSummary>),
+    Reported(Option<RttSummary>),
 }
 
 impl Default for FlowRtt {
@@ -78,14 +78,14 @@ impl FlowRtt {
                 many.0 = new_us.iter().fold(many.0, |min, sample| min.min(*sample));
                 many.1.record(new_us);
             }
-            Self::Told(_) => {}
+            Self::Reported(_) => {}
         }
     }
 
     /// The figures, which stay as they are from now on.
     pub(super) fn settle(&mut self) -> Option<RttSummary> {
         let summary = match self {
-            Self::Told(summary) => return *summary,
+            Self::Reported(summary) => return *summary,
             Self::Few { count, samples_us } => few(&samples_us[..usize::from(*count)]),
             Self::Many(many) => {
                 let (min_us, stats) = (many.0, &many.1);
@@ -98,7 +98,7 @@ impl FlowRtt {
                 })
             }
         };
-        *self = Self::Told(summary);
+        *self = Self::Reported(summary);
         summary
     }
 }

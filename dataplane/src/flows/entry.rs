@@ -9,7 +9,7 @@ pub(super) const NO_FLOW: u32 = u32::MAX;
 
 /// What the exporters were told of a flow, from its first report on.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Told {
+pub(super) struct Reported {
     /// As a collector knows both sides: it keeps what it heard first.
     pub(super) identity: [Identity; 2],
     /// Up to when, `CLOCK_BOOTTIME` nanoseconds.
@@ -25,9 +25,9 @@ pub(super) struct Told {
 pub struct Flow {
     /// The 5-tuple. Provisional while `guessed`.
     pub key: FlowKey,
-    pub(super) near: End,
-    pub(super) near_side: Side,
-    pub(super) far: Option<Box<End>>,
+    pub(super) first_end: End,
+    pub(super) first_side: Side,
+    pub(super) second_end: Option<Box<End>>,
     /// Neither end told who connected, and the other end has not been found.
     pub(super) guessed: bool,
     /// Entries in the pair index that lead here; 0 = none.
@@ -39,7 +39,7 @@ pub struct Flow {
     /// What the exporters were told.
     pub(super) exported: Counters,
     /// `None` before the first report.
-    pub(super) told: Option<Box<Told>>,
+    pub(super) reported: Option<Box<Reported>>,
     /// Round-trip samples of a TCP flow, where there were some before its first report.
     pub(super) rtt: Option<Box<FlowRtt>>,
     pub(super) details: Details,
@@ -60,18 +60,18 @@ pub struct Flow {
 }
 
 impl Flow {
-    pub(super) fn new(key: FlowKey, near: End, near_side: Side, opened_ns: u64) -> Self {
+    pub(super) fn new(key: FlowKey, first_end: End, first_side: Side, opened_ns: u64) -> Self {
         Self {
             key,
-            near,
-            near_side,
-            far: None,
+            first_end,
+            first_side,
+            second_end: None,
             guessed: false,
             pair_hashes: [0; 2],
             opened_ns,
-            active_ns: near.at_ns,
+            active_ns: first_end.at_ns,
             exported: Counters::default(),
-            told: None,
+            reported: None,
             rtt: None,
             details: Details::default(),
             due_tick: 0,
@@ -87,20 +87,20 @@ impl Flow {
     /// The end on a side, if it is on this host.
     #[must_use]
     pub fn end(&self, side: Side) -> Option<&End> {
-        if side == self.near_side { Some(&self.near) } else { self.far.as_deref() }
+        if side == self.first_side { Some(&self.first_end) } else { self.second_end.as_deref() }
     }
 
     pub(super) fn end_mut(&mut self, side: Side) -> Option<&mut End> {
-        if side == self.near_side { Some(&mut self.near) } else { self.far.as_deref_mut() }
+        if side == self.first_side { Some(&mut self.first_end) } else { self.second_end.as_deref_mut() }
     }
 
     /// Both local ends, the first seen one first.
     pub fn ends(&self) -> impl Iterator<Item = &End> {
-        std::iter::once(&self.near).chain(self.far.as_deref())
+        std::iter::once(&self.first_end).chain(self.second_end.as_deref())
     }
 
     pub(super) fn side_of(&self, cookie: u64) -> Side {
-        if self.near.cookie == cookie { self.near_side } else { self.near_side.other() }
+        if self.first_end.cookie == cookie { self.first_side } else { self.first_side.other() }
     }
 
     /// Address and port of a side.
@@ -119,7 +119,7 @@ impl Flow {
         let mut total = Counters::default();
         for side in Side::BOTH {
             let (i, peer) = (side as usize, side.other() as usize);
-            let Some(end) = self.end(side).filter(|end| !end.has(End::MIXED)) else { continue };
+            let Some(end) = self.end(side).filter(|end| !end.has(End::SHARED_COUNTERS)) else { continue };
             total.bytes[i] = total.bytes[i].max(self.payload_sent(side, end));
             total.packets[i] = total.packets[i].max(end.packets_sent);
             total.bytes[peer] = total.bytes[peer].max(end.bytes_received);
@@ -143,7 +143,7 @@ impl Flow {
             return verdict;
         }
         if self.key.proto == Proto::Udp {
-            return if self.near.has(End::CLOSED) { State::Closed } else { State::Open };
+            return if self.first_end.has(End::CLOSED) { State::Closed } else { State::Open };
         }
         let states = self.ends().map(End::tcp_state);
         if self.all_closed() {
@@ -181,12 +181,12 @@ impl Flow {
     /// A responder that has not read yet may belong to another process than the one that listens.
     pub(super) fn awaits_owner(&self) -> bool {
         self.key.proto == Proto::Tcp
-            && self.end(Side::Responder).is_some_and(|end| !end.has(End::CONFIRMED) && !end.has(End::CLOSED))
+            && self.end(Side::Responder).is_some_and(|end| !end.has(End::OWNER_CONFIRMED) && !end.has(End::CLOSED))
     }
 
     /// No exporter has heard of it.
-    pub(super) fn is_untold(&self) -> bool {
-        self.told.is_none()
+    pub(super) fn is_unreported(&self) -> bool {
+        self.reported.is_none()
     }
 
     /// The moment of the newest figures. UDP's are counted up to its last datagram.
@@ -204,10 +204,10 @@ impl Flow {
 
     /// Its other end can be found by the sequence numbers, or is here.
     pub(super) fn is_named(&self) -> bool {
-        self.pair_hashes != [0; 2] || self.far.is_some()
+        self.pair_hashes != [0; 2] || self.second_end.is_some()
     }
 
-    /// Sweeps say that a TCP socket is gone whose last record has not come.
+    /// Scans say that a TCP socket is gone whose last record has not come.
     pub(super) fn lacks_close(&self) -> bool {
         matches!(self.verdict, Some(State::Vanished | State::Closed))
     }
@@ -222,7 +222,7 @@ impl Flow {
 
     pub(super) fn reverse(&mut self) {
         self.key = self.key.reversed();
-        self.near_side = self.near_side.other();
+        self.first_side = self.first_side.other();
         self.details.reverse();
     }
 }

@@ -1,4 +1,4 @@
-//! The global flow table. Owned by the control thread: deltas and sweeps go in, flows with both ends come out.
+//! The global flow table. Owned by the control thread: deltas and scans go in, flows with both ends come out.
 //!
 //! Pure logic: no clock, no I/O. The same set of records gives the same table in any order, because TCP counters are
 //! absolute and the newest record of a socket wins, and UDP counters are added.
@@ -24,7 +24,7 @@ pub use schedule::{TICK_NS, Timeouts};
 
 use crate::model::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side};
 use cookies::Cookies;
-use schedule::Wheel;
+use schedule::TimerQueue;
 
 /// So many flows have their place from the start: untouched, it is no memory yet, while a list that grows by being copied
 /// stops control, and leaves its former places to the allocator.
@@ -62,7 +62,7 @@ pub struct TableCounts {
     pub paired: u64,
     /// Flows not entered because the table was full.
     pub rejected: u64,
-    /// TCP flows whose close record never came; found gone by the sweep.
+    /// TCP flows whose close record never came; found gone by the scan.
     pub vanished: u64,
     /// Reports made.
     pub reports: u64,
@@ -84,17 +84,17 @@ pub struct FlowTable {
     listeners: Map<(Proto, u32, Endpoint), Listener>,
     listeners_next: Map<(Proto, u32, Endpoint), Listener>,
     listening_ports: Map<(u32, u16), ()>,
-    /// Start times of the last sweeps, the newest first.
-    sweeps_ns: [u64; 3],
-    /// Start time of the last sweep after which every open socket was known, and every close before its end.
-    whole_sweep_ns: u64,
+    /// Start times of the last scans, the newest first.
+    scans_ns: [u64; 3],
+    /// Start time of the last scan after which every open socket was known, and every close before its end.
+    whole_scan_ns: u64,
     /// Start and end of one after which closes may still be on their way.
-    whole_sweep_next: Option<(u64, u64)>,
+    whole_scan_next: Option<(u64, u64)>,
     /// All that the kernel told of before this moment has been taken.
-    told_until_ns: u64,
+    drained_through_ns: u64,
     /// Addresses of this host that ends of flows had, loopback ones left out: in which network namespaces, and until when.
     local_addrs: Map<Addr, Vec<(u32, u64)>>,
-    wheel: Wheel,
+    timers: TimerQueue,
     timeouts: Timeouts,
     flows_max: usize,
     /// Collectors that have joined.
@@ -117,12 +117,12 @@ impl FlowTable {
             listeners: Map::default(),
             listeners_next: Map::default(),
             listening_ports: Map::default(),
-            sweeps_ns: [0; 3],
-            whole_sweep_ns: 0,
-            whole_sweep_next: None,
-            told_until_ns: u64::MAX,
+            scans_ns: [0; 3],
+            whole_scan_ns: 0,
+            whole_scan_next: None,
+            drained_through_ns: u64::MAX,
             local_addrs: Map::default(),
-            wheel: Wheel::default(),
+            timers: TimerQueue::default(),
             timeouts,
             flows_max,
             epoch: 0,
@@ -147,7 +147,7 @@ impl FlowTable {
         self.flows.is_empty()
     }
 
-    /// What listens, as of the last complete sweep.
+    /// What listens, as of the last complete scan.
     pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
         self.listeners.values()
     }
@@ -172,17 +172,17 @@ impl FlowTable {
         });
     }
 
-    /// A sweep begins. Its records follow through [`Self::tcp_record`].
-    pub fn sweep_begins(&mut self, now_ns: u64) {
-        self.sweeps_ns = [now_ns, self.sweeps_ns[0], self.sweeps_ns[1]];
+    /// A scan begins. Its records follow through [`Self::tcp_record`].
+    pub fn scan_begins(&mut self, now_ns: u64) {
+        self.scans_ns = [now_ns, self.scans_ns[0], self.scans_ns[1]];
         self.listeners_next.clear();
     }
 
-    /// The sweep is complete: what it did not find does not listen any more. `whole`: each socket that it has found is known
+    /// The scan is complete: what it did not find does not listen any more. `whole`: each socket that it has found is known
     /// now.
-    pub fn sweep_ends(&mut self, whole: bool, now_ns: u64) {
+    pub fn scan_ends(&mut self, whole: bool, now_ns: u64) {
         if whole {
-            self.whole_sweep_next.get_or_insert((self.sweeps_ns[0], now_ns));
+            self.whole_scan_next.get_or_insert((self.scans_ns[0], now_ns));
         }
         std::mem::swap(&mut self.listeners, &mut self.listeners_next);
         self.listening_ports =
@@ -190,10 +190,10 @@ impl FlowTable {
     }
 
     /// All that the kernel told of before this moment has been taken.
-    pub fn told_until(&mut self, at_ns: u64) {
-        self.told_until_ns = at_ns;
-        if let Some((began_ns, _)) = self.whole_sweep_next.take_if(|(_, ended_ns)| *ended_ns <= at_ns) {
-            self.whole_sweep_ns = began_ns;
+    pub fn drained_through(&mut self, at_ns: u64) {
+        self.drained_through_ns = at_ns;
+        if let Some((began_ns, _)) = self.whole_scan_next.take_if(|(_, ended_ns)| *ended_ns <= at_ns) {
+            self.whole_scan_ns = began_ns;
         }
     }
 
@@ -201,21 +201,21 @@ impl FlowTable {
     fn partner(&self, hash: u64, local: Endpoint, remote: Endpoint) -> Option<u32> {
         let id = *self.pairs.get(&hash)?;
         let flow = self.flows.get(id as usize)?;
-        let (near, far) = (flow.endpoint(flow.near_side), flow.endpoint(flow.near_side.other()));
-        (flow.far.is_none() && near == remote && far == local).then_some(id)
+        let (first_end, second_end) = (flow.endpoint(flow.first_side), flow.endpoint(flow.first_side.other()));
+        (flow.second_end.is_none() && first_end == remote && second_end == local).then_some(id)
     }
 
     /// Adds the second end to a flow. Its role also settles that of the first.
     fn attach(&mut self, id: u32, end: End, side: Side, now_ns: u64) {
         let flow = &mut self.flows[id as usize];
-        if flow.near_side == side && flow.guessed {
+        if flow.first_side == side && flow.guessed {
             flow.reverse();
         }
         flow.guessed = false;
         flow.active_ns = flow.active_ns.max(end.at_ns);
-        flow.far = Some(Box::new(end));
+        flow.second_end = Some(Box::new(end));
         let (local, netns) = (flow.endpoint(side).addr, end.netns);
-        if flow.is_untold() && flow.ends().any(|end| end.has(End::SEEDED)) {
+        if flow.is_unreported() && flow.ends().any(|end| end.has(End::PRE_EXISTING)) {
             flow.exported = flow.totals();
         }
         let over = flow.all_closed();
@@ -243,7 +243,7 @@ impl FlowTable {
         self.flows[id as usize].entered_tick = schedule::tick_of(now_ns);
         self.note_local(opened.local.addr, end.netns, now_ns);
         self.counts.created += 1;
-        self.wheel.schedule(&mut self.flows, id, now_ns + self.timeouts.settle_ns);
+        self.timers.schedule(&mut self.flows, id, now_ns + self.timeouts.settle_ns);
         if end.has(End::CLOSED) {
             self.schedule_close(id, now_ns);
         }
@@ -252,7 +252,7 @@ impl FlowTable {
 
     /// The other end of a host-local connection may still be on its way from another worker.
     fn schedule_close(&mut self, id: u32, now_ns: u64) {
-        self.wheel.schedule(&mut self.flows, id, now_ns + self.timeouts.close_grace_ns);
+        self.timers.schedule(&mut self.flows, id, now_ns + self.timeouts.close_grace_ns);
     }
 
     fn note_local(&mut self, addr: Addr, netns: u32, now_ns: u64) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::model::flow::{Counters, FlowKey, ProcKey, Side, State};
 use crate::model::rtt::RttSummary;
 use crate::owners::process::Process;
-use crate::owners::workload::Place;
+use crate::owners::workload::Workload;
 
 /// Who uses the socket on one side of a flow, and where.
 #[derive(Debug, Clone, Default)]
@@ -13,7 +13,7 @@ pub struct Identity {
     /// The process, where it is known.
     pub process: Option<Arc<Process>>,
     /// Where it lives.
-    pub place: Option<Arc<Place>>,
+    pub workload: Option<Arc<Workload>>,
 }
 
 /// The same entries of the tables: what was learnt since makes another one.
@@ -22,7 +22,7 @@ impl PartialEq for Identity {
         fn same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
             a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
         }
-        same(self.process.as_ref(), other.process.as_ref()) && same(self.place.as_ref(), other.place.as_ref())
+        same(self.process.as_ref(), other.process.as_ref()) && same(self.workload.as_ref(), other.workload.as_ref())
     }
 }
 
@@ -30,7 +30,7 @@ impl Identity {
     /// Whether there is anything to tell.
     #[must_use]
     pub fn is_known(&self) -> bool {
-        self.process.is_some() || self.place.is_some()
+        self.process.is_some() || self.workload.is_some()
     }
 }
 

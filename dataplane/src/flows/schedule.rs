@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use slab::Slab;
 
 use super::details::congestion_name;
-use super::entry::Told;
+use super::entry::Reported;
 use super::{Flow, FlowTable};
 use crate::flows::report::{FlowReport, Identity};
 use crate::model::clock::WallClock;
@@ -48,9 +48,9 @@ pub struct Timeouts {
     pub linger_ns: u64,
     /// The same for an idle UDP flow: longer than a collector keeps it, so that its direction stays the same.
     pub idle_linger_ns: u64,
-    /// A TCP socket that three sweeps have missed, and for this long, is gone.
+    /// A TCP socket that three scans have missed, and for this long, is gone.
     pub vanished_ns: u64,
-    /// Sweeps find what is left of a connection after its process closed it.
+    /// Scans find what is left of a connection after its process closed it.
     pub sees_orphans: bool,
 }
 
@@ -71,7 +71,7 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// For sweeps that do not find what is left of a connection after its process has closed it: the kernel keeps that up to
+    /// For scans that do not find what is left of a connection after its process has closed it: the kernel keeps that up to
     /// some minutes (`tcp_fin_timeout`, `tcp_orphan_retries`).
     #[must_use]
     pub fn without_orphans(self) -> Self {
@@ -96,11 +96,11 @@ pub(super) fn tick_of(at_ns: u64) -> u32 {
 
 /// Flows by the tick in which they are due. Entries are never removed: a flow knows its own due tick.
 #[derive(Default)]
-pub(super) struct Wheel {
+pub(super) struct TimerQueue {
     slots: BTreeMap<u32, Vec<u32>>,
 }
 
-impl Wheel {
+impl TimerQueue {
     pub(super) fn schedule(&mut self, flows: &mut Slab<Flow>, id: u32, at_ns: u64) {
         let tick = tick_of(at_ns);
         let flow = &mut flows[id as usize];
@@ -134,7 +134,7 @@ impl FlowTable {
     ) -> bool {
         let mut reports = 0;
         let now_tick = u32::try_from(now_ns / TICK_NS).unwrap_or(u32::MAX);
-        while let Some((tick, ids)) = self.wheel.take_due(now_tick) {
+        while let Some((tick, ids)) = self.timers.take_due(now_tick) {
             let mut ids = ids.into_iter();
             while let Some(id) = ids.next() {
                 if self.flows.get(id as usize).is_some_and(|flow| flow.due_tick == tick) {
@@ -144,7 +144,7 @@ impl FlowTable {
                     });
                 }
                 if reports >= REPORTS_AT_ONCE {
-                    self.wheel.give_back(tick, ids.collect());
+                    self.timers.give_back(tick, ids.collect());
                     return true;
                 }
             }
@@ -163,7 +163,7 @@ impl FlowTable {
         let ids: Vec<u32> = self.flows.iter().map(|(id, _)| id as u32).collect();
         for id in ids {
             let flow = &self.flows[id as usize];
-            if flow.is_untold() || !flow.totals().since(&flow.exported).is_zero() {
+            if flow.is_unreported() || !flow.totals().since(&flow.exported).is_zero() {
                 report(self.make_report(id, now_ns, clock, processes));
             }
         }
@@ -172,11 +172,11 @@ impl FlowTable {
     /// A collector has joined: it is told of all open flows, one after another, and takes processes as they are now.
     pub fn collector_joined(&mut self, now_ns: u64) {
         self.epoch = self.epoch.wrapping_add(1);
-        let is_open = |flow: &Flow| !flow.is_untold() && !flow.state().is_over();
+        let is_open = |flow: &Flow| !flow.is_unreported() && !flow.state().is_over();
         let open: Vec<u32> = self.flows.iter().filter(|(_, flow)| is_open(flow)).map(|(id, _)| id as u32).collect();
         for (number, id) in (0..).zip(open) {
             let wait = u64::from(1 + number % REJOIN_TICKS) * TICK_NS;
-            self.wheel.schedule(&mut self.flows, id, now_ns + wait);
+            self.timers.schedule(&mut self.flows, id, now_ns + wait);
         }
     }
 
@@ -197,7 +197,7 @@ impl FlowTable {
                 report(self.make_report(id, now_ns, clock, processes));
             }
             if self.may_hear_of(id) {
-                self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
+                self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
                 return;
             }
             if self.remove(id).lacks_close() {
@@ -205,54 +205,54 @@ impl FlowTable {
             }
             return;
         }
-        let (untold, awaits_owner) = (flow.is_untold(), flow.awaits_owner());
+        let (unreported, awaits_owner) = (flow.is_unreported(), flow.awaits_owner());
         let recent = tick_of(now_ns) < flow.entered_tick + OWNER_WAIT_TICKS;
-        if untold && !over && recent && (awaits_owner || self.may_lack_name(id)) {
-            self.wheel.schedule(&mut self.flows, id, now_ns + SECOND_NS);
+        if unreported && !over && recent && (awaits_owner || self.may_lack_name(id)) {
+            self.timers.schedule(&mut self.flows, id, now_ns + SECOND_NS);
             return;
         }
-        if untold && self.may_lack_other_end(id, now_ns) {
-            self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
+        if unreported && self.may_lack_other_end(id, now_ns) {
+            self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
             return;
         }
         let flow = &mut self.flows[id as usize];
-        if untold && flow.waited_ticks < NAMES_WAIT_TICKS && !names_known(flow, processes, now_ns) {
+        if unreported && flow.waited_ticks < NAMES_WAIT_TICKS && !names_known(flow, processes, now_ns) {
             flow.waited_ticks += 1;
-            self.wheel.schedule(&mut self.flows, id, now_ns + TICK_NS);
+            self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
             return;
         }
         if !over && !changed && !self.is_wanted(id, now_ns) {
             let next_ns = now_ns + self.next_look_ns(id, now_ns, over);
-            self.wheel.schedule(&mut self.flows, id, next_ns);
+            self.timers.schedule(&mut self.flows, id, next_ns);
             return;
         }
         report(self.make_report(id, now_ns, clock, processes));
         let next_ns = now_ns + self.next_look_ns(id, now_ns, over);
         self.flows[id as usize].last_look = over;
-        self.wheel.schedule(&mut self.flows, id, next_ns);
+        self.timers.schedule(&mut self.flows, id, next_ns);
     }
 
     /// Whether a flow of which there is no news must be reported: for the first time, to a new collector, or because the next
     /// look would be too late.
     fn is_wanted(&self, id: u32, now_ns: u64) -> bool {
-        let Some(told) = &self.flows[id as usize].told else { return true };
+        let Some(reported) = &self.flows[id as usize].reported else { return true };
         let quiet_ticks = u32::try_from(self.timeouts.report_quiet_ns() / TICK_NS).unwrap_or(u32::MAX);
         let next_look = tick_of(now_ns) + self.timeouts.look_ticks();
-        told.epoch != self.epoch || next_look > told.tick.saturating_add(quiet_ticks)
+        reported.epoch != self.epoch || next_look > reported.tick.saturating_add(quiet_ticks)
     }
 
     /// One end of a connection is known, and the other one is on this host, too. That one is known once all sockets were
     /// looked at after the first one was opened, or closed: it may stay open for long. And if it had closed until then, once
-    /// that record has come from its ring, whose worker may be starved.
+    /// that record has come from its ring, whose worker may be short of CPU.
     fn may_lack_other_end(&self, id: u32, now_ns: u64) -> bool {
         let flow = &self.flows[id as usize];
         let since_ns = match flow.state() {
-            State::Closed => flow.near.at_ns,
+            State::Closed => flow.first_end.at_ns,
             state if state.is_over() => return false,
             _ => flow.opened_ns,
         };
-        flow.far.is_none()
-            && since_ns >= self.whole_sweep_ns
+        flow.second_end.is_none()
+            && since_ns >= self.whole_scan_ns
             && now_ns.saturating_sub(since_ns) < self.timeouts.active_ns
             && self.flows.len() < self.flows_max
             && self.is_within_host(flow)
@@ -260,15 +260,15 @@ impl FlowTable {
 
     /// A connection whose other end is on this host, too, as far as is known.
     fn is_within_host(&self, flow: &Flow) -> bool {
-        flow.key.proto == Proto::Tcp && self.is_local(flow.endpoint(flow.near_side.other()).addr)
+        flow.key.proto == Proto::Tcp && self.is_local(flow.endpoint(flow.first_side.other()).addr)
     }
 
-    /// What its sockets told before they closed may still be in a ring of another CPU, whose worker is starved: it would be
+    /// What its sockets told before they closed may still be in a ring of another CPU, whose worker is short of CPU: it would be
     /// taken for a new flow.
     fn may_hear_of(&self, id: u32) -> bool {
         let flow = &self.flows[id as usize];
         flow.key.proto == Proto::Tcp
-            && flow.ends().any(|end| end.at_ns >= self.told_until_ns)
+            && flow.ends().any(|end| end.at_ns >= self.drained_through_ns)
             && self.flows.len() < self.flows_max
     }
 
@@ -303,13 +303,13 @@ impl FlowTable {
         }
     }
 
-    /// Notices what no record tells: UDP silence, and TCP sockets that the sweep does not find any more.
+    /// Notices what no record tells: UDP silence, and TCP sockets that the scan does not find any more.
     fn judge(&mut self, id: u32, now_ns: u64) {
-        // Questions of ctl bring sweeps close together, and on a starved host a record may be late.
+        // Questions of ctl bring scans close together, and on a short of CPU host a record may be late.
         let long_ago_ns = now_ns.saturating_sub(self.timeouts.vanished_ns);
-        let missed_ns = self.sweeps_ns[2].min(long_ago_ns).min(self.told_until_ns);
+        let missed_ns = self.scans_ns[2].min(long_ago_ns).min(self.drained_through_ns);
         // A process has told that it closes, and soon after there is nothing left: the kernel left our programs out.
-        let shut_missed_ns = if self.timeouts.sees_orphans { self.whole_sweep_ns.max(missed_ns) } else { missed_ns };
+        let shut_missed_ns = if self.timeouts.sees_orphans { self.whole_scan_ns.max(missed_ns) } else { missed_ns };
         let idle_ns = self.timeouts.idle_ns;
         let flow = &mut self.flows[id as usize];
         if flow.verdict.is_some() || flow.all_closed() {
@@ -341,15 +341,16 @@ impl FlowTable {
         let owners = Side::BOTH.map(|side| flow.end(side).map_or(ProcKey::default(), |end| end.owner));
         let current = owners.map(|owner| identity_of(owner, processes, now_ns));
         let until_ns = flow.known_until_ns();
-        let first = flow.is_untold();
-        let told =
-            flow.told.get_or_insert_with(|| Box::new(Told { until_ns: flow.opened_ns, epoch, ..Told::default() }));
-        if told.epoch != epoch || !told.identity.iter().any(Identity::is_known) {
-            told.identity = take_anew(&told.identity, &current, owners);
+        let first = flow.is_unreported();
+        let reported = flow
+            .reported
+            .get_or_insert_with(|| Box::new(Reported { until_ns: flow.opened_ns, epoch, ..Reported::default() }));
+        if reported.epoch != epoch || !reported.identity.iter().any(Identity::is_known) {
+            reported.identity = take_anew(&reported.identity, &current, owners);
         }
-        let since_ns = told.until_ns.min(until_ns);
-        (told.until_ns, told.tick, told.epoch) = (until_ns, tick_of(now_ns), epoch);
-        let identity = told.identity.clone();
+        let since_ns = reported.until_ns.min(until_ns);
+        (reported.until_ns, reported.tick, reported.epoch) = (until_ns, tick_of(now_ns), epoch);
+        let identity = reported.identity.clone();
         FlowReport {
             key: flow.key,
             first_unix_ns: clock.unix_ns(flow.opened_ns),
@@ -375,8 +376,8 @@ impl FlowTable {
 
 fn identity_of(owner: ProcKey, processes: &mut ProcessTable, now_ns: u64) -> Identity {
     let process = processes.get(owner, now_ns).0;
-    let place = process.as_ref().and_then(|process| processes.places.get(process.cgroup_id, now_ns).0);
-    Identity { process, place }
+    let workload = process.as_ref().and_then(|process| processes.workloads.get(process.cgroup_id, now_ns).0);
+    Identity { process, workload }
 }
 
 /// What collectors are told from now on. A process that is not known any more stays known if it still is the owner.

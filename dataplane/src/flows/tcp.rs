@@ -16,7 +16,7 @@ impl FlowTable {
         self.tcp(&observation, now_ns);
     }
 
-    /// The sweep has found a connection as it was before. `false` if none is known by this cookie.
+    /// The scan has found a connection as it was before. `false` if none is known by this cookie.
     pub fn tcp_same(&mut self, cookie: u64, now_ns: u64) -> bool {
         let Some(id) = self.tcp.get(&self.flows, cookie) else { return false };
         let flow = &mut self.flows[id as usize];
@@ -34,7 +34,7 @@ impl FlowTable {
         let Some(id) = self.tcp.get(&self.flows, cookie) else { return };
         let flow = &mut self.flows[id as usize];
         let is_it = flow.end(flow.side_of(cookie)).is_some_and(|end| end.seq_local == seq_local);
-        if is_it && flow.is_untold() {
+        if is_it && flow.is_unreported() {
             flow.rtt.get_or_insert_default().record(samples_us);
         }
     }
@@ -96,7 +96,7 @@ impl FlowTable {
         let flow = &mut self.flows[id as usize];
         flow.observe(opened.side, o);
         flow.guessed = o.side.is_none();
-        if o.end.has(End::SEEDED) {
+        if o.end.has(End::PRE_EXISTING) {
             // What it did before we came is in the totals, not in what is exported.
             flow.exported = flow.totals();
         }
@@ -122,7 +122,7 @@ impl FlowTable {
         let flow = &mut self.flows[id as usize];
         let side = flow.side_of(o.end.cookie);
         let Some(end) = flow.end_mut(side) else { return };
-        // The close is the last word even if a sweep on another CPU has looked at its clock later: the kernel tells of
+        // The close is the last word even if a scan on another CPU has looked at its clock later: the kernel tells of
         // the new state before it sets it.
         let last_word = o.end.has(End::CLOSED);
         if end.has(End::CLOSED) || (o.end.at_ns <= end.at_ns && !last_word) {
@@ -130,13 +130,13 @@ impl FlowTable {
         }
         let before = *end;
         *end = o.end;
-        end.marks |= before.marks & End::SEEDED;
+        end.marks |= before.marks & End::PRE_EXISTING;
         end.packets_sent = extend(before.packets_sent, o.end.packets_sent);
         end.packets_received = extend(before.packets_received, o.end.packets_received);
         flow.was_found();
         flow.observe(side, o);
-        let told = |end: &End| (end.bytes_sent, end.bytes_received, end.state, end.marks);
-        if told(&before) != told(&o.end) {
+        let reported = |end: &End| (end.bytes_sent, end.bytes_received, end.state, end.marks);
+        if reported(&before) != reported(&o.end) {
             flow.active_ns = flow.active_ns.max(o.end.at_ns);
         }
         let named = flow.is_named();
@@ -158,12 +158,12 @@ impl FlowTable {
                 return;
             }
             let gone = self.remove(id);
-            self.attach(other, gone.near, side, now_ns);
+            self.attach(other, gone.first_end, side, now_ns);
             let kept = &mut self.flows[other as usize];
             kept.exported.add(&gone.exported);
             kept.details.add(&gone.details);
             kept.rtt = kept.rtt.take().or(gone.rtt);
-            kept.told = kept.told.take().or(gone.told);
+            kept.reported = kept.reported.take().or(gone.reported);
             kept.opened_ns = kept.opened_ns.min(gone.opened_ns);
             self.tcp.insert(&self.flows, o.end.cookie, other);
             return;

@@ -12,7 +12,7 @@ use super::*;
 use crate::flows::report::FlowReport;
 use crate::model::clock::WallClock;
 use crate::model::flow::{Addr, Counters, State, tcp_state};
-use crate::owners::process::{Found, Process, ProcessTable};
+use crate::owners::process::{LookupReply, Process, ProcessTable};
 
 const S: u64 = 1_000_000_000;
 
@@ -36,18 +36,18 @@ impl Connection {
         let mut r = FlowRecord::new_zeroed();
         r.kind = kind as u8;
         let role = match (self.seeded, initiator) {
-            (true, _) => flags::ROLE_UNKNOWN | flags::SEEDED,
+            (true, _) => flags::ROLE_UNKNOWN | flags::PRE_EXISTING,
             (false, true) => flags::ROLE_INITIATOR,
             (false, false) => flags::ROLE_RESPONDER,
         };
-        r.flags = role | flags::CONFIRMED;
+        r.flags = role | flags::OWNER_CONFIRMED;
         r.state = if kind == Kind::Close { tcp_state::LAST_ACK } else { tcp_state::ESTABLISHED };
         r.cookie = u64::from(self.number) * 2 + u64::from(initiator);
         r.pid = 100 + u32::from(initiator);
         r.start_ticks = 1;
         r.at_ns = at_ns;
-        let (near, far) = if initiator { (1, 2) } else { (2, 1) };
-        (r.local_addr, r.remote_addr) = (addr(near), addr(far));
+        let (first_end, second_end) = if initiator { (1, 2) } else { (2, 1) };
+        (r.local_addr, r.remote_addr) = (addr(first_end), addr(second_end));
         let port = 20_000 + self.number as u16;
         (r.local_port, r.remote_port) = if initiator { (port, 30_000) } else { (30_000, port) };
         // Shares in hundredths of what the connection carries in the end.
@@ -65,7 +65,7 @@ impl Connection {
     fn life(&self) -> Vec<FlowRecord> {
         let mut all = Vec::new();
         for (step, share) in [0u64, 40, 100].into_iter().enumerate() {
-            let kind = [Kind::Sweep, Kind::Sweep, Kind::Close][step];
+            let kind = [Kind::Scan, Kind::Scan, Kind::Close][step];
             for side in Side::BOTH {
                 let at_ns = 10 * S + step as u64 * S + u64::from(self.number) * 10 + side as u64;
                 all.push(self.record(side, kind, at_ns, share));
@@ -93,7 +93,7 @@ fn processes(now_ns: u64) -> ProcessTable {
     for pid in [100, 101, 102] {
         let key = ProcKey { pid, start_ticks: 1, exec: 0 };
         let process = Process { key, name: format!("p{pid}"), ..Process::default() };
-        processes.found(Found { key, process: Some(process), complete: true, cgroup: None }, now_ns);
+        processes.found(LookupReply { key, process: Some(process), complete: true, cgroup: None }, now_ns);
     }
     processes
 }
@@ -109,7 +109,7 @@ fn many_reports_come_in_portions_and_in_order() {
     let mut t = FlowTable::new(10_000, Timeouts::default());
     for number in 0..10_000 {
         let c = Connection { number, sent: 1, received: 1, seeded: false };
-        t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 50), 10 * S);
+        t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S, 50), 10 * S);
     }
     let (mut ports, mut portions, mut processes) = (Vec::new(), 1, processes(20 * S));
     while t.tick(20 * S, &WallClock::with_boot_at(0), &mut processes, |r| ports.push(r.key.initiator.port)) {
@@ -130,23 +130,23 @@ fn both_ends_become_one_flow_with_both_processes() {
     let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
     let mut t = table();
     c.life().iter().for_each(|r| t.tcp_record(r, 12 * S));
-    let told = reports(&mut t, 13 * S);
-    assert_eq!(told.len(), 1);
-    assert_eq!((told[0].key, told[0].state), (c.key(), State::Closed));
-    assert_eq!((told[0].total.bytes, told[0].delta.bytes), ([5000, 70_000], [5000, 70_000]));
-    let names = told[0].identity.clone().map(|side| side.process.unwrap().name.clone());
+    let reported = reports(&mut t, 13 * S);
+    assert_eq!(reported.len(), 1);
+    assert_eq!((reported[0].key, reported[0].state), (c.key(), State::Closed));
+    assert_eq!((reported[0].total.bytes, reported[0].delta.bytes), ([5000, 70_000], [5000, 70_000]));
+    let names = reported[0].identity.clone().map(|side| side.process.unwrap().name.clone());
     assert_eq!(names, ["p101", "p100"]);
 }
 
-/// A whole sweep that finds nothing new.
-fn sweep(t: &mut FlowTable, at_ns: u64) {
-    t.sweep_begins(at_ns);
-    t.sweep_ends(true, at_ns);
+/// A whole scan that finds nothing new.
+fn scan(t: &mut FlowTable, at_ns: u64) {
+    t.scan_begins(at_ns);
+    t.scan_ends(true, at_ns);
 }
 
 /// Pids of both sides, by report.
-fn owners(told: &[FlowReport]) -> Vec<[u32; 2]> {
-    told.iter().map(|r| r.owners.map(|owner| owner.pid)).collect()
+fn owners(reported: &[FlowReport]) -> Vec<[u32; 2]> {
+    reported.iter().map(|r| r.owners.map(|owner| owner.pid)).collect()
 }
 
 /// The same between loopback addresses.
@@ -158,32 +158,32 @@ fn on_loopback(mut r: FlowRecord) -> FlowRecord {
 
 #[test]
 fn an_end_that_stays_open_long_after_the_other_is_waited_for() {
-    // It lived between two sweeps: only its closes are told of, five seconds apart.
+    // It lived between two scans: only its closes are told of, five seconds apart.
     for loopback in [true, false] {
         let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
         let mut t = table();
-        let told = |side, kind, at_ns| {
+        let reported = |side, kind, at_ns| {
             let r = c.record(side, kind, at_ns, 100);
             if loopback { on_loopback(r) } else { r }
         };
         // By an earlier flow the address of the other side is known as one of this host.
         let before = Connection { number: 2, sent: 1, received: 1, seeded: false };
-        t.tcp_record(&before.record(Side::Responder, Kind::Sweep, 9 * S, 50), 9 * S);
-        sweep(&mut t, 9 * S);
-        t.told_until(9 * S);
-        t.tcp_record(&told(Side::Initiator, Kind::Close, 10 * S), 10 * S);
-        let about = |told: Vec<FlowReport>| -> Vec<_> {
+        t.tcp_record(&before.record(Side::Responder, Kind::Scan, 9 * S, 50), 9 * S);
+        scan(&mut t, 9 * S);
+        t.drained_through(9 * S);
+        t.tcp_record(&reported(Side::Initiator, Kind::Close, 10 * S), 10 * S);
+        let about = |reported: Vec<FlowReport>| -> Vec<_> {
             let of_it = |r: &FlowReport| r.key.initiator.port == c.key().initiator.port;
-            told.into_iter().filter(of_it).map(|r| (r.state, r.delta.bytes, r.owners.map(|o| o.pid))).collect()
+            reported.into_iter().filter(of_it).map(|r| (r.state, r.delta.bytes, r.owners.map(|o| o.pid))).collect()
         };
         for second in 11..14 {
             assert_eq!(about(reports(&mut t, second * S)), []);
         }
-        t.sweep_begins(14 * S);
-        t.tcp_record(&told(Side::Responder, Kind::Sweep, 14 * S), 14 * S);
-        t.sweep_ends(true, 14 * S);
+        t.scan_begins(14 * S);
+        t.tcp_record(&reported(Side::Responder, Kind::Scan, 14 * S), 14 * S);
+        t.scan_ends(true, 14 * S);
         assert_eq!(about(reports(&mut t, 15 * S)), [(State::Closing, [5000, 70_000], [101, 100])]);
-        t.tcp_record(&told(Side::Responder, Kind::Close, 20 * S), 20 * S);
+        t.tcp_record(&reported(Side::Responder, Kind::Close, 20 * S), 20 * S);
         assert_eq!(about(reports(&mut t, 21 * S)), [(State::Closed, [0, 0], [101, 100])]);
         assert_eq!(t.counts().paired, 1);
     }
@@ -223,7 +223,7 @@ fn a_socket_that_connects_again_is_two_flows() {
     let first = Connection { number: 4, sent: 10, received: 20, seeded: false };
     let close = first.record(Side::Initiator, Kind::Close, 10 * S, 100);
     let second = Connection { number: 5, sent: 30, received: 40, seeded: false };
-    let mut open = second.record(Side::Initiator, Kind::Sweep, 11 * S, 50);
+    let mut open = second.record(Side::Initiator, Kind::Scan, 11 * S, 50);
     open.cookie = close.cookie;
     for order in [[close, open], [open, close]] {
         let mut t = table();
@@ -251,35 +251,35 @@ fn an_older_flow_exports_only_what_comes_after() {
 }
 
 #[test]
-fn a_socket_that_the_sweep_misses_three_times_has_vanished() {
+fn a_socket_that_the_scan_misses_three_times_has_vanished() {
     let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
     let mut t = table();
-    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 50), 10 * S);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S, 50), 10 * S);
     assert_eq!(reports(&mut t, 13 * S).len(), 1);
     for second in [20, 30, 40] {
-        sweep(&mut t, second * S);
+        scan(&mut t, second * S);
     }
-    let told = reports(&mut t, 100 * S);
-    assert_eq!((told[0].state, t.counts().vanished), (State::Vanished, 0));
+    let reported = reports(&mut t, 100 * S);
+    assert_eq!((reported[0].state, t.counts().vanished), (State::Vanished, 0));
     reports(&mut t, 110 * S);
     assert_eq!((t.len(), t.counts().vanished), (0, 1));
 }
 
 #[test]
-fn a_connection_that_the_sweep_finds_as_it_was_lives_on() {
+fn a_connection_that_the_scan_finds_as_it_was_lives_on() {
     let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
-    let record = c.record(Side::Initiator, Kind::Sweep, 10 * S, 50);
+    let record = c.record(Side::Initiator, Kind::Scan, 10 * S, 50);
     let mut t = table();
     t.tcp_record(&record, 10 * S);
     assert_eq!(reports(&mut t, 13 * S).len(), 1);
     for second in [20, 30, 40, 100] {
-        t.sweep_begins(second * S);
+        t.scan_begins(second * S);
         assert!(t.tcp_same(record.cookie, second * S));
-        t.sweep_ends(true, second * S);
+        t.scan_ends(true, second * S);
     }
     assert!(!t.tcp_same(record.cookie + 1000, 100 * S), "of that one all must be told");
-    let told = reports(&mut t, 110 * S);
-    assert!(told.iter().all(|report| report.state == State::Open), "{told:#?}");
+    let reported = reports(&mut t, 110 * S);
+    assert!(reported.iter().all(|report| report.state == State::Open), "{reported:#?}");
     assert_eq!((t.len(), t.counts().vanished), (1, 0));
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 120 * S, 70), 120 * S);
     assert!(t.tcp_same(record.cookie, 121 * S), "a walk that raced with the close");
@@ -289,16 +289,16 @@ fn a_connection_that_the_sweep_finds_as_it_was_lives_on() {
 #[test]
 fn an_accepted_connection_waits_for_its_reader() {
     let c = Connection { number: 8, sent: 10, received: 10, seeded: false };
-    let mut open = c.record(Side::Responder, Kind::Sweep, 10 * S, 50);
-    open.flags &= !flags::CONFIRMED;
+    let mut open = c.record(Side::Responder, Kind::Scan, 10 * S, 50);
+    open.flags &= !flags::OWNER_CONFIRMED;
     let mut t = table();
     t.tcp_record(&open, 10 * S);
     assert!(reports(&mut t, 13 * S).is_empty(), "the listener may be a mere parent");
-    let mut owner = c.record(Side::Responder, Kind::Sweep, 14 * S, 60);
+    let mut owner = c.record(Side::Responder, Kind::Scan, 14 * S, 60);
     owner.pid = 102;
     t.tcp_record(&owner, 14 * S);
-    let told = reports(&mut t, 16 * S);
-    assert_eq!(told[0].identity[1].process.as_ref().unwrap().name, "p102");
+    let reported = reports(&mut t, 16 * S);
+    assert_eq!(reported[0].identity[1].process.as_ref().unwrap().name, "p102");
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn a_full_table_counts_what_it_refuses() {
     let mut t = FlowTable::new(2, Timeouts::default());
     for number in 0..5 {
         let c = Connection { number, sent: 1, received: 1, seeded: false };
-        t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 10), 10 * S);
+        t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S, 10), 10 * S);
     }
     assert_eq!((t.len(), t.counts().rejected), (2, 3));
 }
@@ -314,9 +314,9 @@ fn a_full_table_counts_what_it_refuses() {
 #[test]
 fn segment_counters_go_on_where_the_kernels_wrap() {
     let c = Connection { number: 1, sent: 1, received: 1, seeded: false };
-    let mut first = c.record(Side::Initiator, Kind::Sweep, 10 * S, 10);
+    let mut first = c.record(Side::Initiator, Kind::Scan, 10 * S, 10);
     first.segs_out = u32::MAX - 1;
-    let mut later = c.record(Side::Initiator, Kind::Sweep, 11 * S, 20);
+    let mut later = c.record(Side::Initiator, Kind::Scan, 11 * S, 20);
     later.segs_out = 3;
     let mut t = table();
     t.tcp_record(&first, 10 * S);
@@ -366,23 +366,23 @@ proptest! {
             connections.iter().map(|c| Connection { seeded: false, ..*c }).flat_map(|c| c.life()).collect();
         records.sort_by_key(|r| r.at_ns);
         let mut t = table();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         let mut now_ns = 10 * S;
         for (r, tick) in records.iter().zip(ticks.iter().cycle()) {
             t.tcp_record(r, now_ns);
             if *tick {
                 now_ns += 3 * S;
-                told.extend(reports(&mut t, now_ns));
+                reported.extend(reports(&mut t, now_ns));
             }
         }
         for _ in 0..4 {
             now_ns += 70 * S;
-            told.extend(reports(&mut t, now_ns));
+            reported.extend(reports(&mut t, now_ns));
         }
         prop_assert!(t.is_empty());
         for c in &connections {
             let mut sum = Counters::default();
-            for report in told.iter().filter(|r| r.key == c.key()) {
+            for report in reported.iter().filter(|r| r.key == c.key()) {
                 sum.add(&report.delta);
                 for i in 0..2 {
                     prop_assert!(report.delta.bytes[i] == 0 || report.delta.packets[i] > 0);

@@ -7,8 +7,8 @@ use super::{Flow, FlowTable, Opened, pairing};
 use crate::model::flow::{Addr, End, Endpoint, ProcKey, Proto, Side};
 
 /// Positions in [`Flow::ends`].
-const NEAR: usize = 0;
-const FAR: usize = 1;
+const FIRST_END: usize = 0;
+const SECOND_END: usize = 1;
 
 impl FlowTable {
     /// Adds counters of a UDP socket and peer.
@@ -33,7 +33,7 @@ impl FlowTable {
         end.packets_received += u64::from(value.packets_received);
         end.at_ns = end.at_ns.max(value.last_ns);
         if woken {
-            self.wheel.schedule(&mut self.flows, id, now_ns + timeouts.settle_ns);
+            self.timers.schedule(&mut self.flows, id, now_ns + timeouts.settle_ns);
         }
     }
 
@@ -42,7 +42,7 @@ impl FlowTable {
         let remote = Endpoint { addr: Addr(key.remote_addr), port: key.remote_port };
         let hash = pairing::udp(&self.names, local, remote, key.netns);
         let partner = self.partner(hash, local, remote);
-        if let Some(id) = partner.filter(|id| self.flows[*id as usize].near.cookie != key.cookie) {
+        if let Some(id) = partner.filter(|id| self.flows[*id as usize].first_end.cookie != key.cookie) {
             self.join_udp(id, key, value, now_ns);
             return Some(id);
         }
@@ -56,7 +56,7 @@ impl FlowTable {
         let opened = Opened { local, remote, side, at_ns: value.first_ns };
         let id = self.enter(Proto::Udp, opened, first_sight(key, value), now_ns)?;
         self.udp.insert(*key, id);
-        self.list_socket(id, NEAR);
+        self.list_socket(id, FIRST_END);
         match other {
             Some((newer, side))
                 if self.flows[newer as usize].end(side).is_some_and(|end| end.at_ns > value.first_ns) =>
@@ -76,15 +76,15 @@ impl FlowTable {
     fn join_udp(&mut self, id: u32, key: &UdpKey, value: &UdpValue, now_ns: u64) {
         let mut end = first_sight(key, value);
         let flow = &mut self.flows[id as usize];
-        let (name, side, mut before) = (flow.key, flow.near_side.other(), flow.udp_before);
+        let (name, side, mut before) = (flow.key, flow.first_side.other(), flow.udp_before);
         // It begins with its initiator: the other socket may have counted for others before.
-        if side == Side::Initiator && flow.is_untold() {
+        if side == Side::Initiator && flow.is_unreported() {
             flow.opened_ns = value.first_ns;
         }
         if before != NO_FLOW {
-            end.marks |= End::MIXED;
+            end.marks |= End::SHARED_COUNTERS;
         }
-        let waits = |flow: &&Flow| flow.key == name && flow.far.is_none() && flow.near.cookie != key.cookie;
+        let waits = |flow: &&Flow| flow.key == name && flow.second_end.is_none() && flow.first_end.cookie != key.cookie;
         while let Some(flow) = self.flows.get(before as usize).filter(waits) {
             let next = flow.udp_before;
             self.attach_udp(before, end, side, now_ns);
@@ -96,7 +96,7 @@ impl FlowTable {
 
     fn attach_udp(&mut self, id: u32, end: End, side: Side, now_ns: u64) {
         self.attach(id, end, side, now_ns);
-        self.list_socket(id, FAR);
+        self.list_socket(id, SECOND_END);
     }
 
     /// The newest flow of this name, if its end at `local` is another socket of the same namespace: the port has changed
@@ -124,10 +124,10 @@ impl FlowTable {
             return;
         };
         if peer.at_ns >= since_ns {
-            peer.marks |= End::MIXED;
+            peer.marks |= End::SHARED_COUNTERS;
         }
-        let copy = mixed_copy(peer);
-        self.attach_udp(id, copy, self.flows[id as usize].near_side.other(), now_ns);
+        let copy = copy_with_shared_counters(peer);
+        self.attach_udp(id, copy, self.flows[id as usize].first_side.other(), now_ns);
         self.udp.insert(key, id);
     }
 
@@ -137,14 +137,14 @@ impl FlowTable {
             self.flows[id as usize].udp_before = std::mem::replace(&mut self.flows[newer as usize].udp_before, id);
             return;
         };
-        peer.marks |= End::MIXED;
-        let copy = mixed_copy(peer);
-        self.attach_udp(id, copy, self.flows[id as usize].near_side.other(), now_ns);
+        peer.marks |= End::SHARED_COUNTERS;
+        let copy = copy_with_shared_counters(peer);
+        self.attach_udp(id, copy, self.flows[id as usize].first_side.other(), now_ns);
     }
 
     /// In flow `other` of the same name, the end that flow `id` lacks.
     fn peer_of(&mut self, id: u32, other: u32) -> Option<(&mut End, UdpKey)> {
-        let side = self.flows[id as usize].near_side.other();
+        let side = self.flows[id as usize].first_side.other();
         let flow = &mut self.flows[other as usize];
         let (local, remote) = (flow.endpoint(side), flow.endpoint(side.other()));
         let end = flow.end_mut(side)?;
@@ -165,9 +165,9 @@ impl FlowTable {
     pub fn udp_closed(&mut self, cookie: u64, now_ns: u64) {
         for id in self.udp_sockets.get(&cookie).cloned().unwrap_or_default() {
             let flow = &mut self.flows[id as usize];
-            flow.near.marks |= End::CLOSED;
-            if let Some(far) = &mut flow.far {
-                far.marks |= End::CLOSED;
+            flow.first_end.marks |= End::CLOSED;
+            if let Some(second_end) = &mut flow.second_end {
+                second_end.marks |= End::CLOSED;
             }
             self.schedule_close(id, now_ns);
         }
@@ -193,7 +193,7 @@ impl FlowTable {
         list.swap_remove(at);
         if let Some(&moved) = list.get(at) {
             let flow = &mut self.flows[moved as usize];
-            let end = if flow.near.cookie == cookie { NEAR } else { FAR };
+            let end = if flow.first_end.cookie == cookie { FIRST_END } else { SECOND_END };
             flow.udp_positions[end] = at as u32;
         }
         if list.is_empty() {
@@ -222,7 +222,7 @@ fn first_sight(key: &UdpKey, value: &UdpValue) -> End {
         state: 0,
         error: 0,
         seq_local: 0,
-        marks: End::CONFIRMED,
+        marks: End::OWNER_CONFIRMED,
         bytes_sent: 0,
         bytes_received: 0,
         packets_sent: 0,
@@ -236,9 +236,9 @@ fn first_sight(key: &UdpKey, value: &UdpValue) -> End {
 }
 
 /// The same end in another flow, where it has counted nothing.
-fn mixed_copy(end: &End) -> End {
+fn copy_with_shared_counters(end: &End) -> End {
     End {
-        marks: End::CONFIRMED | End::MIXED,
+        marks: End::OWNER_CONFIRMED | End::SHARED_COUNTERS,
         bytes_sent: 0,
         bytes_received: 0,
         packets_sent: 0,

@@ -14,13 +14,13 @@ struct Head {
 }
 
 /// Records by socket cookie, one each.
-pub struct Newest {
+pub struct LatestBySocket {
     heads: HashTable<Head>,
     records: Vec<FlowRecord>,
     hasher: ahash::RandomState,
 }
 
-impl Newest {
+impl LatestBySocket {
     /// Room for so many records, at once: to grow would stop the worker for milliseconds. Memory that was never written to
     /// is not resident. The table of heads is written to all over, so it is made for the usual number and grows: 0.4 ms for
     /// the last step to 28,000.

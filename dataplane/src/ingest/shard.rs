@@ -11,20 +11,20 @@ use sockeye_bpf::records::{
 };
 use zerocopy::FromZeros;
 
-use crate::ingest::latest::Newest;
+use crate::ingest::latest::LatestBySocket;
 use crate::model::flow::{ProcKey, Side};
 use crate::model::rtt::{Network, RttStats};
 
 /// Records taken from one ring before the next gets its turn.
 pub const VISIT_RECORDS_MAX: usize = 4096;
-/// Flows that one delta holds. When it is full the worker hands over early, or leaves records in the ring. With the records of
+/// Flows that one shard holds. When it is full the worker hands over early, or leaves records in the ring. With the records of
 /// one more visit they are what a hash table of 32,768 places takes.
 pub const FLOWS_MAX: usize = 24_576;
-/// Flows for which a delta has room without growing: what thousands of connections per second leave between hand-overs.
+/// Flows for which a shard has room without growing: what thousands of connections per second leave between hand-overs.
 pub const FLOWS_USUAL: usize = 2048;
-/// Groups of round-trip times that one delta holds: 1.5 KB each.
+/// Groups of round-trip times that one shard holds: 1.5 KB each.
 pub const GROUPS_MAX: usize = 512;
-/// Process identities that one delta holds.
+/// Process identities that one shard holds.
 pub const IDENTITIES_MAX: usize = 1 << 12;
 
 /// Records taken from one CPU's ring.
@@ -100,11 +100,11 @@ impl<K: Hash + Eq> RttGroups<K> {
     }
 }
 
-/// What a worker hands to the control thread: a box that travels back empty.
-pub struct Delta {
+/// What a worker hands to the control thread: a buffer that travels back empty.
+pub struct Shard {
     /// The newest record of each TCP socket.
-    pub tcp: Newest,
-    /// Last records of connections whose socket connected again within the same delta.
+    pub tcp: LatestBySocket,
+    /// Last records of connections whose socket connected again within the same shard.
     pub tcp_earlier: Vec<FlowRecord>,
     /// UDP packets that did not fit into the kernel's table.
     pub udp: HashMap<UdpKey, UdpValue, ahash::RandomState>,
@@ -128,13 +128,13 @@ pub struct Delta {
     held_max: usize,
 }
 
-impl Delta {
-    /// An empty delta for a worker that drains the rings of these CPUs.
+impl Shard {
+    /// An empty shard for a worker that drains the rings of these CPUs.
     #[must_use]
     pub fn new(cpus: &[usize]) -> Self {
         Self {
             // One visit may go on for some records when it is full.
-            tcp: Newest::with_capacity(FLOWS_MAX + VISIT_RECORDS_MAX, FLOWS_USUAL),
+            tcp: LatestBySocket::with_capacity(FLOWS_MAX + VISIT_RECORDS_MAX, FLOWS_USUAL),
             tcp_earlier: Vec::new(),
             udp: HashMap::default(),
             udp_closed: Vec::new(),
@@ -286,58 +286,58 @@ mod tests {
     use sockeye_bpf::records::Kind;
     use zerocopy::IntoBytes;
 
-    fn sweep(cookie: u64, at_ns: u64) -> FlowRecord {
+    fn scan(cookie: u64, at_ns: u64) -> FlowRecord {
         let mut r = FlowRecord::new_zeroed();
-        r.kind = Kind::Sweep as u8;
+        r.kind = Kind::Scan as u8;
         r.cookie = cookie;
         r.at_ns = at_ns;
         r
     }
 
     fn close(cookie: u64, at_ns: u64) -> CloseRecord {
-        let flow = FlowRecord { kind: Kind::Close as u8, ..sweep(cookie, at_ns) };
+        let flow = FlowRecord { kind: Kind::Close as u8, ..scan(cookie, at_ns) };
         CloseRecord { flow, samples_us: [0; _] }
     }
 
     #[test]
     fn newest_record_wins_whatever_the_order() {
-        let (live, close) = (sweep(1, 10), close(1, 20));
+        let (live, close) = (scan(1, 10), close(1, 20));
         for order in [[live.as_bytes(), close.as_bytes()], [close.as_bytes(), live.as_bytes()]] {
-            let mut delta = Delta::new(&[0]);
-            order.iter().for_each(|r| delta.record(0, r));
-            assert_eq!(delta.tcp.records(), [close.flow]);
-            assert!(delta.tcp_earlier.is_empty());
+            let mut shard = Shard::new(&[0]);
+            order.iter().for_each(|r| shard.record(0, r));
+            assert_eq!(shard.tcp.records(), [close.flow]);
+            assert!(shard.tcp_earlier.is_empty());
         }
     }
 
     #[test]
     fn close_survives_a_new_connection_of_the_same_socket() {
-        let mut delta = Delta::new(&[0]);
+        let mut shard = Shard::new(&[0]);
         let (first, second) = (close(1, 20), close(1, 30));
-        delta.record(0, first.as_bytes());
-        delta.record(0, second.as_bytes());
-        assert_eq!((delta.tcp.records(), delta.tcp_earlier.as_slice()), (&[second.flow][..], &[first.flow][..]));
+        shard.record(0, first.as_bytes());
+        shard.record(0, second.as_bytes());
+        assert_eq!((shard.tcp.records(), shard.tcp_earlier.as_slice()), (&[second.flow][..], &[first.flow][..]));
     }
 
     #[test]
     fn samples_come_with_the_close() {
-        let mut delta = Delta::new(&[0]);
+        let mut shard = Shard::new(&[0]);
         let mut last = close(1, 20);
         last.samples_us[..2].copy_from_slice(&[300, 500]);
-        delta.record(0, last.as_bytes());
-        assert_eq!((delta.rtt.len(), delta.rtt.max()), (2, 501));
-        assert_eq!((delta.flow_rtt[0].cookie, delta.flow_rtt[0].samples_us()), (1, &[300, 500][..]));
-        assert_eq!(delta.process_rtt.iter().count(), 1);
+        shard.record(0, last.as_bytes());
+        assert_eq!((shard.rtt.len(), shard.rtt.max()), (2, 501));
+        assert_eq!((shard.flow_rtt[0].cookie, shard.flow_rtt[0].samples_us()), (1, &[300, 500][..]));
+        assert_eq!(shard.process_rtt.iter().count(), 1);
     }
 
     #[test]
     fn clear_keeps_nothing() {
-        let mut delta = Delta::new(&[3]);
-        delta.record(0, close(1, 1).as_bytes());
-        delta.record(0, b"\xff");
-        assert_eq!((delta.rings[0].1.delivered[0], delta.rings[0].1.malformed), (1, 1));
-        delta.clear();
-        assert!(delta.is_empty() && delta.tcp.records().is_empty());
+        let mut shard = Shard::new(&[3]);
+        shard.record(0, close(1, 1).as_bytes());
+        shard.record(0, b"\xff");
+        assert_eq!((shard.rings[0].1.delivered[0], shard.rings[0].1.malformed), (1, 1));
+        shard.clear();
+        assert!(shard.is_empty() && shard.tcp.records().is_empty());
     }
 
     proptest! {
@@ -346,9 +346,9 @@ mod tests {
             let mut words = vec![0u64; entry.len().div_ceil(8)];
             let aligned = &mut words.as_mut_bytes()[..entry.len()];
             aligned.copy_from_slice(&entry);
-            let mut delta = Delta::new(&[0]);
-            delta.record(0, aligned);
-            let counts = delta.rings[0].1;
+            let mut shard = Shard::new(&[0]);
+            shard.record(0, aligned);
+            let counts = shard.rings[0].1;
             prop_assert_eq!(counts.malformed + counts.delivered.iter().sum::<u64>(), 1);
         }
     }

@@ -7,7 +7,7 @@ use std::thread;
 
 use sockeye_bpf::error::KernelError;
 use sockeye_bpf::records::{UdpKey, UdpValue};
-use sockeye_bpf::sweep::UdpTables;
+use sockeye_bpf::scan::UdpTables;
 
 /// What one exchange brought. Travels back empty with the next request.
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! The drain threads: rings in, deltas out. One worker serves a group of CPUs and is pinned to one of them.
+//! The drain threads: rings in, shards out. One worker serves a group of CPUs and is pinned to one of them.
 
 use crate::ingest::shard::VISIT_RECORDS_MAX;
 use std::sync::Arc;
@@ -8,46 +8,46 @@ use std::time::{Duration, Instant};
 
 use sockeye_bpf::ring::{Drain, Ring};
 
-use crate::ingest::shard::{Delta, FLOWS_USUAL};
+use crate::ingest::shard::{FLOWS_USUAL, Shard};
 use crate::model::clock::boot_ns;
 
-/// How often a delta is handed over.
+/// How often a shard is handed over.
 pub const HAND_OVER: Duration = Duration::from_millis(250);
 /// What may come to a ring out of nothing, bytes a second: 90,000 connections that end, more than a CPU can make. The
 /// longest sleep is one in which this does not fill the ring, 62 ms with 1 MiB.
 const BURST_BYTES_PER_S: usize = 16 << 20;
 /// And this where rings have no limit.
-const NAP_MAX: Duration = Duration::from_millis(100);
+const POLL_INTERVAL_MAX: Duration = Duration::from_millis(100);
 /// Shorter waits are not slept: waking up can take a millisecond longer than asked for, in which the ring would fill up.
 const SLEEP_MIN: Duration = Duration::from_millis(1);
 /// Shortest sleep after a visit that found nothing.
-const NAP_EMPTY: Duration = Duration::from_micros(100);
+const POLL_INTERVAL_EMPTY: Duration = Duration::from_micros(100);
 /// How full the next visit shall find the fullest ring.
 const FILL_AIM: f64 = 0.125;
 /// From here on there is no wait.
 const FILL_HIGH: f64 = 0.25;
-/// Sleep while control has all boxes.
-const NAP_STALLED: Duration = Duration::from_millis(1);
+/// Sleep while control has all buffers.
+const POLL_INTERVAL_STALLED: Duration = Duration::from_millis(1);
 /// Boxes that travel between a worker and control: one being filled, the others on their way.
-const BOXES: usize = 4;
-/// So long the largest delta decides how much memory the boxes keep.
+const BUFFERS: usize = 4;
+/// So long the largest shard decides how much memory the buffers keep.
 const KEPT_FOR: Duration = Duration::from_secs(10);
 
 /// Figures that control reads while the worker runs.
 #[derive(Debug, Default)]
 pub struct WorkerStats {
     /// Hand-overs.
-    pub deltas: AtomicU64,
-    /// Moments in which a full delta could not be handed over because control held all boxes. Records wait in the ring.
+    pub shards: AtomicU64,
+    /// Moments in which a full shard could not be handed over because control held all buffers. Records wait in the ring.
     pub stalls: AtomicU64,
     /// Visits to all rings.
     pub visits: AtomicU64,
-    /// Flows in the last delta.
+    /// Flows in the last shard.
     pub shard_flows: AtomicU64,
     /// The most there ever were in one.
     pub shard_flows_max: AtomicU64,
     /// Boot time, nanoseconds: control has, or will find in its queue, everything that the rings held then.
-    pub told_until_ns: AtomicU64,
+    pub drained_through_ns: AtomicU64,
 }
 
 /// The control thread's ends of a worker's two queues.
@@ -60,28 +60,28 @@ pub struct WorkerPort {
     pub cpus: Vec<usize>,
     /// Capacity of these rings together.
     pub ring_bytes: usize,
-    /// Filled deltas.
-    pub deltas: rtrb::Consumer<Box<Delta>>,
-    /// Emptied deltas, on their way back.
-    pub recycle: rtrb::Producer<Box<Delta>>,
+    /// Filled shards.
+    pub shards: rtrb::Consumer<Box<Shard>>,
+    /// Emptied shards, on their way back.
+    pub recycle: rtrb::Producer<Box<Shard>>,
     /// Figures.
     pub stats: Arc<WorkerStats>,
 }
 
-/// Tells control that a full delta waits for it; it would come for others in its own time.
+/// Tells control that a full shard waits for it; it would come for others in its own time.
 pub type WakeControl = Box<dyn Fn() + Send>;
 
 /// Everything that runs on a worker's thread.
 pub struct Worker<R> {
     rings: Vec<(R, usize)>,
     wake_control: WakeControl,
-    current: Box<Delta>,
-    deltas: rtrb::Producer<Box<Delta>>,
-    recycle: rtrb::Consumer<Box<Delta>>,
+    current: Box<Shard>,
+    shards: rtrb::Producer<Box<Shard>>,
+    recycle: rtrb::Consumer<Box<Shard>>,
     /// Empty ones, the last used on top: it is warm, and those below stay memory that was never touched.
     #[expect(clippy::vec_box, reason = "the boxes travel through the queues")]
-    spare: Vec<Box<Delta>>,
-    /// The most flows in a delta since the boxes last shrank.
+    spare: Vec<Box<Shard>>,
+    /// The most flows in a shard since the buffers last shrank.
     recent_flows_max: usize,
     /// When the last visit began that took all that the rings held, boot time.
     emptied_ns: u64,
@@ -95,10 +95,10 @@ pub struct Visit {
     pub records: usize,
     /// How full the fullest ring was, 0 to 1.
     pub fill: f64,
-    /// The delta is full and control has all others: records stay in the rings.
+    /// The shard is full and control has all others: records stay in the rings.
     pub stalled: bool,
     /// A record was still being written, and is left with those behind it.
-    pub held_up: bool,
+    pub in_flight: bool,
 }
 
 impl Visit {
@@ -112,21 +112,21 @@ impl Visit {
 
     /// Nothing was left in a ring that was there when the visit began.
     fn has_emptied_all(self) -> bool {
-        self.fill < 1.0 && !self.stalled && !self.held_up
+        self.fill < 1.0 && !self.stalled && !self.in_flight
     }
 
     /// How long to wait now, if the visit before began so long ago. Each visit costs a wake-up, and looking more often
     /// than needed costs the producer: it shares cache lines with who looks.
-    fn next_nap(self, since: Duration, nap_max: Duration) -> Duration {
+    fn next_poll_interval(self, since: Duration, poll_interval_max: Duration) -> Duration {
         if self.stalled {
-            return NAP_STALLED;
+            return POLL_INTERVAL_STALLED;
         }
         if self.fill >= FILL_HIGH {
             return Duration::ZERO;
         }
         // Nothing came: the burst is over, or the producer is off its CPU for a moment.
-        let least = if self.records == 0 { NAP_EMPTY } else { Duration::ZERO };
-        since.mul_f64((FILL_AIM / self.fill).min(2.0)).clamp(least, nap_max)
+        let least = if self.records == 0 { POLL_INTERVAL_EMPTY } else { Duration::ZERO };
+        since.mul_f64((FILL_AIM / self.fill).min(2.0)).clamp(least, poll_interval_max)
     }
 }
 
@@ -134,7 +134,7 @@ impl Visit {
 #[derive(Debug)]
 pub struct Pace {
     last: Instant,
-    nap_max: Duration,
+    poll_interval_max: Duration,
 }
 
 impl Pace {
@@ -142,19 +142,19 @@ impl Pace {
     #[must_use]
     pub fn new(capacity_bytes: usize) -> Self {
         let burst = Duration::from_secs_f64(capacity_bytes as f64 / BURST_BYTES_PER_S as f64);
-        Self { last: Instant::now(), nap_max: burst.clamp(SLEEP_MIN, NAP_MAX) }
+        Self { last: Instant::now(), poll_interval_max: burst.clamp(SLEEP_MIN, POLL_INTERVAL_MAX) }
     }
 
     /// Waits as long as this visit suggests.
     pub fn wait(&mut self, visit: Visit) {
         let now = Instant::now();
-        let nap = visit.next_nap(now - self.last, self.nap_max);
+        let poll_interval = visit.next_poll_interval(now - self.last, self.poll_interval_max);
         self.last = now;
         // When nothing came the producer may be waiting for this very CPU; who wakes from sleep gets it back at once.
-        if nap >= SLEEP_MIN || visit.records == 0 {
-            thread::sleep(nap);
+        if poll_interval >= SLEEP_MIN || visit.records == 0 {
+            thread::sleep(poll_interval);
         } else {
-            while now.elapsed() < nap {
+            while now.elapsed() < poll_interval {
                 std::hint::spin_loop();
             }
         }
@@ -166,21 +166,21 @@ impl<R: Drain> Worker<R> {
     #[must_use]
     pub fn new(index: usize, rings: Vec<(R, usize)>, wake_control: WakeControl) -> (Self, WorkerPort) {
         let cpus: Vec<usize> = rings.iter().map(|(_, cpu)| *cpu).collect();
-        let (to_control, deltas) = rtrb::RingBuffer::new(BOXES);
-        let (recycle, from_control) = rtrb::RingBuffer::new(BOXES);
+        let (to_control, shards) = rtrb::RingBuffer::new(BUFFERS);
+        let (recycle, from_control) = rtrb::RingBuffer::new(BUFFERS);
         let stats = Arc::new(WorkerStats::default());
         let worker = Self {
             rings,
             wake_control,
-            current: Box::new(Delta::new(&cpus)),
-            deltas: to_control,
+            current: Box::new(Shard::new(&cpus)),
+            shards: to_control,
             recycle: from_control,
-            spare: (1..BOXES).map(|_| Box::new(Delta::new(&cpus))).collect(),
+            spare: (1..BUFFERS).map(|_| Box::new(Shard::new(&cpus))).collect(),
             recent_flows_max: 0,
             emptied_ns: 0,
             stats: Arc::clone(&stats),
         };
-        (worker, WorkerPort { index, pinned_cpu: None, cpus, ring_bytes: 0, deltas, recycle, stats })
+        (worker, WorkerPort { index, pinned_cpu: None, cpus, ring_bytes: 0, shards, recycle, stats })
     }
 
     /// Visits each ring once.
@@ -195,16 +195,16 @@ impl<R: Drain> Worker<R> {
                 }
                 (self.wake_control)();
             }
-            let (delta, ring) = (&mut self.current, &mut self.rings[index].0);
+            let (shard, ring) = (&mut self.current, &mut self.rings[index].0);
             let mut bytes = 0;
             let taken = ring.drain(VISIT_RECORDS_MAX, |entry| {
                 bytes += entry.len() as u64 + ENTRY_HEADER_BYTES;
-                delta.record(index, entry);
+                shard.record(index, entry);
             });
-            let counts = &mut delta.rings[index].1;
+            let counts = &mut shard.rings[index].1;
             counts.fill_bytes_max = counts.fill_bytes_max.max(bytes);
             visit.add(taken, bytes, ring.capacity_bytes());
-            visit.held_up |= ring.is_held_up();
+            visit.in_flight |= ring.has_record_in_flight();
         }
         self.stats.visits.fetch_add(1, Ordering::Relaxed);
         if visit.has_emptied_all() {
@@ -213,12 +213,12 @@ impl<R: Drain> Worker<R> {
         visit
     }
 
-    /// Gives the current delta to control, if it says anything and an empty one is there to go on with.
+    /// Gives the current shard to control, if it says anything and an empty one is there to go on with.
     pub fn hand_over(&mut self) -> bool {
         let handed_over = !self.current.is_empty() && self.exchange();
         if self.current.is_empty() {
-            // Who reads this finds the delta in the queue.
-            self.stats.told_until_ns.store(self.emptied_ns, Ordering::Release);
+            // Who reads this finds the shard in the queue.
+            self.stats.drained_through_ns.store(self.emptied_ns, Ordering::Release);
         }
         handed_over
     }
@@ -229,11 +229,11 @@ impl<R: Drain> Worker<R> {
         }
     }
 
-    /// After a storm: boxes that were filled then, and are too large for what has come since, give their memory back.
+    /// After a storm: buffers that were filled then, and are too large for what has come since, give their memory back.
     fn shrink(&mut self) {
         self.take_back();
         let needed = self.recent_flows_max.max(FLOWS_USUAL);
-        self.spare.iter_mut().for_each(|delta| delta.shrink(needed));
+        self.spare.iter_mut().for_each(|shard| shard.shrink(needed));
         self.recent_flows_max = 0;
     }
 
@@ -245,9 +245,9 @@ impl<R: Drain> Worker<R> {
         self.stats.shard_flows.store(flows as u64, Ordering::Relaxed);
         self.stats.shard_flows_max.fetch_max(flows as u64, Ordering::Relaxed);
         let full = std::mem::replace(&mut self.current, empty);
-        // There are as many places as boxes, so there is always room.
-        let sent = self.deltas.push(full).is_ok();
-        self.stats.deltas.fetch_add(1, Ordering::Relaxed);
+        // There are as many places as buffers, so there is always room.
+        let sent = self.shards.push(full).is_ok();
+        self.stats.shards.fetch_add(1, Ordering::Relaxed);
         sent
     }
 
@@ -276,12 +276,12 @@ impl<R: Drain> Worker<R> {
         }
         loop {
             let visit = self.visit();
-            let told = self.current.is_empty() || self.hand_over();
-            if (visit.records == 0 && !visit.stalled && told) || self.deltas.is_abandoned() {
+            let reported = self.current.is_empty() || self.hand_over();
+            if (visit.records == 0 && !visit.stalled && reported) || self.shards.is_abandoned() {
                 return;
             }
-            if visit.stalled || !told {
-                thread::sleep(NAP_STALLED);
+            if visit.stalled || !reported {
+                thread::sleep(POLL_INTERVAL_STALLED);
             }
         }
     }
@@ -343,7 +343,7 @@ mod tests {
             0
         }
 
-        fn is_held_up(&self) -> bool {
+        fn has_record_in_flight(&self) -> bool {
             self.0
         }
     }
@@ -358,7 +358,7 @@ mod tests {
 
     fn record(cookie: u64) -> FlowRecord {
         let mut r = FlowRecord::new_zeroed();
-        r.kind = Kind::Sweep as u8;
+        r.kind = Kind::Scan as u8;
         r.cookie = cookie;
         r
     }
@@ -368,10 +368,10 @@ mod tests {
         let (mut worker, mut port) = Worker::new(0, vec![(Script((1..=3).map(record).collect()), 0)], Box::new(|| {}));
         assert_eq!(worker.visit().records, 3);
         assert!(worker.hand_over());
-        let mut delta = port.deltas.pop().unwrap();
-        assert_eq!(delta.tcp.records().len(), 3);
-        delta.clear();
-        port.recycle.push(delta).unwrap();
+        let mut shard = port.shards.pop().unwrap();
+        assert_eq!(shard.tcp.records().len(), 3);
+        shard.clear();
+        port.recycle.push(shard).unwrap();
         assert!(!worker.hand_over(), "an empty delta stays");
     }
 
@@ -381,14 +381,14 @@ mod tests {
             Worker::new(0, vec![(Script((1..=8192).map(record).collect()), 0)], Box::new(|| {}));
         while worker.visit().records > 0 {}
         assert!(worker.hand_over());
-        let mut delta = port.deltas.pop().unwrap();
-        delta.clear();
-        port.recycle.push(delta).unwrap();
-        let kept = |worker: &Worker<Script>| worker.spare.iter().filter(|delta| delta.held_max() > 0).count();
+        let mut shard = port.shards.pop().unwrap();
+        shard.clear();
+        port.recycle.push(shard).unwrap();
+        let kept = |worker: &Worker<Script>| worker.spare.iter().filter(|shard| shard.held_max() > 0).count();
         worker.shrink();
         assert_eq!(kept(&worker), 1, "there may be more");
         worker.shrink();
-        assert_eq!((kept(&worker), worker.spare.len()), (0, BOXES - 1), "nothing came since");
+        assert_eq!((kept(&worker), worker.spare.len()), (0, BUFFERS - 1), "nothing came since");
     }
 
     #[test]
@@ -400,10 +400,10 @@ mod tests {
         let mut taken = 0;
         while taken < offered {
             thread::sleep(Duration::from_millis(5));
-            while let Ok(mut delta) = port.deltas.pop() {
-                taken += delta.tcp.records().len();
-                delta.clear();
-                port.recycle.push(delta).unwrap();
+            while let Ok(mut shard) = port.shards.pop() {
+                taken += shard.tcp.records().len();
+                shard.clear();
+                port.recycle.push(shard).unwrap();
             }
             assert!(taken == offered || !ended.is_finished(), "{taken} of {offered}");
         }
@@ -412,15 +412,27 @@ mod tests {
 
     #[test]
     fn naps_follow_the_fill_of_the_ring() {
-        let nap = |fill, us| {
-            Visit { records: 10, fill, ..Visit::default() }.next_nap(Duration::from_micros(us), NAP_MAX).as_micros()
+        let poll_interval = |fill, us| {
+            Visit { records: 10, fill, ..Visit::default() }
+                .next_poll_interval(Duration::from_micros(us), POLL_INTERVAL_MAX)
+                .as_micros()
         };
-        assert_eq!((nap(0.0, 1_000), nap(0.0, 80_000), nap(0.01, 60_000)), (2_000, 100_000, 100_000));
-        assert_eq!((nap(0.125, 400), nap(0.2, 400)), (400, 250), "as full as aimed at, and a bit too full");
-        assert_eq!(nap(0.9, 8_000), 0);
-        let nap_max = |kib: usize| Pace::new(kib << 10).nap_max.as_micros();
-        assert_eq!((nap_max(4), nap_max(1024), nap_max(16384)), (1_000, 62_500, 100_000));
-        assert_eq!(Visit { stalled: true, ..Visit::default() }.next_nap(NAP_MAX, NAP_MAX), NAP_STALLED);
+        assert_eq!(
+            (poll_interval(0.0, 1_000), poll_interval(0.0, 80_000), poll_interval(0.01, 60_000)),
+            (2_000, 100_000, 100_000)
+        );
+        assert_eq!(
+            (poll_interval(0.125, 400), poll_interval(0.2, 400)),
+            (400, 250),
+            "as full as aimed at, and a bit too full"
+        );
+        assert_eq!(poll_interval(0.9, 8_000), 0);
+        let poll_interval_max = |kib: usize| Pace::new(kib << 10).poll_interval_max.as_micros();
+        assert_eq!((poll_interval_max(4), poll_interval_max(1024), poll_interval_max(16384)), (1_000, 62_500, 100_000));
+        assert_eq!(
+            Visit { stalled: true, ..Visit::default() }.next_poll_interval(POLL_INTERVAL_MAX, POLL_INTERVAL_MAX),
+            POLL_INTERVAL_STALLED
+        );
     }
 
     #[test]
@@ -432,10 +444,10 @@ mod tests {
         assert!(port.stats.stalls.load(Ordering::Relaxed) > 0);
         let mut taken = 0;
         while taken < offered {
-            while let Ok(mut delta) = port.deltas.pop() {
-                taken += delta.tcp.records().len();
-                delta.clear();
-                port.recycle.push(delta).unwrap();
+            while let Ok(mut shard) = port.shards.pop() {
+                taken += shard.tcp.records().len();
+                shard.clear();
+                port.recycle.push(shard).unwrap();
             }
             while worker.visit().records > 0 {}
             worker.hand_over();
@@ -448,7 +460,7 @@ mod tests {
         let many: Vec<_> = (0..VISIT_RECORDS_MAX as u64 + 1).map(record).collect();
         let began_ns = boot_ns();
         let (mut worker, port) = Worker::new(0, vec![(Script(many), 0)], Box::new(|| {}));
-        let told_ns = || port.stats.told_until_ns.load(Ordering::Acquire);
+        let told_ns = || port.stats.drained_through_ns.load(Ordering::Acquire);
         worker.visit();
         assert!(worker.hand_over());
         assert_eq!(told_ns(), 0, "one record is in the ring");
@@ -465,11 +477,11 @@ mod tests {
     #[test]
     fn what_is_being_written_is_not_told_of() {
         let (mut worker, port) = Worker::new(0, vec![(HeldUp(true), 0), (HeldUp(false), 1)], Box::new(|| {}));
-        for (held_up, told) in [(true, false), (false, true)] {
-            worker.rings[0].0.0 = held_up;
+        for (in_flight, reported) in [(true, false), (false, true)] {
+            worker.rings[0].0.0 = in_flight;
             worker.visit();
             worker.hand_over();
-            assert_eq!(port.stats.told_until_ns.load(Ordering::Acquire) > 0, told);
+            assert_eq!(port.stats.drained_through_ns.load(Ordering::Acquire) > 0, reported);
         }
     }
 }

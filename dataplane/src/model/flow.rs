@@ -262,7 +262,7 @@ pub struct End {
     /// First sequence number that the kernel's byte count includes: the same for the whole life of a TCP connection,
     /// and another one for the next connection of the same socket.
     pub seq_local: u32,
-    /// `CLOSED`, `CONFIRMED`, `SEEDED`, `MIXED`.
+    /// `CLOSED`, `OWNER_CONFIRMED`, `PRE_EXISTING`, `SHARED_COUNTERS`.
     pub marks: u8,
     /// Bytes that the peer acknowledged, on the initiator with its SYN (UDP: payload sent).
     pub bytes_sent: u64,
@@ -288,12 +288,12 @@ impl End {
     /// The socket is gone.
     pub const CLOSED: u8 = 1;
     /// The owner itself connected, or has read from the socket.
-    pub const CONFIRMED: u8 = 2;
+    pub const OWNER_CONFIRMED: u8 = 2;
     /// The socket is older than the agent.
-    pub const SEEDED: u8 = 4;
+    pub const PRE_EXISTING: u8 = 4;
     /// Its counters are also of other flows: UDP sockets that used the peer's port one after another. The peer's
     /// counters are the flow's alone.
-    pub const MIXED: u8 = 8;
+    pub const SHARED_COUNTERS: u8 = 8;
 
     /// Whether a mark is set.
     #[must_use]
@@ -368,8 +368,8 @@ impl TcpObservation {
         let mut marks = 0;
         for (set, mark) in [
             (closed, End::CLOSED),
-            (r.flags & flags::CONFIRMED != 0, End::CONFIRMED),
-            (r.flags & flags::SEEDED != 0, End::SEEDED),
+            (r.flags & flags::OWNER_CONFIRMED != 0, End::OWNER_CONFIRMED),
+            (r.flags & flags::PRE_EXISTING != 0, End::PRE_EXISTING),
         ] {
             marks |= if set { mark } else { 0 };
         }

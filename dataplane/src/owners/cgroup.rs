@@ -1,6 +1,6 @@
 //! What the path of a cgroup says: container, pod, systemd unit. Pure text, no I/O.
 //!
-//! There is no standard for these paths; each engine and driver has its own. The table in `cgroup_layouts.rs` lists
+//! There is no standard for these paths; each runtime and driver has its own. The table in `cgroup_layouts.rs` lists
 //! those that are known, with their source. A path that none of them explains is shown as it is.
 
 /// Who made a container.
@@ -14,7 +14,7 @@ pub enum Runtime {
     Crio,
     /// Podman.
     Podman,
-    /// Something behind CRI: the path tells of a pod, and not of the engine.
+    /// Something behind CRI: the path tells of a pod, and not of the runtime.
     Cri,
     /// Kata Containers.
     Kata,
@@ -28,7 +28,7 @@ pub enum Runtime {
     Ecs,
     /// Apache Mesos.
     Mesos,
-    /// A container by its 64 hex digits, of an engine that the path does not name.
+    /// A container by its 64 hex digits, of a runtime that the path does not name.
     Unknown,
 }
 
@@ -58,7 +58,7 @@ impl Runtime {
 pub struct ContainerRef {
     /// Who made it.
     pub runtime: Runtime,
-    /// The engine's id: 64 hex digits mostly, a name for LXC and nspawn.
+    /// The runtime's id: 64 hex digits mostly, a name for LXC and nspawn.
     pub id: String,
     /// Uid of its Kubernetes pod.
     pub pod_uid: Option<String>,
@@ -175,7 +175,7 @@ fn bare_id_runtime(parent: &str, in_pod: bool) -> Option<Runtime> {
     })
 }
 
-/// Engines whose containers have names of their own kind.
+/// Runtimes whose containers have names of their own kind.
 fn named(component: &str, name: &str, parent: &str) -> Option<(Runtime, String)> {
     if let Some(lxc) = component.strip_prefix("lxc.payload.") {
         return Some((Runtime::Lxc, lxc.to_owned()));
@@ -237,7 +237,7 @@ fn unescape(name: &str) -> String {
 
 /// The path that matters in the text of `/proc/PID/cgroup`: one that leads to a container if there is any, else that of
 /// cgroup v2, else systemd's own (cgroups(7)). On hybrid hosts v1 and v2 differ, and either may be the only one that
-/// the engine uses.
+/// the runtime uses.
 #[must_use]
 pub fn path_in_proc(text: &str) -> Option<&str> {
     let lines = || text.lines().filter_map(|line| line.splitn(3, ':').collect::<Vec<_>>().try_into().ok());
@@ -250,7 +250,7 @@ pub fn path_in_proc(text: &str) -> Option<&str> {
 
 /// Which API it speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EngineKind {
+pub enum RuntimeApi {
     /// Docker Engine.
     Docker,
     /// Podman: Docker's API.
@@ -259,7 +259,7 @@ pub enum EngineKind {
     Cri,
 }
 
-impl EngineKind {
+impl RuntimeApi {
     /// All.
     pub const ALL: [Self; 3] = [Self::Docker, Self::Podman, Self::Cri];
 
@@ -286,10 +286,10 @@ impl EngineKind {
     }
 }
 
-/// Whether names are to be had from an engine at all.
+/// Whether names are to be had from a runtime at all.
 #[must_use]
-pub fn has_engine(runtime: Runtime) -> bool {
-    EngineKind::ALL.iter().any(|kind| kind.makes(runtime))
+pub fn can_be_asked(runtime: Runtime) -> bool {
+    RuntimeApi::ALL.iter().any(|kind| kind.makes(runtime))
 }
 
 #[cfg(test)]

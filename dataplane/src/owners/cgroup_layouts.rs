@@ -30,7 +30,7 @@ const ROWS: &[Row] = &[
         None,
         Some("user@1000.service"),
     ),
-    // Docker in Docker: docker:dind started by cgroupfs and by systemd engines.
+    // Docker in Docker: docker:dind started by cgroupfs and by systemd runtimes.
     Row("/docker/{A}/docker/{B}", &[(Docker, B), (Docker, A)], None, None),
     Row("/system.slice/docker-{A}.scope/docker/{B}", &[(Docker, B), (Docker, A)], None, None),
     // BuildKit in Docker: moby builder/builder-next/executor_linux.go.

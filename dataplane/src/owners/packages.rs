@@ -17,7 +17,7 @@ use hashbrown::HashMap;
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 
 use crate::model::text::clean;
-use crate::owners::process::{Found, Process};
+use crate::owners::process::{LookupReply, Process};
 
 const LISTS: &str = "var/lib/dpkg/info";
 const RPM_DATABASES: [&str; 2] = ["/var/lib/rpm", "/usr/lib/sysimage/rpm"];
@@ -32,7 +32,7 @@ const NEVER_EXECUTED: [&str; 5] =
     ["/usr/share/doc/", "/usr/share/man/", "/usr/share/locale/", "/usr/include/", "/usr/src/"];
 
 /// A process whose package is wanted.
-pub struct PackageWanted {
+pub struct PackageRequest {
     /// Everything else is known.
     pub process: Process,
     /// It lives in a container.
@@ -45,7 +45,7 @@ pub struct PackageWanted {
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn start(wanted: Receiver<PackageWanted>, found: Sender<Found>) -> io::Result<JoinHandle<()>> {
+pub fn start(wanted: Receiver<PackageRequest>, found: Sender<LookupReply>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("sockeye-package".into()).spawn(move || {
         let mut packages = Packages::default();
         for question in wanted {
@@ -56,7 +56,10 @@ pub fn start(wanted: Receiver<PackageWanted>, found: Sender<Found>) -> io::Resul
             process.parent_package = question
                 .parent
                 .and_then(|(exe, in_container)| packages.of(&exe, process.ppid, cgroup_id, in_container));
-            if found.send(Found { key: process.key, process: Some(process), complete: true, cgroup: None }).is_err() {
+            if found
+                .send(LookupReply { key: process.key, process: Some(process), complete: true, cgroup: None })
+                .is_err()
+            {
                 return;
             }
         }

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use sockeye_bpf::records::IdentityRecord;
 
 use crate::model::flow::ProcKey;
-use crate::owners::workload::{Place, PlaceTable};
+use crate::owners::workload::{Workload, WorkloadTable};
 
 /// Longest command line that is kept, bytes.
 pub const CMDLINE_MAX: usize = 4096;
@@ -166,15 +166,15 @@ struct Entry {
 #[derive(Default)]
 pub struct ProcessTable {
     entries: HashMap<ProcKey, Option<Entry>, ahash::RandomState>,
-    wanted: Vec<Wanted>,
+    wanted: Vec<LookupRequest>,
     refused: u64,
     /// Where they live.
-    pub places: PlaceTable,
+    pub workloads: WorkloadTable,
 }
 
 /// A question for the enrichment thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
+pub enum LookupRequest {
     /// The kernel told of it; names of users are missing, perhaps more.
     Completion {
         /// What the kernel told.
@@ -188,7 +188,7 @@ pub enum Wanted {
 
 /// The answer to a [`Wanted`].
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct LookupReply {
     /// Which process.
     pub key: ProcKey,
     /// `None`: it is gone, and nothing is known of it.
@@ -208,15 +208,15 @@ impl ProcessTable {
             return;
         }
         let process = Arc::new(process);
-        let in_container = self.places.peek(process.cgroup_id).map(|place| place.container.is_some());
-        self.wanted.push(Wanted::Completion { process: Arc::clone(&process), in_container });
+        let in_container = self.workloads.peek(process.cgroup_id).map(|workload| workload.container.is_some());
+        self.wanted.push(LookupRequest::Completion { process: Arc::clone(&process), in_container });
         self.entries.insert(key, Some(Entry { process, complete: false, last_used_ns: now_ns }));
     }
 
     /// Takes an answer of the enrichment thread.
-    pub fn found(&mut self, found: Found, now_ns: u64) {
+    pub fn found(&mut self, found: LookupReply, now_ns: u64) {
         if let Some((id, path)) = &found.cgroup {
-            self.places.learn(*id, path, now_ns);
+            self.workloads.learn(*id, path, now_ns);
         }
         let complete = found.complete;
         let entry = found.process.map(|process| Entry { process: Arc::new(process), complete, last_used_ns: now_ns });
@@ -246,7 +246,7 @@ impl ProcessTable {
         match self.entries.get_mut(&key) {
             Some(Some(entry)) => {
                 entry.last_used_ns = now_ns;
-                let named = self.places.get(entry.process.cgroup_id, now_ns).1;
+                let named = self.workloads.get(entry.process.cgroup_id, now_ns).1;
                 (entry.process.name_known().then(|| Arc::clone(&entry.process)), entry.complete && named)
             }
             Some(None) => (None, false),
@@ -256,7 +256,7 @@ impl ProcessTable {
             }
             None => {
                 self.entries.insert(key, None);
-                self.wanted.push(Wanted::Lookup(key));
+                self.wanted.push(LookupRequest::Lookup(key));
                 (None, false)
             }
         }
@@ -270,8 +270,8 @@ impl ProcessTable {
 
     /// Where a process lives, without asking.
     #[must_use]
-    pub fn place(&self, key: ProcKey) -> Option<&Arc<Place>> {
-        self.places.peek(self.peek(key)?.cgroup_id)
+    pub fn workload(&self, key: ProcKey) -> Option<&Arc<Workload>> {
+        self.workloads.peek(self.peek(key)?.cgroup_id)
     }
 
     /// All that are known, with the key under which sockets have them.
@@ -280,7 +280,7 @@ impl ProcessTable {
     }
 
     /// Questions that have come up since the last call.
-    pub fn take_wanted(&mut self) -> Vec<Wanted> {
+    pub fn take_requests(&mut self) -> Vec<LookupRequest> {
         std::mem::take(&mut self.wanted)
     }
 
@@ -288,7 +288,7 @@ impl ProcessTable {
     pub fn expire(&mut self, now_ns: u64) {
         let keep_ns = if self.entries.len() > PROCESSES_MAX / 2 { KEEP_CROWDED_NS } else { KEEP_NS };
         self.entries.retain(|_, entry| entry.as_ref().is_none_or(|entry| entry.last_used_ns + keep_ns > now_ns));
-        self.places.expire(now_ns);
+        self.workloads.expire(now_ns);
     }
 
     /// Processes that were not remembered because the table was full.
@@ -359,8 +359,8 @@ mod tests {
         let key = ProcKey { pid: 9, start_ticks: 1, exec: 0 };
         assert_eq!(table.get(key, 0), (None, false));
         assert_eq!(table.get(key, 0), (None, false));
-        assert_eq!(table.take_wanted(), vec![Wanted::Lookup(key)]);
-        table.found(Found { key, process: None, complete: true, cgroup: None }, 0);
+        assert_eq!(table.take_requests(), vec![LookupRequest::Lookup(key)]);
+        table.found(LookupReply { key, process: None, complete: true, cgroup: None }, 0);
         assert_eq!(table.get(key, 0), (None, true));
     }
 

@@ -17,8 +17,8 @@ use hashbrown::HashMap;
 use crate::model::flow::ProcKey;
 use crate::model::text::clean;
 use crate::owners::cgroup::path_in_proc;
-use crate::owners::packages::PackageWanted;
-use crate::owners::process::{Ancestors, CMDLINE_MAX, Found, Memory, Process, Wanted, cmdline};
+use crate::owners::packages::PackageRequest;
+use crate::owners::process::{Ancestors, CMDLINE_MAX, LookupReply, LookupRequest, Memory, Process, cmdline};
 use crate::owners::users::Users;
 
 /// Most ancestors that are told.
@@ -31,9 +31,9 @@ const ANCESTORS_TTL: Duration = Duration::from_secs(1);
 /// # Errors
 /// If the thread cannot be started.
 pub fn start(
-    wanted: Receiver<Wanted>,
-    found: Sender<Found>,
-    packages: Sender<PackageWanted>,
+    wanted: Receiver<LookupRequest>,
+    found: Sender<LookupReply>,
+    packages: Sender<PackageRequest>,
     cgroup_mount: Option<PathBuf>,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("sockeye-enrich".into()).spawn(move || {
@@ -44,7 +44,7 @@ pub fn start(
             // The package may take long to find, the rest should not wait for it.
             let package = package.map(|(process, in_container)| {
                 let parent = enricher.parent_executable(process);
-                PackageWanted { process: process.clone(), in_container, parent }
+                PackageRequest { process: process.clone(), in_container, parent }
             });
             answer.complete = package.is_none();
             if found.send(answer).is_err() {
@@ -84,19 +84,19 @@ impl Enricher {
     }
 
     /// What /proc says, and whether the process lives in a container, if that is known.
-    fn answer(&mut self, question: Wanted) -> (Found, Option<bool>) {
+    fn answer(&mut self, question: LookupRequest) -> (LookupReply, Option<bool>) {
         let (key, process, hint) = match question {
-            Wanted::Completion { process, in_container } => {
+            LookupRequest::Completion { process, in_container } => {
                 let mut complete = (*process).clone();
                 if complete.exe.is_none() || complete.cmdline_partial {
                     complete_from_proc(&mut complete);
                 }
                 (process.key, Some(complete), in_container)
             }
-            Wanted::Lookup(key) => (key, read_proc(key), None),
+            LookupRequest::Lookup(key) => (key, read_proc(key), None),
         };
         let Some(mut process) = process else {
-            return (Found { key, process: None, complete: true, cgroup: None }, None);
+            return (LookupReply { key, process: None, complete: true, cgroup: None }, None);
         };
         process.user = self.users.user(process.uid);
         process.group = self.users.group(process.gid);
@@ -107,7 +107,7 @@ impl Enricher {
             process.cgroup_id = id;
         }
         let in_container = has_another_root(key.pid).or(hint);
-        (Found { key, process: Some(process), complete: true, cgroup }, in_container)
+        (LookupReply { key, process: Some(process), complete: true, cgroup }, in_container)
     }
 
     /// The cgroup by /proc: of a process that the kernel did not tell of, and on hosts where cgroup v1 knows more.
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn tells_where_a_process_comes_from_and_lives() {
         let mut enricher = Enricher::new(sockeye_bpf::preflight::find_cgroup2());
-        let (found, in_container) = enricher.answer(Wanted::Lookup(own_key()));
+        let (found, in_container) = enricher.answer(LookupRequest::Lookup(own_key()));
         let process = found.process.unwrap();
         assert_eq!(in_container, Some(false));
         let own: u32 = process.ancestors.first().map_or(0, |(_, pid)| *pid);

@@ -1,5 +1,5 @@
 //! Where a process lives: its container, its pod, its systemd unit. Learnt from the path of its cgroup at once, and
-//! named by the engine's own API a little later.
+//! named by the runtime's own API a little later.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use hashbrown::HashMap;
 use sockeye_bpf::records::CgroupRecord;
 
 use crate::model::text::{clean, components, truncate};
-use crate::owners::cgroup::{ContainerRef, PathMeaning, Runtime, has_engine, read_path};
+use crate::owners::cgroup::{ContainerRef, PathMeaning, Runtime, can_be_asked, read_path};
 
 /// Most cgroups that are remembered.
-pub const PLACES_MAX: usize = 1 << 14;
+pub const WORKLOADS_MAX: usize = 1 << 14;
 /// How long a cgroup is remembered after its last use, nanoseconds: the last flows of a container that has gone still
 /// get its name.
 const KEEP_NS: u64 = 600_000_000_000;
@@ -22,7 +22,7 @@ const LABELS_MAX: usize = 64;
 /// A Kubernetes pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pod {
-    /// From the path of the cgroup, or from the engine.
+    /// From the path of the cgroup, or from the runtime.
     pub uid: String,
     /// Empty = not known.
     pub name: String,
@@ -33,11 +33,11 @@ pub struct Pod {
 /// A container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
-    /// The engine's id.
+    /// The runtime's id.
     pub id: String,
-    /// The engine.
+    /// The runtime.
     pub runtime: Runtime,
-    /// Name by the engine; in a pod that of the container. Empty = not known.
+    /// Name by the runtime; in a pod that of the container. Empty = not known.
     pub name: String,
     /// Image. Empty = not known.
     pub image: String,
@@ -46,7 +46,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// The id as engines print it: the first 12 of 64 digits.
+    /// The id as runtimes print it: the first 12 of 64 digits.
     #[must_use]
     pub fn short_id(&self) -> &str {
         if self.id.len() == 64 { &self.id[..12] } else { &self.id }
@@ -67,7 +67,7 @@ impl Container {
 
 /// Where processes of one cgroup live. Strings are clean.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Place {
+pub struct Workload {
     /// Path of the cgroup.
     pub path: String,
     /// Innermost container.
@@ -80,7 +80,7 @@ pub struct Place {
     pub slice: Option<String>,
 }
 
-impl Place {
+impl Workload {
     /// What the path of a cgroup tells.
     #[must_use]
     pub fn new(path: &str, meaning: &PathMeaning) -> Self {
@@ -89,8 +89,8 @@ impl Place {
             container: meaning.containers.first().map(|c| Container {
                 id: clean_text(&c.id),
                 runtime: c.runtime,
-                // What has no engine to ask is called by its id.
-                name: if has_engine(c.runtime) { String::new() } else { clean_text(&c.id) },
+                // What has no runtime to ask is called by its id.
+                name: if can_be_asked(c.runtime) { String::new() } else { clean_text(&c.id) },
                 image: String::new(),
                 labels: Vec::new(),
             }),
@@ -100,7 +100,7 @@ impl Place {
         }
     }
 
-    /// The container by name: `namespace/pod/container`, or the engine's name, or the short id while no name is known.
+    /// The container by name: `namespace/pod/container`, or the runtime's name, or the short id while no name is known.
     /// `None` outside of containers.
     #[must_use]
     pub fn label(&self) -> Option<String> {
@@ -122,7 +122,7 @@ impl Place {
     /// What the container is a part of: `Deployment/cart` of a pod, `project/service` of docker-compose. `None` where
     /// neither labels nor the pod's name tell for certain.
     #[must_use]
-    pub fn workload(&self) -> Option<String> {
+    pub fn controller(&self) -> Option<String> {
         let container = self.container.as_ref()?;
         let label = |key: &str| container.label(key);
         if let (Some(project), Some(service)) =
@@ -153,21 +153,21 @@ fn clean_text(raw: &str) -> String {
     text
 }
 
-/// A question to the engines.
+/// A question to the runtimes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NameWanted {
+pub struct NameRequest {
     /// Which cgroup.
     pub cgroup_id: u64,
-    /// Its path: tells whose engine it is.
+    /// Its path: tells whose runtime it is.
     pub path: String,
     /// The containers around it, the innermost one first.
     pub containers: Vec<ContainerRef>,
 }
 
-/// What an engine says of a container. Raw strings, as they came.
+/// What a runtime says of a container. Raw strings, as they came.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Names {
-    /// Which of the engines, where the path does not tell.
+    /// Which of the runtimes, where the path does not tell.
     pub runtime: Option<Runtime>,
     /// Name of the container.
     pub name: String,
@@ -181,15 +181,15 @@ pub struct Names {
 
 /// The answer to a [`NameWanted`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct NameReply {
     /// Which cgroup.
     pub cgroup_id: u64,
-    /// `None`: no engine knows it, or none answers; another answer may follow.
+    /// `None`: no runtime knows it, or none answers; another answer may follow.
     pub names: Option<Box<Names>>,
 }
 
 struct Entry {
-    place: Arc<Place>,
+    workload: Arc<Workload>,
     /// All is known that can be known by now.
     complete: bool,
     last_used_ns: u64,
@@ -197,30 +197,30 @@ struct Entry {
 
 /// All cgroups with flows. Owned by the control thread.
 #[derive(Default)]
-pub struct PlaceTable {
+pub struct WorkloadTable {
     entries: HashMap<u64, Entry, ahash::RandomState>,
-    wanted: Vec<NameWanted>,
+    wanted: Vec<NameRequest>,
     refused: u64,
 }
 
-impl PlaceTable {
+impl WorkloadTable {
     /// Takes the path of a cgroup, and wants names where there is a container.
     pub fn learn(&mut self, cgroup_id: u64, path: &str, now_ns: u64) {
         if let Some(entry) = self.entries.get_mut(&cgroup_id) {
             entry.last_used_ns = now_ns;
             return;
         }
-        if self.entries.len() >= PLACES_MAX {
+        if self.entries.len() >= WORKLOADS_MAX {
             self.refused += 1;
             return;
         }
         let meaning = read_path(path);
-        let place = Place::new(path, &meaning);
-        let complete = place.container.as_ref().is_none_or(|container| !has_engine(container.runtime));
+        let workload = Workload::new(path, &meaning);
+        let complete = workload.container.as_ref().is_none_or(|container| !can_be_asked(container.runtime));
         if !complete {
-            self.wanted.push(NameWanted { cgroup_id, path: path.to_owned(), containers: meaning.containers });
+            self.wanted.push(NameRequest { cgroup_id, path: path.to_owned(), containers: meaning.containers });
         }
-        self.entries.insert(cgroup_id, Entry { place: Arc::new(place), complete, last_used_ns: now_ns });
+        self.entries.insert(cgroup_id, Entry { workload: Arc::new(workload), complete, last_used_ns: now_ns });
     }
 
     /// Takes a record of the kernel.
@@ -237,32 +237,33 @@ impl PlaceTable {
         self.learn(r.cgroup_id, &path, now_ns);
     }
 
-    /// Takes an answer of the engines.
-    pub fn named(&mut self, named: Named) {
+    /// Takes an answer of the runtimes.
+    pub fn named(&mut self, named: NameReply) {
         let Some(entry) = self.entries.get_mut(&named.cgroup_id) else { return };
         entry.complete = true;
         let Some(names) = named.names else { return };
-        let mut place = (*entry.place).clone();
-        if let Some(container) = &mut place.container {
+        let mut workload = (*entry.workload).clone();
+        if let Some(container) = &mut workload.container {
             container.runtime = names.runtime.unwrap_or(container.runtime);
             container.name = clean_text(&names.name);
             container.image = clean_text(&names.image);
             container.labels = clean_labels(&names.labels);
         }
         if let Some(pod) = names.pod {
-            let uid = if pod.uid.is_empty() { place.pod.map(|known| known.uid).unwrap_or_default() } else { pod.uid };
-            place.pod =
+            let uid =
+                if pod.uid.is_empty() { workload.pod.map(|known| known.uid).unwrap_or_default() } else { pod.uid };
+            workload.pod =
                 Some(Pod { uid: clean_text(&uid), name: clean_text(&pod.name), namespace: clean_text(&pod.namespace) });
         }
-        entry.place = Arc::new(place);
+        entry.workload = Arc::new(workload);
     }
 
     /// The place, and whether all that can be known of it is there.
-    pub fn get(&mut self, cgroup_id: u64, now_ns: u64) -> (Option<Arc<Place>>, bool) {
+    pub fn get(&mut self, cgroup_id: u64, now_ns: u64) -> (Option<Arc<Workload>>, bool) {
         match self.entries.get_mut(&cgroup_id) {
             Some(entry) => {
                 entry.last_used_ns = now_ns;
-                (Some(Arc::clone(&entry.place)), entry.complete)
+                (Some(Arc::clone(&entry.workload)), entry.complete)
             }
             None => (None, true),
         }
@@ -270,17 +271,17 @@ impl PlaceTable {
 
     /// The place, without marking it as used.
     #[must_use]
-    pub fn peek(&self, cgroup_id: u64) -> Option<&Arc<Place>> {
-        self.entries.get(&cgroup_id).map(|entry| &entry.place)
+    pub fn peek(&self, cgroup_id: u64) -> Option<&Arc<Workload>> {
+        self.entries.get(&cgroup_id).map(|entry| &entry.workload)
     }
 
     /// All that are known, by the id of the cgroup.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Place>)> {
-        self.entries.iter().map(|(id, entry)| (*id, &entry.place))
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Workload>)> {
+        self.entries.iter().map(|(id, entry)| (*id, &entry.workload))
     }
 
     /// Questions that have come up since the last call.
-    pub fn take_wanted(&mut self) -> Vec<NameWanted> {
+    pub fn take_requests(&mut self) -> Vec<NameRequest> {
         std::mem::take(&mut self.wanted)
     }
 
@@ -298,7 +299,7 @@ impl PlaceTable {
     /// Containers whose name is not known, and all containers.
     #[must_use]
     pub fn containers(&self) -> (u64, u64) {
-        let containers = || self.entries.values().filter_map(|entry| entry.place.container.as_ref());
+        let containers = || self.entries.values().filter_map(|entry| entry.workload.container.as_ref());
         (containers().filter(|c| c.name.is_empty()).count() as u64, containers().count() as u64)
     }
 
@@ -330,30 +331,30 @@ mod tests {
 
     #[test]
     fn a_pod_is_known_by_its_path_first_and_by_its_names_later() {
-        let mut places = PlaceTable::default();
+        let mut workloads = WorkloadTable::default();
         let path = format!("/kubepods/burstable/pod{}/{ID}", "1".repeat(32));
-        places.learn(7, &path, 0);
-        let (place, complete) = places.get(7, 0);
-        assert_eq!((place.unwrap().label().as_deref(), complete), (Some("0123456789ab"), false));
-        let wanted = places.take_wanted();
+        workloads.learn(7, &path, 0);
+        let (workload, complete) = workloads.get(7, 0);
+        assert_eq!((workload.unwrap().label().as_deref(), complete), (Some("0123456789ab"), false));
+        let wanted = workloads.take_requests();
         assert_eq!((wanted.len(), wanted[0].containers[0].id.as_str()), (1, ID));
         let pod = Pod { uid: String::new(), name: "web-1".into(), namespace: "shop".into() };
         let names = Names { name: "nginx".into(), pod: Some(pod), ..Names::default() };
-        places.named(Named { cgroup_id: 7, names: Some(names.into()) });
-        let (place, complete) = places.get(7, 0);
-        let place = place.unwrap();
-        assert_eq!((place.label().as_deref(), complete), (Some("shop/web-1/nginx"), true));
-        assert_eq!(place.pod.as_ref().unwrap().uid, "1".repeat(32));
+        workloads.named(NameReply { cgroup_id: 7, names: Some(names.into()) });
+        let (workload, complete) = workloads.get(7, 0);
+        let workload = workload.unwrap();
+        assert_eq!((workload.label().as_deref(), complete), (Some("shop/web-1/nginx"), true));
+        assert_eq!(workload.pod.as_ref().unwrap().uid, "1".repeat(32));
     }
 
     #[test]
     fn a_container_is_called_by_its_name_as_soon_as_that_is_known() {
-        let mut places = PlaceTable::default();
-        places.learn(7, &format!("/docker/{ID}"), 0);
-        assert_eq!(places.peek(7).unwrap().label().as_deref(), Some("0123456789ab"));
+        let mut workloads = WorkloadTable::default();
+        workloads.learn(7, &format!("/docker/{ID}"), 0);
+        assert_eq!(workloads.peek(7).unwrap().label().as_deref(), Some("0123456789ab"));
         let names = Names { name: "webshop".into(), ..Names::default() };
-        places.named(Named { cgroup_id: 7, names: Some(names.into()) });
-        assert_eq!(places.peek(7).unwrap().label().as_deref(), Some("webshop"));
+        workloads.named(NameReply { cgroup_id: 7, names: Some(names.into()) });
+        assert_eq!(workloads.peek(7).unwrap().label().as_deref(), Some("webshop"));
     }
 
     /// Names and labels as the controllers of Kubernetes give them (kubernetes.io/docs/concepts/workloads/controllers,
@@ -375,9 +376,9 @@ mod tests {
             ("", &[("com.docker.compose.project", "shop"), ("com.docker.compose.service", "web")], Some("shop/web")),
             ("kube-proxy-node1", &[], None),
         ];
-        for (pod, labels, workload) in cases {
+        for (pod, labels, controller) in cases {
             let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-            let place = Place {
+            let workload = Workload {
                 container: Some(Container {
                     id: ID.into(),
                     runtime: Runtime::Containerd,
@@ -386,32 +387,32 @@ mod tests {
                     labels,
                 }),
                 pod: Some(Pod { name: pod.into(), ..Pod::default() }),
-                ..Place::default()
+                ..Workload::default()
             };
-            assert_eq!(place.workload().as_deref(), workload, "{pod}");
+            assert_eq!(workload.controller().as_deref(), controller, "{pod}");
         }
     }
 
     #[test]
     fn services_are_no_containers() {
         let path = "/system.slice/nginx.service";
-        let place = Place::new(path, &read_path(path));
-        assert_eq!((place.label(), place.title().as_deref()), (None, Some("nginx.service")));
+        let workload = Workload::new(path, &read_path(path));
+        assert_eq!((workload.label(), workload.title().as_deref()), (None, Some("nginx.service")));
     }
 
     #[test]
     fn hostile_names_are_shown_safely() {
-        let mut places = PlaceTable::default();
-        places.learn(1, &format!("/docker/{ID}"), 0);
+        let mut workloads = WorkloadTable::default();
+        workloads.learn(1, &format!("/docker/{ID}"), 0);
         let names = Names {
             name: "a\x1b[2Jb\u{202e}".into(),
             image: "x".repeat(1 << 20),
             labels: (0..1000).map(|i| (format!("k{i}\n"), "v".repeat(1 << 20))).collect(),
             ..Names::default()
         };
-        places.named(Named { cgroup_id: 1, names: Some(names.into()) });
-        let place = places.peek(1).unwrap();
-        let container = place.container.as_ref().unwrap();
+        workloads.named(NameReply { cgroup_id: 1, names: Some(names.into()) });
+        let workload = workloads.peek(1).unwrap();
+        let container = workload.container.as_ref().unwrap();
         assert_eq!(container.name, "a\u{fffd}[2Jb\u{fffd}");
         assert!(container.image.len() <= TEXT_MAX && container.labels.len() <= LABELS_MAX);
         assert!(container.labels.iter().all(|(k, v)| k.len().max(v.len()) <= TEXT_MAX && !k.contains('\n')));
@@ -425,8 +426,8 @@ mod tests {
         r.len = text.len() as u16;
         r.complete = 1;
         r.cgroup_id = 3;
-        let mut places = PlaceTable::default();
-        places.learn_record(&r, 0);
-        assert_eq!(places.peek(3).unwrap().path, "/system.slice/nginx.service");
+        let mut workloads = WorkloadTable::default();
+        workloads.learn_record(&r, 0);
+        assert_eq!(workloads.peek(3).unwrap().path, "/system.slice/nginx.service");
     }
 }

@@ -1,4 +1,4 @@
-//! Records that come late, or never: from rings whose workers are starved, from a sweep that raced, from a kernel that left
+//! Records that come late, or never: from rings whose workers are short of CPU, from a scan that raced, from a kernel that left
 //! our programs out.
 
 use super::*;
@@ -14,12 +14,12 @@ fn a_late_record_does_not_reopen_a_closed_flow() {
 }
 
 #[test]
-fn a_sweep_that_raced_with_the_close_changes_nothing() {
+fn a_scan_that_raced_with_the_close_changes_nothing() {
     let c = Connection { number: 3, sent: 10, received: 20, seeded: false };
     let close = c.record(Side::Initiator, Kind::Close, 10 * S, 100);
     // Another CPU looked at its clock later and still saw the old state.
-    let sweep = c.record(Side::Initiator, Kind::Sweep, 10 * S + 1000, 90);
-    for order in [[close, sweep], [sweep, close]] {
+    let scan = c.record(Side::Initiator, Kind::Scan, 10 * S + 1000, 90);
+    for order in [[close, scan], [scan, close]] {
         let mut t = table();
         order.iter().for_each(|r| t.tcp_record(r, 12 * S));
         let found: Vec<_> = t.flows().map(|flow| (flow.state(), flow.totals().bytes)).collect();
@@ -34,45 +34,45 @@ fn a_local_connection_waits_for_a_close_that_a_starved_worker_has_yet_to_bring()
     for comes in [true, false] {
         let mut t = table();
         t.tcp_record(&close(Side::Initiator), 10 * S);
-        t.sweep_begins(11 * S);
-        t.sweep_ends(true, 12 * S);
-        // Later sweeps do not put it off.
-        t.sweep_begins(13 * S);
-        t.sweep_ends(true, 14 * S);
-        t.told_until(12 * S - 1);
+        t.scan_begins(11 * S);
+        t.scan_ends(true, 12 * S);
+        // Later scans do not put it off.
+        t.scan_begins(13 * S);
+        t.scan_ends(true, 14 * S);
+        t.drained_through(12 * S - 1);
         assert!(reports(&mut t, 14 * S).is_empty());
         if comes {
             t.tcp_record(&close(Side::Responder), 14 * S);
         }
-        t.told_until(12 * S);
+        t.drained_through(12 * S);
         assert_eq!(owners(&reports(&mut t, 15 * S)), [[101, if comes { 100 } else { 0 }]]);
     }
 }
 
 #[test]
 fn an_open_end_waits_for_the_other_one_that_a_starved_worker_has_yet_to_bring() {
-    // A sweep over open files does not find the client, which its process has closed.
+    // A scan over open files does not find the client, which its process has closed.
     let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
-    let server = |at_ns| on_loopback(c.record(Side::Responder, Kind::Sweep, at_ns, 100));
+    let server = |at_ns| on_loopback(c.record(Side::Responder, Kind::Scan, at_ns, 100));
     let mut t = table();
-    t.told_until(9 * S);
+    t.drained_through(9 * S);
     for second in 10..15 {
-        t.sweep_begins(second * S);
+        t.scan_begins(second * S);
         t.tcp_record(&server(second * S), second * S);
-        t.sweep_ends(true, second * S);
+        t.scan_ends(true, second * S);
         assert!(reports(&mut t, second * S).is_empty());
     }
     t.tcp_record(&on_loopback(c.record(Side::Initiator, Kind::Close, 10 * S, 100)), 15 * S);
-    t.told_until(14 * S);
-    let told = reports(&mut t, 16 * S);
-    assert_eq!(owners(&told), [[101, 100]]);
+    t.drained_through(14 * S);
+    let reported = reports(&mut t, 16 * S);
+    assert_eq!(owners(&reported), [[101, 100]]);
 
-    // One whose other end is nowhere is told of once a sweep has looked for it.
+    // One whose other end is nowhere is told of once a scan has looked for it.
     let mut t = table();
-    t.told_until(9 * S);
+    t.drained_through(9 * S);
     t.tcp_record(&server(10 * S), 10 * S);
-    sweep(&mut t, 11 * S);
-    t.told_until(12 * S);
+    scan(&mut t, 11 * S);
+    t.drained_through(12 * S);
     assert_eq!(reports(&mut t, 13 * S).len(), 1);
 }
 
@@ -80,21 +80,21 @@ fn an_open_end_waits_for_the_other_one_that_a_starved_worker_has_yet_to_bring() 
 fn a_local_connection_is_told_of_when_its_handshake_is_over() {
     let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
     let mut t = table();
-    let mut connecting = on_loopback(c.record(Side::Initiator, Kind::Sweep, 10 * S, 0));
+    let mut connecting = on_loopback(c.record(Side::Initiator, Kind::Scan, 10 * S, 0));
     (connecting.state, connecting.seq_remote) = (tcp_state::SYN_SENT, 0);
     t.tcp_record(&connecting, 10 * S);
     assert!(reports(&mut t, 13 * S).is_empty(), "the other end has a flow of its own until then");
     for side in [Side::Responder, Side::Initiator] {
         t.tcp_record(&on_loopback(c.record(side, Kind::Close, 13 * S, 100)), 13 * S);
     }
-    let told = reports(&mut t, 14 * S);
-    assert_eq!(owners(&told), [[101, 100]]);
+    let reported = reports(&mut t, 14 * S);
+    assert_eq!(owners(&reported), [[101, 100]]);
 
     // One that nobody answers is told of all the same.
     let mut t = table();
     t.tcp_record(&connecting, 10 * S);
-    sweep(&mut t, 11 * S);
-    t.told_until(12 * S);
+    scan(&mut t, 11 * S);
+    t.drained_through(12 * S);
     assert_eq!(reports(&mut t, 21 * S).len(), 1);
 }
 
@@ -102,9 +102,9 @@ fn a_local_connection_is_told_of_when_its_handshake_is_over() {
 fn a_flow_taken_for_vanished_comes_back_with_its_next_record() {
     let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
     let mut t = table();
-    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 50), 10 * S);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S, 50), 10 * S);
     for second in [20, 30, 40] {
-        sweep(&mut t, second * S);
+        scan(&mut t, second * S);
     }
     assert_eq!(reports(&mut t, 50 * S)[0].state, State::Vanished);
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 15 * S, 100), 50 * S);
@@ -115,12 +115,12 @@ fn a_flow_taken_for_vanished_comes_back_with_its_next_record() {
 
 /// The client's process has closed.
 fn shut(c: &Connection, share: u64) -> FlowRecord {
-    FlowRecord { state: tcp_state::FIN_WAIT1, ..c.record(Side::Initiator, Kind::Sweep, 10 * S, share) }
+    FlowRecord { state: tcp_state::FIN_WAIT1, ..c.record(Side::Initiator, Kind::Scan, 10 * S, share) }
 }
 
 #[test]
 fn who_has_closed_is_told_of_even_if_the_end_is_not() {
-    // Whether the other end tells of its close, whether sweeps see what a process has closed, and what is told.
+    // Whether the other end tells of its close, whether scans see what a process has closed, and what is told.
     for (peer_closes, sees_orphans, state, pids) in [
         (true, true, State::Closed, [101, 100]),
         (false, true, State::Vanished, [101, 0]),
@@ -132,11 +132,11 @@ fn who_has_closed_is_told_of_even_if_the_end_is_not() {
         if peer_closes {
             t.tcp_record(&on_loopback(c.record(Side::Responder, Kind::Close, 10 * S + 1, 100)), 10 * S);
         }
-        sweep(&mut t, 11 * S);
-        t.told_until(12 * S);
-        let told = reports(&mut t, 13 * S);
-        assert_eq!(owners(&told), [pids]);
-        assert_eq!((told[0].state, told[0].total.bytes), (state, [5000, 70_000]));
+        scan(&mut t, 11 * S);
+        t.drained_through(12 * S);
+        let reported = reports(&mut t, 13 * S);
+        assert_eq!(owners(&reported), [pids]);
+        assert_eq!((reported[0].state, reported[0].total.bytes), (state, [5000, 70_000]));
         reports(&mut t, 17 * S);
         let (left, vanished) = if sees_orphans { (0, 1) } else { (1, 0) };
         assert_eq!((t.len(), t.counts().vanished), (left, vanished));
@@ -148,8 +148,8 @@ fn a_close_that_comes_after_all_is_the_last_word() {
     let c = Connection { number: 1, sent: 10, received: 10, seeded: false };
     let mut t = table();
     t.tcp_record(&shut(&c, 50), 10 * S);
-    sweep(&mut t, 11 * S);
-    t.told_until(12 * S);
+    scan(&mut t, 11 * S);
+    t.drained_through(12 * S);
     assert_eq!(reports(&mut t, 13 * S)[0].state, State::Vanished);
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 10 * S + 1, 100), 13 * S);
     assert_eq!(reports(&mut t, 14 * S)[0].state, State::Closed);
@@ -161,13 +161,13 @@ fn a_close_that_comes_after_all_is_the_last_word() {
 fn a_flow_that_is_over_is_kept_while_a_starved_worker_may_have_records_of_it() {
     let c = Connection { number: 1, sent: 10, received: 10, seeded: false };
     let mut t = table();
-    t.told_until(10 * S - 1);
+    t.drained_through(10 * S - 1);
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 10 * S, 100), 10 * S);
     assert_eq!(reports(&mut t, 12 * S).len(), 1);
     assert!(reports(&mut t, 30 * S).is_empty());
-    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S - 1, 90), 30 * S);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S - 1, 90), 30 * S);
     assert_eq!((t.len(), t.counts().created), (1, 1));
-    t.told_until(10 * S + 1);
+    t.drained_through(10 * S + 1);
     assert!(reports(&mut t, 31 * S).is_empty());
     assert!(t.is_empty());
 }
@@ -176,13 +176,13 @@ fn a_flow_that_is_over_is_kept_while_a_starved_worker_may_have_records_of_it() {
 fn a_socket_whose_close_a_starved_worker_may_have_is_not_taken_for_vanished() {
     let c = Connection { number: 1, sent: 10, received: 10, seeded: false };
     let mut t = table();
-    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 100), 10 * S);
-    t.told_until(10 * S);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S, 100), 10 * S);
+    t.drained_through(10 * S);
     for second in [20, 30, 40] {
-        sweep(&mut t, second * S);
+        scan(&mut t, second * S);
     }
     assert_eq!(reports(&mut t, 50 * S)[0].state, State::Open);
-    t.told_until(50 * S);
+    t.drained_through(50 * S);
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 15 * S, 100), 50 * S);
     assert_eq!(reports(&mut t, 52 * S)[0].state, State::Closed);
 }

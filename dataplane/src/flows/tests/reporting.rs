@@ -2,13 +2,13 @@
 
 use super::*;
 
-/// A connection to another host, seen by a sweep each second with a growing share of what it carries.
-fn swept(t: &mut FlowTable, c: &Connection, second: u64, share: u64) {
-    t.sweep_begins(second * S);
-    let r = c.record(Side::Initiator, Kind::Sweep, second * S, share);
+/// A connection to another host, seen by a scan each second with a growing share of what it carries.
+fn scanned(t: &mut FlowTable, c: &Connection, second: u64, share: u64) {
+    t.scan_begins(second * S);
+    let r = c.record(Side::Initiator, Kind::Scan, second * S, share);
     t.tcp_record(&r, second * S);
-    t.sweep_ends(true, second * S);
-    t.told_until(second * S);
+    t.scan_ends(true, second * S);
+    t.drained_through(second * S);
 }
 
 fn connection(number: u32) -> Connection {
@@ -23,38 +23,39 @@ fn pids(report: &FlowReport) -> [u32; 2] {
 fn every_report_says_whose_a_flow_is_also_one_without_news() {
     let c = connection(9);
     let mut t = table();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for second in 10..150 {
-        let r = c.record(Side::Initiator, Kind::Sweep, second * S, 10);
+        let r = c.record(Side::Initiator, Kind::Scan, second * S, 10);
         t.tcp_record(&r, second * S);
-        told.extend(reports(&mut t, second * S).into_iter().map(|report| (second, report)));
+        reported.extend(reports(&mut t, second * S).into_iter().map(|report| (second, report)));
     }
-    let seconds: Vec<u64> = told.iter().map(|(second, _)| *second).collect();
+    let seconds: Vec<u64> = reported.iter().map(|(second, _)| *second).collect();
     assert!((3..=5).contains(&seconds.len()), "{seconds:?}");
     assert!(seconds.windows(2).all(|pair| (39..=50).contains(&(pair[1] - pair[0]))), "quiet: {seconds:?}");
-    assert!(told.iter().all(|(_, report)| pids(report) == [101, 0]));
-    assert!(told[1..].iter().all(|(_, report)| report.delta.is_zero() && !report.first));
+    assert!(reported.iter().all(|(_, report)| pids(report) == [101, 0]));
+    assert!(reported[1..].iter().all(|(_, report)| report.delta.is_zero() && !report.first));
 }
 
 #[test]
 fn a_busy_flow_is_reported_each_interval_and_its_records_join_seamlessly() {
     let c = connection(9);
     let mut t = table();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for second in 10..110 {
-        swept(&mut t, &c, second, second - 10);
-        told.extend(reports(&mut t, second * S));
+        scanned(&mut t, &c, second, second - 10);
+        reported.extend(reports(&mut t, second * S));
     }
-    assert!((10..=12).contains(&told.len()), "{}", told.len());
-    assert_eq!(told[0].since_unix_ns, told[0].first_unix_ns);
-    for pair in told.windows(2) {
+    assert!((10..=12).contains(&reported.len()), "{}", reported.len());
+    assert_eq!(reported[0].since_unix_ns, reported[0].first_unix_ns);
+    for pair in reported.windows(2) {
         assert_eq!(pair[1].since_unix_ns, pair[0].last_unix_ns);
         let seconds = (pair[1].last_unix_ns - pair[1].since_unix_ns) / S;
         assert!((5..=10).contains(&seconds), "{seconds}");
         // A hundredth of it each second.
         assert_eq!(pair[1].delta.bytes[0], seconds * c.sent / 100);
     }
-    let steady: Vec<u64> = told[3..].windows(2).map(|pair| (pair[1].last_unix_ns - pair[0].last_unix_ns) / S).collect();
+    let steady: Vec<u64> =
+        reported[3..].windows(2).map(|pair| (pair[1].last_unix_ns - pair[0].last_unix_ns) / S).collect();
     assert!(steady.iter().all(|seconds| *seconds == 10), "{steady:?}");
 }
 
@@ -66,7 +67,7 @@ fn flows_that_were_opened_together_are_soon_reported_evenly() {
     for tick in 40..240u64 {
         let now_ns = tick * TICK_NS;
         for number in 0..FLOWS {
-            let r = connection(number).record(Side::Initiator, Kind::Sweep, now_ns, tick % 100);
+            let r = connection(number).record(Side::Initiator, Kind::Scan, now_ns, tick % 100);
             t.tcp_record(&r, now_ns);
         }
         per_tick.push(reports(&mut t, now_ns).len());
@@ -84,7 +85,7 @@ fn a_collector_that_joins_gets_all_open_flows_within_seconds() {
     let mut t = table();
     for second in [10, 13] {
         for number in 0..FLOWS {
-            t.tcp_record(&connection(number).record(Side::Initiator, Kind::Sweep, second * S, 10), second * S);
+            t.tcp_record(&connection(number).record(Side::Initiator, Kind::Scan, second * S, 10), second * S);
         }
     }
     assert_eq!(reports(&mut t, 13 * S).len(), FLOWS as usize);
@@ -92,10 +93,10 @@ fn a_collector_that_joins_gets_all_open_flows_within_seconds() {
     let mut ports = std::collections::BTreeSet::new();
     let mut most = 0;
     for tick in 1..=17 {
-        let told = reports(&mut t, 14 * S + tick * TICK_NS);
-        most = most.max(told.len());
-        assert!(told.iter().all(|report| pids(report) == [101, 0] && report.delta.is_zero()));
-        ports.extend(told.iter().map(|report| report.key.initiator.port));
+        let reported = reports(&mut t, 14 * S + tick * TICK_NS);
+        most = most.max(reported.len());
+        assert!(reported.iter().all(|report| pids(report) == [101, 0] && report.delta.is_zero()));
+        ports.extend(reported.iter().map(|report| report.key.initiator.port));
     }
     assert_eq!(ports.len(), FLOWS as usize);
     assert!(most <= FLOWS as usize / 10, "spread: {most}");
@@ -105,7 +106,7 @@ fn a_collector_that_joins_gets_all_open_flows_within_seconds() {
 fn a_collector_is_told_the_same_owner_until_another_one_joins() {
     let c = connection(9);
     let mut t = table();
-    let mut open = c.record(Side::Responder, Kind::Sweep, 10 * S, 10);
+    let mut open = c.record(Side::Responder, Kind::Scan, 10 * S, 10);
     t.tcp_record(&open, 10 * S);
     assert_eq!(pids(&reports(&mut t, 13 * S)[0]), [0, 100]);
     (open.pid, open.at_ns, open.bytes_sent) = (102, 20 * S, 20_000);
@@ -120,14 +121,14 @@ fn a_collector_is_told_the_same_owner_until_another_one_joins() {
 fn an_owner_that_becomes_known_late_is_told_then() {
     let c = connection(9);
     let mut t = table();
-    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 10 * S, 10), 10 * S);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S, 10), 10 * S);
     let mut nobody = ProcessTable::default();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for second in 12..18 {
-        t.tick(second * S, &WallClock::with_boot_at(0), &mut nobody, |report| told.push(report));
+        t.tick(second * S, &WallClock::with_boot_at(0), &mut nobody, |report| reported.push(report));
     }
-    assert_eq!((told.len(), pids(&told[0])), (1, [0, 0]));
-    t.tcp_record(&c.record(Side::Initiator, Kind::Sweep, 20 * S, 20), 20 * S);
+    assert_eq!((reported.len(), pids(&reported[0])), (1, [0, 0]));
+    t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 20 * S, 20), 20 * S);
     assert_eq!(pids(&reports(&mut t, 40 * S)[0]), [101, 0]);
 }
 
@@ -135,7 +136,7 @@ fn an_owner_that_becomes_known_late_is_told_then() {
 fn round_trip_samples_are_those_of_the_connection_up_to_its_first_report() {
     let c = connection(9);
     let mut t = table();
-    let open = c.record(Side::Initiator, Kind::Sweep, 10 * S, 10);
+    let open = c.record(Side::Initiator, Kind::Scan, 10 * S, 10);
     t.tcp_record(&open, 10 * S);
     t.tcp_samples(open.cookie, open.seq_local, &[300, 100]);
     t.tcp_samples(open.cookie, open.seq_local.wrapping_add(1), &[9_999]);
@@ -151,23 +152,24 @@ fn round_trip_samples_are_those_of_the_connection_up_to_its_first_report() {
 fn windows_are_those_that_each_side_has_offered() {
     let c = connection(9);
     let mut t = table();
-    let [near, far] = [(Side::Initiator, [1000, 400]), (Side::Responder, [300, 2000])].map(|(side, windows)| {
-        let mut r = c.record(side, Kind::Sweep, 10 * S, 10);
-        [r.window_local, r.window_remote] = windows;
-        r.congestion = if side == Side::Initiator { *b"cub" } else { *b"bbr" };
-        r
-    });
-    t.tcp_record(&near, 10 * S);
-    t.tcp_record(&far, 10 * S);
-    let told = reports(&mut t, 13 * S);
-    assert_eq!((told[0].window_max, told[0].congestion), ([2000, 400], [Some("cubic"), Some("bbr")]));
+    let [first_end, second_end] =
+        [(Side::Initiator, [1000, 400]), (Side::Responder, [300, 2000])].map(|(side, windows)| {
+            let mut r = c.record(side, Kind::Scan, 10 * S, 10);
+            [r.window_local, r.window_remote] = windows;
+            r.congestion = if side == Side::Initiator { *b"cub" } else { *b"bbr" };
+            r
+        });
+    t.tcp_record(&first_end, 10 * S);
+    t.tcp_record(&second_end, 10 * S);
+    let reported = reports(&mut t, 13 * S);
+    assert_eq!((reported[0].window_max, reported[0].congestion), ([2000, 400], [Some("cubic"), Some("bbr")]));
 }
 
 #[test]
 fn addresses_are_known_by_namespace() {
     let mut t = table();
     for (number, netns) in [(1, 7), (2, 8)] {
-        let mut r = connection(number).record(Side::Initiator, Kind::Sweep, 10 * S, 10);
+        let mut r = connection(number).record(Side::Initiator, Kind::Scan, 10 * S, 10);
         r.netns = netns;
         r.local_addr[15] = number as u8;
         t.tcp_record(&r, 10 * S);

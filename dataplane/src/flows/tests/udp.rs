@@ -27,15 +27,18 @@ fn udp_ends_by_silence_and_keeps_its_direction() {
     let mut t = table();
     t.udp(&server, &datagrams(1, 2, false, 10 * S), 10 * S);
     t.udp(&client, &datagrams(2, 1, true, 10 * S), 10 * S);
-    let told = reports(&mut t, 13 * S);
-    assert_eq!(told.len(), 1);
-    assert_eq!((told[0].key.initiator.port, told[0].delta.packets), (5000, [2, 1]));
-    let told = reports(&mut t, 41 * S);
-    assert_eq!(told[0].state, State::Idle);
+    let reported = reports(&mut t, 13 * S);
+    assert_eq!(reported.len(), 1);
+    assert_eq!((reported[0].key.initiator.port, reported[0].delta.packets), (5000, [2, 1]));
+    let reported = reports(&mut t, 41 * S);
+    assert_eq!(reported[0].state, State::Idle);
     // The server speaks first this time: to a collector it must stay the responder.
     t.udp(&server, &datagrams(1, 0, true, 50 * S), 50 * S);
-    let told = reports(&mut t, 53 * S);
-    assert_eq!((told[0].key.initiator.port, told[0].state, told[0].delta.packets), (5000, State::Open, [0, 1]));
+    let reported = reports(&mut t, 53 * S);
+    assert_eq!(
+        (reported[0].key.initiator.port, reported[0].state, reported[0].delta.packets),
+        (5000, State::Open, [0, 1])
+    );
     for second in [90, 200] {
         reports(&mut t, second * S);
     }
@@ -102,9 +105,9 @@ fn a_server_that_is_started_again_takes_the_place_of_the_first() {
     server.cookie = 3;
     t.udp(&client, &datagrams(5, 5, true, 11 * S), 11 * S);
     t.udp(&server, &datagrams(5, 5, true, 11 * S), 11 * S);
-    let told: Vec<_> =
+    let reported: Vec<_> =
         reports(&mut t, 14 * S).iter().map(|r| (r.key.initiator.port, r.local, r.total.packets)).collect();
-    assert_eq!(told, [(5000, [true; 2], [1, 1]), (5000, [true; 2], [5, 5])]);
+    assert_eq!(reported, [(5000, [true; 2], [1, 1]), (5000, [true; 2], [5, 5])]);
 }
 
 #[test]
@@ -113,8 +116,8 @@ fn a_socket_that_sends_to_itself_by_another_address_is_no_pair() {
     t.udp(&udp(1, (1, 5000), (2, 5000), 1), &datagrams(3, 0, true, 10 * S), 10 * S);
     t.udp(&udp(1, (2, 5000), (1, 5000), 1), &datagrams(0, 3, false, 10 * S), 10 * S);
     t.udp_closed(1, 10 * S);
-    let told = reports(&mut t, 13 * S);
-    assert_eq!(told.iter().map(|r| r.total.packets).collect::<Vec<_>>(), [[3, 0]; 2]);
+    let reported = reports(&mut t, 13 * S);
+    assert_eq!(reported.iter().map(|r| r.total.packets).collect::<Vec<_>>(), [[3, 0]; 2]);
     reports(&mut t, 20 * S);
     assert!(t.is_empty() && t.udp.is_empty() && t.udp_sockets.is_empty() && t.pairs.is_empty());
 }
@@ -142,7 +145,7 @@ fn the_same_udp_addresses_in_another_namespace_take_nothing() {
         t.udp(&udp(cookie + 1, (2, 53), (1, 5000), netns), &datagrams(1, 1, false, 10 * S), 10 * S);
     }
     assert_eq!((t.len(), t.counts().paired), (2, 2));
-    assert!(t.flows().all(|flow| flow.ends().all(|end| end.netns == flow.near.netns)));
+    assert!(t.flows().all(|flow| flow.ends().all(|end| end.netns == flow.first_end.netns)));
 }
 
 #[test]
@@ -152,9 +155,9 @@ fn a_closed_udp_socket_ends_its_flows_and_only_its() {
     t.udp(&udp(1, (1, 5000), (3, 53), 1), &datagrams(1, 1, true, 10 * S), 10 * S);
     t.udp(&udp(2, (1, 5001), (2, 53), 1), &datagrams(1, 1, true, 10 * S), 10 * S);
     t.udp_closed(1, 10 * S);
-    let told = reports(&mut t, 11 * S);
-    assert_eq!(told.len(), 2);
-    assert!(told.iter().all(|r| r.state == State::Closed && r.key.initiator.port == 5000));
+    let reported = reports(&mut t, 11 * S);
+    assert_eq!(reported.len(), 2);
+    assert!(reported.iter().all(|r| r.state == State::Closed && r.key.initiator.port == 5000));
 }
 
 #[test]
@@ -179,10 +182,10 @@ proptest! {
     ) {
         let mut t = table();
         PortInTurns { clients: clients.clone(), seed }.play(&mut t);
-        let mut told = reports(&mut t, 13 * S);
-        told.sort_by_key(|report| report.first_unix_ns);
-        prop_assert_eq!(told.len(), clients.len());
-        for (report, datagrams_sent) in told.iter().zip(&clients) {
+        let mut reported = reports(&mut t, 13 * S);
+        reported.sort_by_key(|report| report.first_unix_ns);
+        prop_assert_eq!(reported.len(), clients.len());
+        for (report, datagrams_sent) in reported.iter().zip(&clients) {
             let count = datagrams_sent.len() as u64;
             prop_assert_eq!((report.total.packets, report.total.bytes), ([count; 2], [count * 100; 2]));
             prop_assert_eq!((report.local, report.state), ([true; 2], State::Closed));

@@ -104,7 +104,7 @@ struct ListPodSandboxResponse {
     items: Vec<PodSandbox>,
 }
 
-/// The connection to one engine. It is made with the first question, and again when it is lost.
+/// The connection to one runtime. It is made with the first question, and again when it is lost.
 #[derive(Debug)]
 pub(super) struct Connection {
     uri: String,
@@ -117,7 +117,7 @@ impl Connection {
         Self { uri: format!("unix://{}", socket.display()), channel: OnceLock::new(), runtime: OnceLock::new() }
     }
 
-    /// What the engine knows of a container or of a pod's own one; `None` if it knows none.
+    /// What the runtime knows of a container or of a pod's own one; `None` if it knows none.
     pub(super) async fn find(&self, id: &str) -> Result<Option<Names>, String> {
         let runtime = self.runtime().await?;
         let list: ListContainersResponse = self.call("ListContainers", by_id(id)).await?;
@@ -138,7 +138,7 @@ impl Connection {
         Ok(list.items.into_iter().find(|sandbox| sandbox.id == id))
     }
 
-    /// Which engine it is; asked once.
+    /// Which runtime it is; asked once.
     async fn runtime(&self) -> Result<Option<Runtime>, String> {
         if let Some(known) = self.runtime.get() {
             return Ok(*known);

@@ -33,7 +33,7 @@ struct Config {
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// What the engine knows of a container; `None` if it knows none.
+/// What the runtime knows of a container; `None` if it knows none.
 pub(super) async fn inspect(socket: &Path, id: &str) -> Result<Option<Names>, String> {
     let (response, _connection) = get(socket, &format!("/containers/{id}/json")).await?;
     match response.status() {
@@ -48,7 +48,7 @@ pub(super) async fn inspect(socket: &Path, id: &str) -> Result<Option<Names>, St
 }
 
 /// Tells of each container at its creation: one that is removed at its end can be gone before it is asked about.
-/// Returns when the engine ends the stream.
+/// Returns when the runtime ends the stream.
 pub(super) async fn follow(socket: &Path, mut created: impl FnMut(String, Names)) -> Result<(), String> {
     // {"type":["container"],"event":["create"]}
     const FILTERS: &str = "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22create%22%5D%7D";
@@ -91,7 +91,7 @@ async fn get(socket: &Path, path: &str) -> Result<(Response<Incoming>, Ending), 
     Ok((response, connection))
 }
 
-/// A connection that ends with the question, whatever the engine does.
+/// A connection that ends with the question, whatever the runtime does.
 struct Ending(tokio::task::JoinHandle<()>);
 
 impl Drop for Ending {

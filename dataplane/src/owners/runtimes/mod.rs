@@ -1,10 +1,10 @@
-//! Asking container engines for the names that belong to an id. The only place with an async runtime: one thread, off
-//! the record path. Engines may be down, slow, denied, or reply nonsense: flows go out with the id meanwhile, the
+//! Asking container runtimes for the names that belong to an id. The only place with an async runtime: one thread, off
+//! the record path. Runtimes may be down, slow, denied, or reply nonsense: flows go out with the id meanwhile, the
 //! question is asked again with growing pauses, and everything is counted.
 
+mod client;
 mod cri;
 mod docker;
-mod engine;
 
 use std::io;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-pub use engine::{Engine, Snapshot, find};
+pub use client::{RuntimeClient, Snapshot, find};
 
 use crate::owners::cgroup::ContainerRef;
-use crate::owners::workload::{NameWanted, Named, Names};
-use engine::Reply;
+use crate::owners::workload::{NameReply, NameRequest, Names};
+use client::Reply;
 
-/// Questions that are on their way to engines at the same time.
+/// Questions that are on their way to runtimes at the same time.
 const CONCURRENT: usize = 4;
-/// Questions that wait for their turn or for an engine to come back.
+/// Questions that wait for their turn or for a runtime to come back.
 const WAITING_MAX: u64 = 4096;
-/// An engine that answers, and does not know the container, is asked again: a container is listed a little later than
+/// A runtime that answers, and does not know the container, is asked again: a container is listed a little later than
 /// its processes are there.
 const UNKNOWN_RETRIES: u32 = 3;
 /// First pause before asking again; it doubles up to the longest.
@@ -38,9 +38,9 @@ const GIVE_UP: Duration = Duration::from_secs(600);
 /// Figures about all questions.
 #[derive(Debug, Default)]
 pub struct NamingStats {
-    /// Containers that no engine knows.
+    /// Containers that no runtime knows.
     pub unknown: AtomicU64,
-    /// Containers without a name because engines did not answer for too long.
+    /// Containers without a name because runtimes did not answer for too long.
     pub gave_up: AtomicU64,
     /// Questions that were not asked because too many waited.
     pub refused: AtomicU64,
@@ -53,39 +53,39 @@ pub struct NamingStats {
 /// # Errors
 /// If the thread or its runtime cannot be started.
 pub fn start(
-    engines: Vec<Arc<Engine>>,
-    wanted: UnboundedReceiver<NameWanted>,
-    named: mpsc::Sender<Named>,
+    runtimes: Vec<Arc<RuntimeClient>>,
+    wanted: UnboundedReceiver<NameRequest>,
+    named: mpsc::Sender<NameReply>,
     stats: Arc<NamingStats>,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new()
         .name("sockeye-names".into())
-        .spawn(move || runtime.block_on(serve(engines, wanted, named, stats)))
+        .spawn(move || runtime.block_on(serve(runtimes, wanted, named, stats)))
 }
 
 async fn serve(
-    engines: Vec<Arc<Engine>>,
-    mut wanted: UnboundedReceiver<NameWanted>,
-    named: mpsc::Sender<Named>,
+    runtimes: Vec<Arc<RuntimeClient>>,
+    mut wanted: UnboundedReceiver<NameRequest>,
+    named: mpsc::Sender<NameReply>,
     stats: Arc<NamingStats>,
 ) {
-    let engines: Arc<[Arc<Engine>]> = engines.into();
+    let runtimes: Arc<[Arc<RuntimeClient>]> = runtimes.into();
     let turns = Arc::new(Semaphore::new(CONCURRENT));
-    for engine in engines.iter().map(Arc::clone) {
-        tokio::spawn(async move { engine.follow().await });
+    for runtime_client in runtimes.iter().map(Arc::clone) {
+        tokio::spawn(async move { runtime_client.follow().await });
     }
     while let Some(question) = wanted.recv().await {
         if stats.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
             stats.refused.fetch_add(1, Ordering::Relaxed);
-            let _ = named.send(Named { cgroup_id: question.cgroup_id, names: None });
+            let _ = named.send(NameReply { cgroup_id: question.cgroup_id, names: None });
             continue;
         }
         stats.waiting.fetch_add(1, Ordering::Relaxed);
-        let (engines, turns, named, stats) =
-            (Arc::clone(&engines), Arc::clone(&turns), named.clone(), Arc::clone(&stats));
+        let (runtimes, turns, named, stats) =
+            (Arc::clone(&runtimes), Arc::clone(&turns), named.clone(), Arc::clone(&stats));
         tokio::spawn(async move {
-            find_names(&engines, &turns, &question, &named, &stats).await;
+            find_names(&runtimes, &turns, &question, &named, &stats).await;
             stats.waiting.fetch_sub(1, Ordering::Relaxed);
         });
     }
@@ -93,20 +93,21 @@ async fn serve(
 
 /// Asks until there is an answer, or none to be hoped for.
 async fn find_names(
-    engines: &[Arc<Engine>],
+    runtimes: &[Arc<RuntimeClient>],
     turns: &Semaphore,
-    question: &NameWanted,
-    named: &mpsc::Sender<Named>,
+    question: &NameRequest,
+    named: &mpsc::Sender<NameReply>,
     stats: &NamingStats,
 ) {
     let begun = tokio::time::Instant::now();
     let (mut pause, mut unknown) = (PAUSE, 0);
-    let tell =
-        |names: Option<Names>| named.send(Named { cgroup_id: question.cgroup_id, names: names.map(Box::new) }).is_ok();
+    let tell = |names: Option<Names>| {
+        named.send(NameReply { cgroup_id: question.cgroup_id, names: names.map(Box::new) }).is_ok()
+    };
     loop {
         let answer = {
             let Ok(_turn) = turns.acquire().await else { return };
-            ask_about(engines, question).await
+            ask_about(runtimes, question).await
         };
         match answer {
             Reply::Found(names) => {
@@ -135,11 +136,11 @@ async fn find_names(
     }
 }
 
-/// The innermost container that an engine of this host knows: engines inside of containers cannot be asked.
-async fn ask_about(engines: &[Arc<Engine>], question: &NameWanted) -> Reply {
+/// The innermost container that a runtime of this host knows: runtimes inside of containers cannot be asked.
+async fn ask_about(runtimes: &[Arc<RuntimeClient>], question: &NameRequest) -> Reply {
     let mut best = Reply::Unknown;
     for (depth, container) in question.containers.iter().enumerate() {
-        match ask_engines(engines, container, &question.path).await {
+        match ask_runtimes(runtimes, container, &question.path).await {
             Reply::Found(names) if depth == 0 => return Reply::Found(names),
             Reply::Found(outer) => return Reply::Found(within(outer, &question.containers[0])),
             Reply::Unavailable => best = Reply::Unavailable,
@@ -155,10 +156,10 @@ fn within(outer: Names, inner: &ContainerRef) -> Names {
     Names { runtime: None, name: format!("{}/{short}", outer.name), ..outer }
 }
 
-async fn ask_engines(engines: &[Arc<Engine>], container: &ContainerRef, path: &str) -> Reply {
+async fn ask_runtimes(runtimes: &[Arc<RuntimeClient>], container: &ContainerRef, path: &str) -> Reply {
     let mut best = Reply::Unknown;
-    for engine in engines.iter().filter(|engine| engine.may_know(container.runtime, path)) {
-        match engine.ask(&container.id).await {
+    for runtime_client in runtimes.iter().filter(|runtime_client| runtime_client.may_know(container.runtime, path)) {
+        match runtime_client.ask(&container.id).await {
             Reply::Found(names) => return Reply::Found(names),
             Reply::Unavailable => best = Reply::Unavailable,
             Reply::Unknown => {}

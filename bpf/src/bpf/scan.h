@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The two iterators: sockets that are older than the agent, and the periodic walk over all tracked sockets. */
-#ifndef SOCKEYE_SWEEP_H
-#define SOCKEYE_SWEEP_H
+#ifndef SOCKEYE_SCAN_H
+#define SOCKEYE_SCAN_H
 
 /* Reading a wrong protocol number for a socket of another family is possible; AF_INET and AF_INET6 only. */
 static __always_inline bool is_inet(struct sock *sk)
@@ -23,14 +23,14 @@ static __always_inline int seed_flags(struct sock *sk)
 	__u8 state = sk->__sk_common.skc_state;
 
 	if (sk->sk_protocol == IPPROTO_UDP)
-		return SE_SEEDED | SE_UDP | SE_CONFIRMED;
+		return SE_PRE_EXISTING | SE_UDP | SE_OWNER_CONFIRMED;
 	if (sk->sk_protocol != IPPROTO_TCP || state == TCP_CLOSE)
 		return -1;
 	if (state == TCP_LISTEN)
-		return SE_SEEDED | SE_ROLE_LISTENER;
+		return SE_PRE_EXISTING | SE_ROLE_LISTENER;
 	if (state == TCP_SYN_SENT)
-		return SE_SEEDED | SE_INITIATOR | SE_CONFIRMED;
-	return SE_SEEDED | SE_ROLE_UNKNOWN;
+		return SE_PRE_EXISTING | SE_INITIATOR | SE_OWNER_CONFIRMED;
+	return SE_PRE_EXISTING | SE_ROLE_UNKNOWN;
 }
 
 /* Every open socket of every process, at start. Runs after the hooks are attached: what they saw first stays. */
@@ -73,7 +73,7 @@ int se_seed(struct bpf_iter__task_file *ctx)
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 512 * 1024);
-} se_swept SEC(".maps");
+} se_scanned SEC(".maps");
 
 /* Set by user space for one walk: tell all of every socket. */
 struct {
@@ -81,13 +81,13 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, __u32);
-} se_sweep_all SEC(".maps");
+} se_scan_all SEC(".maps");
 
 /*
  * Changes whenever anything in the record of a connection does but its age: no figure of a socket changes without a
  * segment in or out, and no owner without a count. Never 0.
  */
-static __always_inline __u64 swept_mark(const struct se_sock *s, __u8 state, struct tcp_sock *tp)
+static __always_inline __u64 scanned_mark(const struct se_sock *s, __u8 state, struct tcp_sock *tp)
 {
 	__u32 owner = 1U << 24 | state << 16 | s->owner_changes << 8 | s->flags;
 
@@ -130,9 +130,9 @@ static __always_inline void submit_if_still(void *record, const struct se_sock *
  * Every tracked socket of every namespace, with the kernel's own absolute counters; of a connection that is as it was in
  * the last walk, only the cookie: most of many connections are idle. 1: the ring is full, come again.
  */
-static __always_inline int sweep_socket(struct sock *sk, struct se_sock *stored)
+static __always_inline int scan_socket(struct sock *sk, struct se_sock *stored)
 {
-	__u32 zero = 0, *all = bpf_map_lookup_elem(&se_sweep_all, &zero);
+	__u32 zero = 0, *all = bpf_map_lookup_elem(&se_scan_all, &zero);
 	struct se_sock s;
 	__u64 mark = 0, *same;
 	struct tcp_sock *tp;
@@ -157,7 +157,7 @@ static __always_inline int sweep_socket(struct sock *sk, struct se_sock *stored)
 	} else if (state == TCP_LISTEN) {
 		kind = SE_LISTENER;
 	} else if (state != TCP_CLOSE && sk->__sk_common.skc_dport) {
-		kind = SE_SWEEP;
+		kind = SE_SCAN;
 		if (is_missed(&s, sk)) {
 			s.flags = (s.flags & ~SE_ROLE_MASK) | SE_RESPONDER;
 			s.cookie = bpf_get_socket_cookie(sk); /* not that of its listener */
@@ -166,12 +166,12 @@ static __always_inline int sweep_socket(struct sock *sk, struct se_sock *stored)
 		return 0;
 	}
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (kind == SE_SWEEP && tp) {
+	if (kind == SE_SCAN && tp) {
 		if ((state == TCP_SYN_SENT || state == TCP_SYN_RECV) && !begin_of_handshake(&s, state, sk, tp))
 			return 0;
-		mark = swept_mark(&s, state, tp);
-		if (mark == stored->swept && all && !*all) {
-			same = bpf_ringbuf_reserve(&se_swept, sizeof(*same), 0);
+		mark = scanned_mark(&s, state, tp);
+		if (mark == stored->scanned && all && !*all) {
+			same = bpf_ringbuf_reserve(&se_scanned, sizeof(*same), 0);
 			if (!same)
 				return 1;
 			*same = s.cookie;
@@ -179,7 +179,7 @@ static __always_inline int sweep_socket(struct sock *sk, struct se_sock *stored)
 			return 0;
 		}
 	}
-	f = bpf_ringbuf_reserve(&se_swept, sizeof(*f), 0);
+	f = bpf_ringbuf_reserve(&se_scanned, sizeof(*f), 0);
 	if (!f)
 		return 1;
 	__builtin_memset(f, 0, sizeof(*f));
@@ -187,17 +187,17 @@ static __always_inline int sweep_socket(struct sock *sk, struct se_sock *stored)
 	if (kind == SE_LISTENER)
 		f->v6only = BPF_CORE_READ_BITFIELD_PROBED(&sk->__sk_common, skc_ipv6only);
 	submit_if_still(f, &s, sk);
-	stored->swept = mark;
+	stored->scanned = mark;
 	return 0;
 }
 
 SEC("iter/bpf_sk_storage_map")
-int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
+int se_scan(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
 	struct se_sock *stored = ctx->value;
 	struct sock *sk = ctx->sk;
 
-	return sk && stored ? sweep_socket(sk, stored) : 0;
+	return sk && stored ? scan_socket(sk, stored) : 0;
 }
 
 /*
@@ -207,7 +207,7 @@ int se_sweep(struct bpf_iter__bpf_sk_storage_map *ctx)
  * those without a file: connections that nobody has accepted yet, and what is left of one after its process closed it.
  */
 SEC("iter/task_file")
-int se_sweep_files(struct bpf_iter__task_file *ctx)
+int se_scan_files(struct bpf_iter__task_file *ctx)
 {
 	struct sock *sk = inet_socket_of(ctx->file);
 	struct se_sock *stored;
@@ -215,7 +215,7 @@ int se_sweep_files(struct bpf_iter__task_file *ctx)
 	if (!sk)
 		return 0;
 	stored = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
-	return stored ? sweep_socket(sk, stored) : 0;
+	return stored ? scan_socket(sk, stored) : 0;
 }
 
 #endif

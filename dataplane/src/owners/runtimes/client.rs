@@ -1,6 +1,6 @@
-//! One engine: where it is, whether it answers, and when it may be asked again.
+//! One runtime: where it is, whether it answers, and when it may be asked again.
 
-use crate::owners::cgroup::EngineKind;
+use crate::owners::cgroup::RuntimeApi;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +14,7 @@ use crate::config::{Runtimes, Socket};
 use crate::owners::cgroup::Runtime;
 use crate::owners::workload::Names;
 
-/// How long an engine may take to answer.
+/// How long a runtime may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failure; it doubles up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Containers whose creation is remembered.
 const RECENT_MAX: usize = 1024;
 
-impl EngineKind {
+impl RuntimeApi {
     /// Where it usually listens.
     fn usual_places(self) -> &'static [&'static str] {
         match self {
@@ -40,7 +40,7 @@ impl EngineKind {
         }
     }
 
-    /// The same for a user's own engine, below `/run/user/UID`.
+    /// The same for a user's own runtime, below `/run/user/UID`.
     fn usual_place_of_users(self) -> Option<&'static str> {
         match self {
             Self::Docker => Some("docker.sock"),
@@ -91,11 +91,11 @@ struct Condition {
     ask_again: Option<Instant>,
 }
 
-/// An engine.
+/// A runtime.
 #[derive(Debug)]
-pub struct Engine {
+pub struct RuntimeClient {
     /// Its API.
-    pub kind: EngineKind,
+    pub kind: RuntimeApi,
     /// Its socket.
     pub path: PathBuf,
     /// Whose it is, unless root's: believed about that user's containers only.
@@ -118,10 +118,10 @@ struct Recent {
     order: VecDeque<String>,
 }
 
-impl Engine {
-    /// An engine behind a socket.
+impl RuntimeClient {
+    /// A runtime behind a socket.
     #[must_use]
-    pub fn new(kind: EngineKind, path: &Path, owner_uid: Option<u32>, configured: bool) -> Self {
+    pub fn new(kind: RuntimeApi, path: &Path, owner_uid: Option<u32>, configured: bool) -> Self {
         Self {
             kind,
             path: path.to_owned(),
@@ -169,7 +169,7 @@ impl Engine {
     pub(super) async fn ask(&self, id: &str) -> Reply {
         if !self.path.exists() {
             self.becomes(State::Absent);
-            // A usual place without an engine is no reason to wait for one.
+            // A usual place without a runtime is no reason to wait for one.
             return if self.configured { Reply::Unavailable } else { Reply::Unknown };
         }
         if !self.take_turn() {
@@ -178,8 +178,8 @@ impl Engine {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let asking = async {
             match self.kind {
-                EngineKind::Docker | EngineKind::Podman => docker::inspect(&self.path, id).await,
-                EngineKind::Cri => self.cri.find(id).await,
+                RuntimeApi::Docker | RuntimeApi::Podman => docker::inspect(&self.path, id).await,
+                RuntimeApi::Cri => self.cri.find(id).await,
             }
         };
         let answer = tokio::time::timeout(TIMEOUT, asking).await;
@@ -206,7 +206,7 @@ impl Engine {
 
     /// Listens for new containers, for ever. Podman is not listened to: its service ends when nobody asks.
     pub(super) async fn follow(&self) {
-        if self.kind != EngineKind::Docker {
+        if self.kind != RuntimeApi::Docker {
             return;
         }
         let mut pause = PAUSE;
@@ -273,27 +273,27 @@ impl Engine {
     }
 }
 
-/// All engines to ask: those that are configured, else those in their usual places, the users' own included.
+/// All runtimes to ask: those that are configured, else those in their usual places, the users' own included.
 #[must_use]
-pub fn find(config: &Runtimes) -> Vec<Engine> {
-    let mut engines = Vec::new();
-    for (kind, sockets) in EngineKind::ALL.into_iter().zip([&config.docker, &config.podman, &config.cri]) {
+pub fn find(config: &Runtimes) -> Vec<RuntimeClient> {
+    let mut runtimes = Vec::new();
+    for (kind, sockets) in RuntimeApi::ALL.into_iter().zip([&config.docker, &config.podman, &config.cri]) {
         if let Some(sockets) = sockets {
-            engines.extend(sockets.iter().map(|Socket(path)| Engine::new(kind, path, None, true)));
+            runtimes.extend(sockets.iter().map(|Socket(path)| RuntimeClient::new(kind, path, None, true)));
             continue;
         }
         let mut seen = Vec::new();
-        for place in kind.usual_places() {
+        for workload in kind.usual_places() {
             // /var/run is /run on most hosts.
-            let real = real_path(Path::new(place));
+            let real = real_path(Path::new(workload));
             if !seen.contains(&real) {
-                engines.push(Engine::new(kind, Path::new(place), None, false));
+                runtimes.push(RuntimeClient::new(kind, Path::new(workload), None, false));
                 seen.push(real);
             }
         }
-        engines.extend(engines_of_users(kind));
+        runtimes.extend(engines_of_users(kind));
     }
-    engines
+    runtimes
 }
 
 fn real_path(path: &Path) -> PathBuf {
@@ -301,14 +301,14 @@ fn real_path(path: &Path) -> PathBuf {
     dir.zip(path.file_name()).map_or_else(|| path.to_owned(), |(dir, name)| dir.join(name))
 }
 
-fn engines_of_users(kind: EngineKind) -> Vec<Engine> {
-    let Some(place) = kind.usual_place_of_users() else { return Vec::new() };
+fn engines_of_users(kind: RuntimeApi) -> Vec<RuntimeClient> {
+    let Some(workload) = kind.usual_place_of_users() else { return Vec::new() };
     let entries = fs::read_dir("/run/user").into_iter().flatten().flatten();
     let of_user = entries.filter_map(|entry| {
         let uid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let path = entry.path().join(place);
+        let path = entry.path().join(workload);
         // Whoever owns the socket answers for it.
-        (fs::metadata(&path).ok()?.uid() == uid).then(|| Engine::new(kind, &path, Some(uid), false))
+        (fs::metadata(&path).ok()?.uid() == uid).then(|| RuntimeClient::new(kind, &path, Some(uid), false))
     });
     of_user.collect()
 }
@@ -319,18 +319,18 @@ mod tests {
 
     #[test]
     fn a_users_engine_is_believed_about_that_users_containers_only() {
-        let engine = Engine::new(EngineKind::Podman, Path::new("/x"), Some(1000), false);
+        let runtime_client = RuntimeClient::new(RuntimeApi::Podman, Path::new("/x"), Some(1000), false);
         let path = "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-0.scope";
-        assert!(engine.may_know(Runtime::Podman, path));
-        assert!(!engine.may_know(Runtime::Docker, path));
-        assert!(!engine.may_know(Runtime::Podman, "/machine.slice/libpod-0.scope"));
+        assert!(runtime_client.may_know(Runtime::Podman, path));
+        assert!(!runtime_client.may_know(Runtime::Docker, path));
+        assert!(!runtime_client.may_know(Runtime::Podman, "/machine.slice/libpod-0.scope"));
     }
 
     #[test]
     fn what_is_configured_replaces_the_usual_places() {
         let config = Runtimes { docker: Some(vec![Socket("/a".into())]), podman: Some(vec![]), cri: Some(vec![]) };
-        let engines = find(&config);
-        assert_eq!((engines.len(), engines[0].path.as_path(), engines[0].configured), (1, Path::new("/a"), true));
-        assert!(find(&Runtimes::default()).iter().any(|engine| engine.kind == EngineKind::Cri));
+        let runtimes = find(&config);
+        assert_eq!((runtimes.len(), runtimes[0].path.as_path(), runtimes[0].configured), (1, Path::new("/a"), true));
+        assert!(find(&Runtimes::default()).iter().any(|runtime_client| runtime_client.kind == RuntimeApi::Cri));
     }
 }

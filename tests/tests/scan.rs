@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sockeye_bpf::kernel::{Kernel, KernelOptions};
 use sockeye_bpf::records::{FlowRecord, Kind};
-use sockeye_bpf::sweep::Swept;
+use sockeye_bpf::scan::Scanned;
 use sockeye_tests::slowness;
 
 /// States in which the peer's initial sequence number is not known yet.
@@ -78,9 +78,9 @@ struct Walks {
 impl Walks {
     fn walk(&mut self, kernel: &mut Kernel, port: u16) {
         self.count += 1;
-        let walked = kernel.sweeper().sockets(false, |swept| {
-            let Swept::Socket(record) = swept else { return };
-            if record.kind == Kind::Sweep as u8 && [record.local_port, record.remote_port].contains(&port) {
+        let walked = kernel.scanner().sockets(false, |scanned| {
+            let Scanned::Socket(record) = scanned else { return };
+            if record.kind == Kind::Scan as u8 && [record.local_port, record.remote_port].contains(&port) {
                 self.compare(record);
             }
         });

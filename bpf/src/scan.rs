@@ -12,7 +12,7 @@ use crate::sys::{Scratch, drain_map};
 
 /// What a walk says of a socket.
 #[derive(Debug, Clone, Copy)]
-pub enum Swept<'a> {
+pub enum Scanned<'a> {
     /// All that there is to say.
     Socket(&'a FlowRecord),
     /// The connection with this cookie is there, as it was in the last walk.
@@ -20,47 +20,49 @@ pub enum Swept<'a> {
 }
 
 /// Reader of the kernel's tables. One per agent, owned by the control thread.
-pub struct Sweeper {
+pub struct Scanner {
     sockets: Link,
-    swept: Ring,
+    scanned: Ring,
     /// The kernel's switch, and how it stands.
     all: (MapHandle, bool),
     closes: MapHandle,
     close_scratch: Scratch<u64, CloseRecord>,
 }
 
-impl Sweeper {
-    pub(crate) fn new(sockets: Link, swept: Ring, all: MapHandle, closes: MapHandle) -> Self {
-        Self { sockets, swept, all: (all, false), closes, close_scratch: Scratch::new() }
+impl Scanner {
+    pub(crate) fn new(sockets: Link, scanned: Ring, all: MapHandle, closes: MapHandle) -> Self {
+        Self { sockets, scanned, all: (all, false), closes, close_scratch: Scratch::new() }
     }
 
     /// Bytes of the kernel's buffer between the walk and its reader.
     #[must_use]
     pub fn buffer_bytes(&self) -> usize {
-        self.swept.size_bytes()
+        self.scanned.size_bytes()
     }
 
     /// Walks over all tracked sockets of all namespaces. Returns how many there were. `all`: none is [`Swept::Same`].
     ///
     /// # Errors
     /// If the iterator cannot be started or read.
-    pub fn sockets(&mut self, all: bool, mut each: impl FnMut(Swept<'_>)) -> Result<usize, KernelError> {
+    pub fn sockets(&mut self, all: bool, mut each: impl FnMut(Scanned<'_>)) -> Result<usize, KernelError> {
         self.tell_all(all)?;
         let mut iter = Iter::new(&self.sockets)
-            .map_err(|source| KernelError::Bpf { what: "cannot start the sweep iterator", source })?;
+            .map_err(|source| KernelError::Bpf { what: "cannot start the socket scan iterator", source })?;
         let mut total = 0;
         loop {
             // The program writes to the ring, and the walk ends or pauses when that is full.
             let ended = match iter.read(&mut [0; 8]) {
                 Ok(_) => true,
                 Err(err) if matches!(err.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => false,
-                Err(source) => return Err(KernelError::Io { what: "cannot read the sweep iterator".into(), source }),
+                Err(source) => {
+                    return Err(KernelError::Io { what: "cannot read the socket scan iterator".into(), source });
+                }
             };
-            total += self.swept.drain(usize::MAX, |bytes| {
+            total += self.scanned.drain(usize::MAX, |bytes| {
                 if let Ok(cookie) = bytes.try_into() {
-                    each(Swept::Same(u64::from_ne_bytes(cookie)));
+                    each(Scanned::Same(u64::from_ne_bytes(cookie)));
                 } else if let Some(Record::Flow(record)) = Record::parse(bytes) {
-                    each(Swept::Socket(record));
+                    each(Scanned::Socket(record));
                 }
             });
             if ended {
@@ -74,7 +76,7 @@ impl Sweeper {
             self.all
                 .0
                 .update(&0u32.to_ne_bytes(), &u32::from(all).to_ne_bytes(), MapFlags::ANY)
-                .map_err(|source| KernelError::Bpf { what: "cannot switch the sweep", source })?;
+                .map_err(|source| KernelError::Bpf { what: "cannot switch the socket scan", source })?;
             self.all.1 = all;
         }
         Ok(())
