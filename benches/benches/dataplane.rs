@@ -231,7 +231,7 @@ fn encode(c: &mut Criterion) {
     group.bench_function("JSON, with process", |b| {
         b.iter(|| {
             out.clear();
-            serde_json::to_writer(&mut out, &json::encode(black_box(&report), PROBE))
+            serde_json::to_writer(&mut out, &json::encode(black_box(&report), PROBE, false))
         });
     });
     group.finish();

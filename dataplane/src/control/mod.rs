@@ -104,6 +104,8 @@ pub struct Control {
     joined: Vec<u64>,
     /// Addresses of which collectors know that something listens there.
     ports_reported_at: BTreeSet<IpAddr>,
+    /// A collector has joined, and hears of listening ports once more soon.
+    ports_again: bool,
     due: Due,
 }
 
@@ -137,6 +139,7 @@ impl Control {
             processes: ProcessTable::default(),
             joined: vec![0; exporters.len()],
             ports_reported_at: BTreeSet::new(),
+            ports_again: true,
             exporters,
             rtt: rtt_histogram(),
             aggregates: Aggregates::default(),
@@ -358,8 +361,8 @@ impl Control {
     /// The time until a half second of wall time that is about `wait` away. Collectors know whole seconds only: between figures
     /// that are taken at half seconds there are as many as they say.
     fn until_half_second(&self, wait: Duration) -> Duration {
-        // The tick nearest to the wait will do; and a little before it, so that it finds the work due.
-        let wait_ns = (wait.as_nanos() as u64).saturating_sub(TICK_NS / 2);
+        // The one nearest to the wait will do; and a little before it, so that the tick of that moment finds the work due.
+        let wait_ns = (wait.as_nanos() as u64).saturating_sub(500_000_000);
         until_next(self.clock.unix_ns(boot_ns()), wait_ns, 1_000_000_000, 500_000_000 - TICK_NS / 4)
     }
 
@@ -452,10 +455,10 @@ mod tests {
             [ms(1000, 1, 250, 0), ms(1001, 1, 250, 0), ms(1249, 1, 250, 0), ms(1250, 1, 250, 0)],
             [250, 249, 1, 250]
         );
-        let scan = |now, wait: u64| ms(now, wait - 125, 1000, 437);
+        let scan = |now, wait: u64| ms(now, wait - 500, 1000, 437);
         assert_eq!(
             [scan(10_500, 1000), scan(10_510, 1000), scan(10_900, 1000), scan(10_300, 1000)],
-            [937, 927, 1537, 1137]
+            [937, 927, 537, 1137]
         );
         assert_eq!(scan(10_500, 3700), 3937);
     }

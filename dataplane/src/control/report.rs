@@ -63,13 +63,16 @@ impl Control {
         if someone_joined {
             self.table.collector_joined(boot_ns());
             self.due.ports = now + PORTS_FIRST;
+            self.ports_again = true;
         }
         if someone_joined || now >= self.due.event {
             self.due.event = now + EVENT_EVERY;
             self.send_events();
         }
         if now >= self.due.ports {
-            self.due.ports = now + PORTS_EVERY;
+            // A collector takes ports of hosts that it knows, and after five seconds it knows those of all open flows.
+            let again = std::mem::take(&mut self.ports_again);
+            self.due.ports = now + if again { PORTS_FIRST } else { PORTS_EVERY };
             self.send_listening_ports();
         }
     }
@@ -105,7 +108,10 @@ impl Control {
         }
         for listener in self.table.listeners() {
             let ip = listener.local.addr.ip();
-            if let Some(known) = others.get_mut(&listener.netns).filter(|_| !ip.is_unspecified() && !ip.is_loopback()) {
+            if let Some(known) = others
+                .get_mut(&listener.netns)
+                .filter(|_| !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast())
+            {
                 known.insert(ip);
             }
         }

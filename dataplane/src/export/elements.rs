@@ -150,7 +150,7 @@ const PROCESS: [ProcessElements; 2] = [
 
 /// Who reports, and what of a flow goes into one record.
 pub(super) struct Part<'a> {
-    /// The IPv4 address of the agent, if it has one.
+    /// The IPv4 address of the agent; empty if it has none that others could know it by.
     pub(super) probe: &'a str,
     pub(super) counters: &'a Counters,
     /// Seconds since the epoch between which the counters were counted.
@@ -205,9 +205,9 @@ pub(super) fn seconds(unix_ns: u64) -> u64 {
     unix_ns / 1_000_000_000
 }
 
-/// The address of an agent as text, if there is an element for it.
+/// The address of an agent as text, if there is an element for it, and it tells agents apart.
 pub(super) fn probe_text(probe: IpAddr) -> String {
-    if probe.is_ipv4() { probe.to_string() } else { String::new() }
+    if probe.is_ipv4() && !probe.is_loopback() { probe.to_string() } else { String::new() }
 }
 
 /// IPv4-mapped text is not understood by ntopng, and `Ipv6Addr` prints it for the odd flow that mixes both.
@@ -297,6 +297,15 @@ fn tcp_flags(report: &FlowReport) -> [u8; 2] {
             _ => [OPEN | RST, OPEN],
         },
         _ => [OPEN, OPEN],
+    }
+}
+
+/// Writes what makes ntopng take a record as one of a process, and nothing that it has heard already.
+pub(super) fn write_mark(side: Side, identity: &Identity, sink: &mut impl Sink) {
+    let elements = &PROCESS[side as usize];
+    if let Some(process) = &identity.process {
+        sink.uint(&elements.pid, process.key.pid.into());
+        sink.text(&elements.name, process.path_or_name());
     }
 }
 

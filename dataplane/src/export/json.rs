@@ -27,13 +27,15 @@ const NESTED: [&str; 9] = [
     "SRC_PROC_CONTAINER_ID",
 ];
 
-/// One flow as an object of ntopng's "agent" dialect. `probe`: the address of the agent.
+/// One flow as an object of ntopng's "agent" dialect. `probe`: the address of the agent. `from_beginning`: the collector has
+/// not heard of the flow before.
 #[must_use]
-pub fn encode(report: &FlowReport, probe: IpAddr) -> Value {
+pub fn encode(report: &FlowReport, probe: IpAddr, from_beginning: bool) -> Value {
     let Identity { process: client, workload: client_place } = &report.identity[Side::Initiator as usize];
     let absolute = client.is_some() || report.key.proto == Proto::Tcp;
     let counters = if absolute { &report.total } else { &report.delta };
-    let interval_s = [report.since_unix_ns, report.last_unix_ns].map(elements::seconds);
+    let since_unix_ns = if from_beginning { report.first_unix_ns } else { report.since_unix_ns };
+    let interval_s = [since_unix_ns, report.last_unix_ns].map(elements::seconds);
     let mut flow = Object(Map::new());
     let probe = &elements::probe_text(probe);
     elements::write_flow(report, &Part { probe, counters, interval_s, delta: &report.delta }, &mut flow);
@@ -152,7 +154,7 @@ mod tests {
 
     #[test]
     fn has_the_objects_and_never_the_key_that_crashes_ntopng() {
-        let flow = encode(&testing::report(), IpAddr::from([10, 9, 8, 7]));
+        let flow = encode(&testing::report(), IpAddr::from([10, 9, 8, 7]), false);
         let object = flow.as_object().unwrap();
         assert_eq!(object["LOCAL_PROCESS"]["PID"], 42);
         assert_eq!(object["TCP"]["BYTES_ACKED"], object["IN_BYTES"]);
@@ -168,7 +170,7 @@ mod tests {
         report.delta.retrans = [3, 0];
         report.delta.out_of_order = [0, 2];
         report.identity.reverse();
-        let flow = encode(&report, IpAddr::from([10, 9, 8, 7]));
+        let flow = encode(&report, IpAddr::from([10, 9, 8, 7]), false);
         for (key, value) in [
             ("57550", json!(27)),
             ("57551", json!(27)),

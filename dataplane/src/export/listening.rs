@@ -58,7 +58,7 @@ impl LocalAddresses {
         let here = listener.netns == self.host_netns;
         let bound = listener.local.addr.ip();
         if !bound.is_unspecified() {
-            let is_ours = here || !(bound.is_loopback() || bound.is_multicast() || self.host.contains(&bound));
+            let is_ours = !bound.is_multicast() && (here || !(bound.is_loopback() || self.host.contains(&bound)));
             return if is_ours { vec![bound] } else { Vec::new() };
         }
         let takes = |ip: &&IpAddr| if listener.v6 { ip.is_ipv6() || !listener.v6only } else { ip.is_ipv4() };

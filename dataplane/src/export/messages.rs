@@ -58,11 +58,15 @@ fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The source address towards a documentation address (RFC 5737). Nothing is sent.
+/// The source address towards a documentation address (RFC 5737), to which nothing is sent; without a way there, the first
+/// address that other hosts may know, IPv4 before IPv6.
 fn host_address() -> IpAddr {
-    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+    let routed = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
         .and_then(|socket| socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).and_then(|()| socket.local_addr()))
-        .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |addr| addr.ip())
+        .map(|addr| addr.ip());
+    let all = || super::listening::of_this_host().map(|(_, all)| all).unwrap_or_default();
+    let known = |ip: &IpAddr| !ip.is_loopback() && !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    routed.ok().filter(known).or_else(|| all().into_iter().find(known)).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// Figures of an `event`.

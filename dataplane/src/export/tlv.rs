@@ -113,6 +113,8 @@ impl Sink for Writer<'_> {
 
 /// Most sides whose elements are remembered.
 const IDENTITIES_MAX: usize = 4096;
+/// Most bytes of them: command lines may be long.
+const IDENTITY_BYTES_MAX: usize = 4 << 20;
 
 /// Where process and place are in memory, which the value holds, and the side.
 type IdentityKey = (usize, usize, Side);
@@ -122,42 +124,44 @@ pub struct Encoder {
     /// Address of the agent.
     probe: String,
     identities: HashMap<IdentityKey, (Identity, Box<[u8]>), ahash::RandomState>,
+    identity_bytes: usize,
 }
 
 impl Encoder {
     /// For an agent with this address.
     #[must_use]
     pub fn new(probe: IpAddr) -> Self {
-        Self { probe: elements::probe_text(probe), identities: HashMap::default() }
+        Self { probe: elements::probe_text(probe), identities: HashMap::default(), identity_bytes: 0 }
     }
 
-    /// Appends a report: one record, or several when a counter does not fit the 32 bits that ntopng keeps of a record.
-    /// Returns how many.
+    /// Appends a report: one record, or several of equal parts of its interval when a counter does not fit the 32 bits that
+    /// ntopng keeps of a record. Returns how many.
     pub fn encode(&mut self, report: &FlowReport, out: &mut Vec<u8>) -> usize {
-        let mut left = report.delta;
-        let mut records = 0;
-        loop {
-            let delta = take_u32(&mut left);
-            self.record(report, [report.since_unix_ns, report.last_unix_ns], &delta, out);
-            records += 1;
-            if left.bytes == [0, 0] && left.packets == [0, 0] {
-                return records;
-            }
+        let parts = parts_needed(&report.delta);
+        let (since_ns, ns) = (report.since_unix_ns, report.last_unix_ns.saturating_sub(report.since_unix_ns));
+        let moment = |number: u64| since_ns + share(ns, number, parts);
+        for number in 0..parts {
+            let delta = part_of(&report.delta, number, parts);
+            self.record(report, [moment(number), moment(number + 1)], &delta, number == 0, out);
         }
+        parts as usize
     }
 
     /// Appends one record by which a collector learns when a flow began of which it has not heard before: from then until
     /// where the report begins, with nothing counted.
     pub fn encode_beginning(&mut self, report: &FlowReport, out: &mut Vec<u8>) {
-        self.record(report, [report.first_unix_ns, report.since_unix_ns], &Counters::default(), out);
+        self.record(report, [report.first_unix_ns, report.since_unix_ns], &Counters::default(), true, out);
     }
 
-    fn record(&mut self, report: &FlowReport, interval_ns: [u64; 2], delta: &Counters, out: &mut Vec<u8>) {
+    /// One record, with all that is known of both sides or, where that was in the record before, with what marks them.
+    fn record(&mut self, report: &FlowReport, interval_ns: [u64; 2], delta: &Counters, whole: bool, out: &mut Vec<u8>) {
         let interval_s = interval_ns.map(elements::seconds);
         let part = Part { probe: &self.probe, counters: delta, interval_s, delta };
         elements::write_flow(report, &part, &mut Writer(out));
         for (side, identity) in Side::BOTH.into_iter().zip(&report.identity) {
-            if identity.is_known() {
+            if !whole {
+                elements::write_mark(side, identity, &mut Writer(out));
+            } else if identity.is_known() {
                 out.extend_from_slice(self.identity(side, identity));
             }
         }
@@ -168,40 +172,41 @@ impl Encoder {
         let process = identity.process.as_ref().map_or(0, |process| Arc::as_ptr(process).addr());
         let workload = identity.workload.as_ref().map_or(0, |workload| Arc::as_ptr(workload).addr());
         let key = (process, workload, side);
-        if self.identities.len() >= IDENTITIES_MAX && !self.identities.contains_key(&key) {
+        let full = self.identities.len() >= IDENTITIES_MAX || self.identity_bytes >= IDENTITY_BYTES_MAX;
+        if full && !self.identities.contains_key(&key) {
             self.identities.clear();
+            self.identity_bytes = 0;
         }
-        &self
-            .identities
-            .entry(key)
-            .or_insert_with(|| {
-                let mut bytes = Vec::new();
-                elements::write_identity(side, identity, &mut Writer(&mut bytes));
-                (identity.clone(), bytes.into())
-            })
-            .1
+        let (_, bytes) = self.identities.entry(key).or_insert_with(|| {
+            let mut bytes = Vec::new();
+            elements::write_identity(side, identity, &mut Writer(&mut bytes));
+            self.identity_bytes += bytes.len();
+            (identity.clone(), bytes.into())
+        });
+        bytes
     }
 }
 
-/// Takes what fits 32 bits from `left`, and leaves packets for the bytes that remain.
-fn take_u32(left: &mut Counters) -> Counters {
-    const MAX: u64 = u32::MAX as u64;
-    let mut part = Counters { retrans: left.retrans, out_of_order: left.out_of_order, ..Counters::default() };
+/// Records that a report takes.
+fn parts_needed(delta: &Counters) -> u64 {
+    let most = delta.bytes.into_iter().chain(delta.packets).max().unwrap_or(0);
+    most.div_ceil(u32::MAX.into()).max(1)
+}
+
+/// What a total comes to after so many of all parts.
+fn share(total: u64, number: u64, parts: u64) -> u64 {
+    (u128::from(total) * u128::from(number) / u128::from(parts)) as u64
+}
+
+/// One of equal parts, with at least a packet for its bytes. Loss and order go with the first.
+fn part_of(delta: &Counters, number: u64, parts: u64) -> Counters {
+    let of = |total| share(total, number + 1, parts) - share(total, number, parts);
+    let first = Counters { retrans: delta.retrans, out_of_order: delta.out_of_order, ..Counters::default() };
+    let mut part = if number == 0 { first } else { Counters::default() };
     for i in 0..2 {
-        part.bytes[i] = left.bytes[i].min(MAX);
-        let more = left.bytes[i] > part.bytes[i];
-        // In proportion, so that each record has packets for its bytes.
-        part.packets[i] = if more {
-            let share = u128::from(left.packets[i]) * u128::from(part.bytes[i]) / u128::from(left.bytes[i]);
-            (share as u64).clamp(1, MAX)
-        } else {
-            left.packets[i].min(MAX).max(u64::from(part.bytes[i] > 0))
-        };
-        left.bytes[i] -= part.bytes[i];
-        left.packets[i] = left.packets[i].saturating_sub(part.packets[i]);
+        part.bytes[i] = of(delta.bytes[i]);
+        part.packets[i] = of(delta.packets[i]).max(u64::from(part.bytes[i] > 0));
     }
-    left.retrans = [0; 2];
-    left.out_of_order = [0; 2];
     part
 }
 
@@ -413,6 +418,10 @@ mod tests {
                     prop_assert!(sum(one, byte_key) == 0 || sum(one, packet_key) > 0);
                 }
             }
+            // Each part is about its own part of the interval.
+            let seconds: Vec<[u64; 2]> = records.iter().map(|r| [22, 21].map(|key| sum(std::slice::from_ref(r), key))).collect();
+            prop_assert_eq!((seconds[0][0], seconds[count - 1][1]), (1, 2));
+            prop_assert!(seconds.windows(2).all(|pair| pair[0][1] == pair[1][0]), "{seconds:?}");
             // A record without the process would let an idle flow come back bare.
             let has_pid = |record: &Vec<(u64, Item)>| record.iter().any(|(key, _)| *key == 57640);
             prop_assert!(records.iter().all(has_pid));

@@ -14,7 +14,6 @@ use zmq::{DONTWAIT, SNDMORE, Socket, SocketType};
 use super::endpoint::{ServerKey, ZmqEndpoint};
 use super::{ExportPort, ExportStats, Item, QUEUE_REPORTS_MAX, Queue, json, tlv, xpub};
 use crate::flows::report::FlowReport;
-use crate::model::flow::FlowKey;
 
 /// Records in one message: ntopng counts them in a byte.
 const MESSAGE_RECORDS_MAX: usize = 255;
@@ -27,8 +26,8 @@ const MESSAGES_PER_MS: u32 = 1;
 /// How long nobody may subscribe before it is said.
 const SUBSCRIBER_WAIT: Duration = Duration::from_secs(30);
 /// For so long after it has joined a collector hears of flows that are older: control reports all open ones within five
-/// seconds, and what was waiting comes first.
-const INTRODUCTION: Duration = Duration::from_secs(10);
+/// seconds, more than 64,000 a little later, and what was waiting comes first.
+const INTRODUCTION: Duration = Duration::from_secs(30);
 /// How long the last messages may take when the agent ends.
 const LINGER_MS: i32 = 1000;
 
@@ -167,8 +166,8 @@ impl Exporter {
                 // The oldest: what is happening now matters more to whoever comes back.
                 let dropped = (self.pending.len() + reports.len()).saturating_sub(QUEUE_REPORTS_MAX);
                 if dropped > 0 {
+                    self.forget_unsent();
                     self.pending.drop_oldest(dropped);
-                    self.unsent = None;
                 }
                 self.done(dropped as u64);
                 ExportStats::add(&self.stats.dropped, dropped as u64);
@@ -182,6 +181,13 @@ impl Exporter {
                     self.send(topic, 2, body.as_bytes());
                 }
             }
+        }
+    }
+
+    /// What was encoded and not sent is encoded anew.
+    fn forget_unsent(&mut self) {
+        if let Some(batch) = self.unsent.take() {
+            self.pending.iter().take(batch.count).for_each(|report| self.introduction.forget(report));
         }
     }
 
@@ -201,8 +207,7 @@ impl Exporter {
             if self.subscribed {
                 ExportStats::add(&self.stats.joined, 1);
                 self.without_subscriber_since = None;
-                self.introduction =
-                    Introduction { until: Some(Instant::now() + INTRODUCTION), reported: HashSet::default() };
+                self.introduction = Introduction::start();
                 self.unsent = None;
                 eprintln!("sockeye: a collector subscribed at {}.", self.options.endpoint.address);
             } else {
@@ -272,7 +277,7 @@ impl Exporter {
                 let (encoder, introduction) = (&mut self.encoder, &mut self.introduction);
                 batch_tlv(&self.pending, encoder, introduction, &mut self.payload, &mut self.scratch)
             }
-            Format::Json => batch_json(&self.pending, self.options.probe, &mut self.payload),
+            Format::Json => batch_json(&self.pending, self.options.probe, &mut self.introduction, &mut self.payload),
         }
     }
 
@@ -300,27 +305,36 @@ impl Exporter {
 struct Introduction {
     /// `None`: no collector has joined of late.
     until: Option<Instant>,
-    /// Flows that it has heard of since.
-    reported: HashSet<FlowKey, ahash::RandomState>,
+    /// Hashes of the flows that it has heard of since.
+    heard: HashSet<u64, ahash::RandomState>,
 }
 
 impl Introduction {
+    fn start() -> Self {
+        Self { until: Some(Instant::now() + INTRODUCTION), heard: HashSet::default() }
+    }
+
     fn end_in_time(&mut self) {
         if self.until.is_some_and(|until| Instant::now() >= until) {
             *self = Self::default();
         }
     }
 
-    /// Whether the collector has to be told of the beginning of a flow.
-    fn is_needed(&self, report: &FlowReport) -> bool {
-        self.until.is_some() && !report.first && !self.reported.contains(&report.key)
+    fn hash(&self, report: &FlowReport) -> u64 {
+        self.heard.hasher().hash_one(report.key)
     }
 
-    fn is_done(&mut self, report: &FlowReport) {
+    /// Whether the collector has to hear of the beginning of a flow; once, unless it is forgotten.
+    fn is_needed(&mut self, report: &FlowReport) -> bool {
         // What is over already will not be heard of again.
-        if self.until.is_some() && !(report.first && report.state.is_over()) {
-            self.reported.insert(report.key);
-        }
+        let is_last = report.first && report.state.is_over();
+        self.until.is_some() && !is_last && self.heard.insert(self.hash(report)) && !report.first
+    }
+
+    /// A report was not sent after all.
+    fn forget(&mut self, report: &FlowReport) {
+        let hash = self.hash(report);
+        self.heard.remove(&hash);
     }
 }
 
@@ -390,9 +404,9 @@ fn batch_tlv(
         records += encoder.encode(report, scratch);
         let fits = batch.records + records <= MESSAGE_RECORDS_MAX && payload.len() + scratch.len() <= MESSAGE_BYTES_MAX;
         if !fits && batch.count > 0 {
+            introduction.forget(report);
             break;
         }
-        introduction.is_done(report);
         payload.extend_from_slice(scratch);
         batch.count += 1;
         batch.records += records;
@@ -400,12 +414,15 @@ fn batch_tlv(
     batch
 }
 
-fn batch_json(pending: &Pending, probe: IpAddr, payload: &mut Vec<u8>) -> Batch {
+fn batch_json(pending: &Pending, probe: IpAddr, introduction: &mut Introduction, payload: &mut Vec<u8>) -> Batch {
     payload.push(b'[');
     let mut count = 0;
     for report in pending.iter().take(MESSAGE_RECORDS_MAX) {
-        let text = json::encode(report, probe).to_string();
+        // Totals since its beginning, so the interval may begin there.
+        let from_beginning = introduction.is_needed(report);
+        let text = json::encode(report, probe, from_beginning).to_string();
         if count > 0 && payload.len() + text.len() + 2 > MESSAGE_BYTES_MAX {
+            introduction.forget(report);
             break;
         }
         if count > 0 {
@@ -467,7 +484,7 @@ mod tests {
             assert_eq!(batch.count < MESSAGE_RECORDS_MAX, limit_by_size);
             assert!(batch.records <= MESSAGE_RECORDS_MAX && batch.count > 0);
             payload.clear();
-            let batch = batch_json(&pending, PROBE, &mut payload);
+            let batch = batch_json(&pending, PROBE, &mut Introduction::default(), &mut payload);
             assert!(payload.len() <= MESSAGE_BYTES_MAX && batch.count > 0);
             let parsed: serde_json::Value = serde_json::from_slice(&payload).unwrap();
             assert_eq!(parsed.as_array().unwrap().len(), batch.count);
@@ -479,15 +496,14 @@ mod tests {
         let old = FlowReport { first: false, ..testing::report() };
         let mut pending = Pending::default();
         pending.push([old.clone(), old, testing::report()].into());
-        let joined = || Introduction { until: Some(Instant::now() + INTRODUCTION), ..Introduction::default() };
-        for (mut introduction, records) in [(joined(), 4), (Introduction::default(), 3)] {
+        for (mut introduction, records) in [(Introduction::start(), 4), (Introduction::default(), 3)] {
             let (mut payload, mut scratch) = (Vec::new(), Vec::new());
-            let batch =
-                batch_tlv(&pending, &mut tlv::Encoder::new(PROBE), &mut introduction, &mut payload, &mut scratch);
+            let mut encoder = tlv::Encoder::new(PROBE);
+            let batch = batch_tlv(&pending, &mut encoder, &mut introduction, &mut payload, &mut scratch);
             assert_eq!((batch.count, batch.records), (3, records));
             introduction.until = introduction.until.map(|_| Instant::now());
             introduction.end_in_time();
-            assert!(introduction.reported.is_empty() && introduction.until.is_none());
+            assert!(introduction.heard.is_empty() && introduction.until.is_none());
         }
     }
 

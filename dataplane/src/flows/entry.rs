@@ -224,6 +224,10 @@ impl Flow {
         self.key = self.key.reversed();
         self.first_side = self.first_side.other();
         self.details.reverse();
+        self.exported.reverse();
+        if let Some(reported) = &mut self.reported {
+            reported.identity.reverse();
+        }
     }
 }
 

@@ -92,8 +92,8 @@ pub struct FlowTable {
     whole_scan_next: Option<(u64, u64)>,
     /// All that the kernel told of before this moment has been taken.
     drained_through_ns: u64,
-    /// Addresses of this host that ends of flows had, loopback ones left out: in which network namespaces, and until when.
-    local_addrs: Map<Addr, Vec<(u32, u64)>>,
+    /// Addresses of this host that ends of flows had, loopback ones left out: the network namespace that had it last, and when.
+    local_addrs: Map<Addr, (u32, u64)>,
     timers: TimerQueue,
     timeouts: Timeouts,
     flows_max: usize,
@@ -160,16 +160,12 @@ impl FlowTable {
 
     /// Addresses of a network namespace as its flows have shown them, loopback ones left out.
     pub fn addresses_of(&self, netns: u32) -> impl Iterator<Item = Addr> {
-        let has = move |seen: &Vec<(u32, u64)>| seen.iter().any(|(in_netns, _)| *in_netns == netns);
-        self.local_addrs.iter().filter(move |(_, seen)| has(seen)).map(|(addr, _)| *addr)
+        self.local_addrs.iter().filter(move |(_, (last_netns, _))| *last_netns == netns).map(|(addr, _)| *addr)
     }
 
     /// Forgets addresses that no flow has had in a while.
     pub fn expire_addresses(&mut self, now_ns: u64) {
-        self.local_addrs.retain(|_, seen| {
-            seen.retain(|(_, last_ns)| last_ns + LOCAL_ADDR_KEEP_NS > now_ns);
-            !seen.is_empty()
-        });
+        self.local_addrs.retain(|_, (_, last_ns)| *last_ns + LOCAL_ADDR_KEEP_NS > now_ns);
     }
 
     /// A scan begins. Its records follow through [`Self::tcp_record`].
@@ -263,11 +259,7 @@ impl FlowTable {
         if self.local_addrs.len() >= LOCAL_ADDRS_MAX && !self.local_addrs.contains_key(&addr) {
             self.local_addrs.clear();
         }
-        let seen = self.local_addrs.entry(addr).or_default();
-        match seen.iter_mut().find(|(in_netns, _)| *in_netns == netns) {
-            Some((_, last_ns)) => *last_ns = now_ns,
-            None => seen.push((netns, now_ns)),
-        }
+        self.local_addrs.insert(addr, (netns, now_ns));
     }
 
     /// Whether an address is one of this host, as far as its flows have told.

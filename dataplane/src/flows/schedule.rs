@@ -30,6 +30,8 @@ const NAMES_WAIT_TICKS: u8 = 4;
 const OWNER_WAIT_TICKS: u32 = (10 * SECOND_NS / TICK_NS) as u32;
 /// All open flows are reported within so many ticks after a collector has joined: four seconds.
 const REJOIN_TICKS: u32 = (4 * SECOND_NS / TICK_NS) as u32;
+/// Most of them in one tick: more would not leave an exporter in time, and be dropped. So 64,000 take the four seconds.
+const REJOIN_REPORTS: usize = 4000;
 
 /// When things happen, nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,9 +176,13 @@ impl FlowTable {
         self.epoch = self.epoch.wrapping_add(1);
         let is_open = |flow: &Flow| !flow.is_unreported() && !flow.state().is_over();
         let open: Vec<u32> = self.flows.iter().filter(|(_, flow)| is_open(flow)).map(|(id, _)| id as u32).collect();
+        let ticks = REJOIN_TICKS.max(open.len().div_ceil(REJOIN_REPORTS) as u32);
         for (number, id) in (0..).zip(open) {
-            let wait = u64::from(1 + number % REJOIN_TICKS) * TICK_NS;
-            self.timers.schedule(&mut self.flows, id, now_ns + wait);
+            let at_ns = now_ns + u64::from(1 + number % ticks) * TICK_NS;
+            // One that is looked at earlier is reported then.
+            if tick_of(at_ns) < self.flows[id as usize].due_tick {
+                self.timers.schedule(&mut self.flows, id, at_ns);
+            }
         }
     }
 
@@ -221,7 +227,8 @@ impl FlowTable {
             self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
             return;
         }
-        if !over && !changed && !self.is_wanted(id, now_ns) {
+        let has_news = changed && !self.was_just_reported(id, now_ns);
+        if !over && !has_news && !self.is_wanted(id, now_ns) {
             let next_ns = now_ns + self.next_look_ns(id, now_ns, over);
             self.timers.schedule(&mut self.flows, id, next_ns);
             return;
@@ -239,6 +246,12 @@ impl FlowTable {
         let quiet_ticks = u32::try_from(self.timeouts.report_quiet_ns() / TICK_NS).unwrap_or(u32::MAX);
         let next_look = tick_of(now_ns) + self.timeouts.look_ticks();
         reported.epoch != self.epoch || next_look > reported.tick.saturating_add(quiet_ticks)
+    }
+
+    /// A look that came between two turns of a flow, to see whether UDP has become idle.
+    fn was_just_reported(&self, id: u32, now_ns: u64) -> bool {
+        let Some(reported) = &self.flows[id as usize].reported else { return false };
+        tick_of(now_ns) - reported.tick < self.timeouts.look_ticks() / 2
     }
 
     /// One end of a connection is known, and the other one is on this host, too. That one is known once all sockets were

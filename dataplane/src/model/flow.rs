@@ -446,6 +446,14 @@ impl Counters {
         }
     }
 
+    /// The same with the sides exchanged.
+    pub fn reverse(&mut self) {
+        self.bytes.reverse();
+        self.packets.reverse();
+        self.retrans.reverse();
+        self.out_of_order.reverse();
+    }
+
     /// Whether nothing happened.
     #[must_use]
     pub fn is_zero(&self) -> bool {
