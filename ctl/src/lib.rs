@@ -11,6 +11,7 @@
 //! print what it has never heard of.
 
 pub mod client;
+pub mod declare;
 pub mod human;
 pub mod protocol;
 pub mod render;

@@ -1,7 +1,7 @@
 //! `ctl flows`.
 
-use serde_json::{Value, json};
-use sockeye_ctl::protocol::{Answer, FlowsArguments, SortBy, Table, Unit, keep};
+use sockeye_ctl::protocol::{Answer, FlowsArguments, SortBy, Table, keep};
+use sockeye_ctl::rows;
 
 use super::summary;
 use crate::flows::{Flow, FlowTable};
@@ -30,12 +30,9 @@ pub fn flows(table: &FlowTable, processes: &ProcessTable, a: &FlowsArguments) ->
     found.sort_by_key(|flow| std::cmp::Reverse(sort_key(flow, a.sort)));
     keep(&mut found, a.limit);
     let summary = summary(total, found.len());
-    let mut shown = flows_table();
     let now_ns = boot_ns();
-    for flow in found {
-        shown.push(flow_row(flow, processes, now_ns));
-    }
-    Ok(Answer { tables: vec![summary, shown] })
+    let rows = found.into_iter().map(|flow| flow_row(flow, processes, now_ns));
+    Ok(Answer { tables: vec![summary, Table::of(rows)] })
 }
 
 fn matches(flow: &Flow, processes: &ProcessTable, a: &FlowsArguments) -> bool {
@@ -77,89 +74,128 @@ fn sort_key(flow: &Flow, sort: SortBy) -> u64 {
     }
 }
 
-fn flows_table() -> Table {
-    Table::new(
-        "flows",
-        "One row per flow. Counters since the connection was opened. A process is missing where its side is not on this host.",
-        &[
-            ("protocol", Unit::Text, "transport protocol"),
-            ("initiator", Unit::Text, "who connected, or sent first"),
-            ("responder", Unit::Text, "who answered"),
-            ("direction", Unit::Text, "out, in, or local: which side is on this host"),
-            ("state", Unit::Text, "how it stands"),
-            ("initiator_process", Unit::Text, "name of the process"),
-            ("initiator_pid", Unit::Id, "its pid"),
-            ("initiator_user", Unit::Text, "its user"),
-            ("initiator_cmdline", Unit::Text, "its command line"),
-            ("initiator_parent", Unit::Text, "its parent"),
-            (
-                "initiator_workload",
-                Unit::Text,
-                "its container, as namespace/pod/container in a pod, or its systemd unit",
-            ),
-            ("responder_process", Unit::Text, "name of the process"),
-            ("responder_pid", Unit::Id, "its pid"),
-            ("responder_user", Unit::Text, "its user"),
-            ("responder_cmdline", Unit::Text, "its command line"),
-            ("responder_parent", Unit::Text, "its parent"),
-            (
-                "responder_workload",
-                Unit::Text,
-                "its container, as namespace/pod/container in a pod, or its systemd unit",
-            ),
-            ("sent", Unit::Bytes, "payload from the initiator"),
-            ("received", Unit::Bytes, "payload to the initiator"),
-            ("packets_sent", Unit::Count, "segments or datagrams from the initiator"),
-            ("packets_received", Unit::Count, "segments or datagrams to the initiator"),
-            ("retrans", Unit::Count, "segments that the local sides sent again"),
-            ("rtt", Unit::Microseconds, "smoothed round-trip time"),
-            ("rtt_var", Unit::Microseconds, "its mean deviation"),
-            ("age", Unit::Seconds, "since it was opened, or first seen"),
-            ("quiet", Unit::Seconds, "since something was last sent or received"),
-            ("before_agent", Unit::Text, "yes: opened before the agent was started"),
-        ],
-    )
+rows! {
+    /// One row per flow. Counters since the connection was opened. A process is missing where its side is not on this host.
+    struct Row: "flows" {
+        /// transport protocol
+        protocol: Text = &'static str,
+        /// who connected, or sent first
+        initiator: Text = String,
+        /// who answered
+        responder: Text = String,
+        /// out, in, or local: which side is on this host
+        direction: Text = &'static str,
+        /// how it stands
+        state: Text = &'static str,
+        /// name of the process
+        initiator_process: Text = Option<String>,
+        /// its pid
+        initiator_pid: Id = Option<u32>,
+        /// its user
+        initiator_user: Text = Option<String>,
+        /// its command line
+        initiator_cmdline: Text = Option<String>,
+        /// its parent
+        initiator_parent: Text = Option<String>,
+        /// its container, as namespace/pod/container in a pod, or its systemd unit
+        initiator_workload: Text = Option<String>,
+        /// name of the process
+        responder_process: Text = Option<String>,
+        /// its pid
+        responder_pid: Id = Option<u32>,
+        /// its user
+        responder_user: Text = Option<String>,
+        /// its command line
+        responder_cmdline: Text = Option<String>,
+        /// its parent
+        responder_parent: Text = Option<String>,
+        /// its container, as namespace/pod/container in a pod, or its systemd unit
+        responder_workload: Text = Option<String>,
+        /// payload from the initiator
+        sent: Bytes = u64,
+        /// payload to the initiator
+        received: Bytes = u64,
+        /// segments or datagrams from the initiator
+        packets_sent: Count = u64,
+        /// segments or datagrams to the initiator
+        packets_received: Count = u64,
+        /// segments that the local sides sent again
+        retrans: Count = u64,
+        /// smoothed round-trip time
+        rtt: Microseconds = Option<u32>,
+        /// its mean deviation
+        rtt_var: Microseconds = Option<u32>,
+        /// since it was opened, or first seen
+        age: Seconds = u64,
+        /// since something was last sent or received
+        quiet: Seconds = u64,
+        /// yes: opened before the agent was started
+        before_agent: Text = &'static str,
+    }
 }
 
-fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Vec<Value> {
+/// The columns of one side.
+#[derive(Default)]
+struct SideRow {
+    process: Option<String>,
+    pid: Option<u32>,
+    user: Option<String>,
+    cmdline: Option<String>,
+    parent: Option<String>,
+    workload: Option<String>,
+}
+
+fn side_row(flow: &Flow, side: Side, processes: &ProcessTable) -> SideRow {
+    let Some(owner) = flow.end(side).map(|end| end.owner).filter(|owner| owner.is_known()) else {
+        return SideRow::default();
+    };
+    let process = processes.peek(owner);
+    SideRow {
+        process: process.map(|p| p.name.clone()),
+        pid: Some(owner.pid),
+        user: process.map(|p| p.user_or_uid()),
+        cmdline: process.map(|p| p.cmdline.clone()),
+        parent: process.map(|p| format!("{}[{}]", p.parent_name, p.ppid)),
+        workload: processes.workload(owner).and_then(|workload| workload.title()),
+    }
+}
+
+fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Row {
     let total = flow.totals();
-    let local = Side::BOTH.map(|side| flow.end(side).is_some());
     let rtt = Side::BOTH.into_iter().find_map(|side| flow.end(side).filter(|end| end.srtt_us > 0));
-    let mut row = vec![
-        json!(flow.key.proto.name()),
-        json!(flow.key.initiator.to_string()),
-        json!(flow.key.responder.to_string()),
-        json!(match local {
+    let [initiator, responder] = Side::BOTH.map(|side| side_row(flow, side, processes));
+    let since_s = |then_ns: u64| now_ns.saturating_sub(then_ns) / 1_000_000_000;
+    Row {
+        protocol: flow.key.proto.name(),
+        initiator: flow.key.initiator.to_string(),
+        responder: flow.key.responder.to_string(),
+        direction: match Side::BOTH.map(|side| flow.end(side).is_some()) {
             [true, true] => "local",
             [true, false] => "out",
             _ => "in",
-        }),
-        json!(flow.state().name()),
-    ];
-    for side in Side::BOTH {
-        let owner = flow.end(side).map(|end| end.owner).filter(|owner| owner.is_known());
-        let process = owner.and_then(|owner| processes.peek(owner));
-        row.extend([
-            json!(process.map(|p| &p.name)),
-            json!(owner.map(|owner| owner.pid)),
-            json!(process.map(|p| p.user_or_uid())),
-            json!(process.map(|p| &p.cmdline)),
-            json!(process.map(|p| format!("{}[{}]", p.parent_name, p.ppid))),
-            json!(owner.and_then(|owner| processes.workload(owner)).and_then(|workload| workload.title())),
-        ]);
+        },
+        state: flow.state().name(),
+        initiator_process: initiator.process,
+        initiator_pid: initiator.pid,
+        initiator_user: initiator.user,
+        initiator_cmdline: initiator.cmdline,
+        initiator_parent: initiator.parent,
+        initiator_workload: initiator.workload,
+        responder_process: responder.process,
+        responder_pid: responder.pid,
+        responder_user: responder.user,
+        responder_cmdline: responder.cmdline,
+        responder_parent: responder.parent,
+        responder_workload: responder.workload,
+        sent: total.bytes[0],
+        received: total.bytes[1],
+        packets_sent: total.packets[0],
+        packets_received: total.packets[1],
+        retrans: u64::from(total.retrans[0]) + u64::from(total.retrans[1]),
+        rtt: rtt.map(|end| end.srtt_us),
+        rtt_var: rtt.map(|end| end.rttvar_us),
+        age: since_s(flow.opened_ns),
+        quiet: since_s(flow.active_ns),
+        before_agent: if flow.ends().any(|end| end.has(End::PRE_EXISTING)) { "yes" } else { "no" },
     }
-    let since_s = |then_ns: u64| now_ns.saturating_sub(then_ns) / 1_000_000_000;
-    row.extend([
-        json!(total.bytes[0]),
-        json!(total.bytes[1]),
-        json!(total.packets[0]),
-        json!(total.packets[1]),
-        json!(u64::from(total.retrans[0]) + u64::from(total.retrans[1])),
-        json!(rtt.map(|end| end.srtt_us)),
-        json!(rtt.map(|end| end.rttvar_us)),
-        json!(since_s(flow.opened_ns)),
-        json!(since_s(flow.active_ns)),
-        json!(if flow.ends().any(|end| end.has(End::PRE_EXISTING)) { "yes" } else { "no" }),
-    ]);
-    row
 }

@@ -7,15 +7,21 @@ pub(crate) mod owners;
 pub mod server;
 pub(crate) mod stats;
 
-use serde_json::json;
-use sockeye_ctl::protocol::{Table, Unit};
+use sockeye_ctl::{Table, rows};
+
+rows! {
+    /// How many match, and how many are shown.
+    struct Summary: "summary" {
+        /// all that match
+        matching: Count = usize,
+        /// those in this answer
+        shown: Count = usize,
+    }
+}
 
 /// How many rows there are, and how many of them are in the answer.
 fn summary(matching: usize, shown: usize) -> Table {
-    let columns = [("matching", Unit::Count, "all that match"), ("shown", Unit::Count, "those in this answer")];
-    let mut table = Table::new("summary", "How many match, and how many are shown.", &columns);
-    table.push([json!(matching), json!(shown)]);
-    table
+    Table::of([Summary { matching, shown }])
 }
 
 fn round2(x: f64) -> f64 {

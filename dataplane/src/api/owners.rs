@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use serde_json::{Value, json};
-use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments, RttArguments, RttBy, Table, Unit, keep};
+use sockeye_ctl::declare::NamedRow;
+use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments, RttArguments, RttBy, Table, keep};
+use sockeye_ctl::rows;
 
 use super::{round2, summary};
 use crate::flows::aggregates::Aggregate;
 use crate::model::clock::boot_ns;
 use crate::model::flow::ProcKey;
 use crate::model::rtt::RttStats;
-use crate::owners::process::Process;
 use crate::owners::workload::{Pod, Workload};
 
 /// What the figures are read from.
@@ -25,85 +25,113 @@ pub(crate) struct Owners<'a> {
     pub(crate) aggregates: &'a Aggregates,
 }
 
-type Columns = [(&'static str, Unit, &'static str)];
+rows! {
+    /// Figures that each of the tables has.
+    struct Figures {
+        /// flows that are open now
+        open: Count = u64,
+        /// flows as initiator, since the agent was started
+        flows_out: Count = u64,
+        /// flows as responder, since the agent was started
+        flows_in: Count = u64,
+        /// payload sent
+        sent: Bytes = u64,
+        /// payload received
+        received: Bytes = u64,
+        /// segments sent again
+        retrans: Count = u64,
+        /// round-trip time as initiator: average of all samples
+        rtt_out_mean: Microseconds = Option<f64>,
+        /// their standard deviation, the root of the variance
+        rtt_out_dev: Microseconds = Option<f64>,
+        /// half are shorter
+        rtt_out_p50: Microseconds = Option<u64>,
+        /// nine of ten are shorter
+        rtt_out_p90: Microseconds = Option<u64>,
+        /// 99 of 100 are shorter
+        rtt_out_p99: Microseconds = Option<u64>,
+        /// round-trip time as responder: average of all samples
+        rtt_in_mean: Microseconds = Option<f64>,
+        /// their standard deviation, the root of the variance
+        rtt_in_dev: Microseconds = Option<f64>,
+        /// half are shorter
+        rtt_in_p50: Microseconds = Option<u64>,
+        /// nine of ten are shorter
+        rtt_in_p90: Microseconds = Option<u64>,
+        /// 99 of 100 are shorter
+        rtt_in_p99: Microseconds = Option<u64>,
+    }
+}
 
-/// Figures that each of the tables has.
-const FIGURES: [(&str, Unit, &str); 16] = [
-    ("open", Unit::Count, "flows that are open now"),
-    ("flows_out", Unit::Count, "flows as initiator, since the agent was started"),
-    ("flows_in", Unit::Count, "flows as responder, since the agent was started"),
-    ("sent", Unit::Bytes, "payload sent"),
-    ("received", Unit::Bytes, "payload received"),
-    ("retrans", Unit::Count, "segments sent again"),
-    ("rtt_out_mean", Unit::Microseconds, "round-trip time as initiator: average of all samples"),
-    ("rtt_out_dev", Unit::Microseconds, "their standard deviation, the root of the variance"),
-    ("rtt_out_p50", Unit::Microseconds, "half are shorter"),
-    ("rtt_out_p90", Unit::Microseconds, "nine of ten are shorter"),
-    ("rtt_out_p99", Unit::Microseconds, "99 of 100 are shorter"),
-    ("rtt_in_mean", Unit::Microseconds, "round-trip time as responder: average of all samples"),
-    ("rtt_in_dev", Unit::Microseconds, "their standard deviation, the root of the variance"),
-    ("rtt_in_p50", Unit::Microseconds, "half are shorter"),
-    ("rtt_in_p90", Unit::Microseconds, "nine of ten are shorter"),
-    ("rtt_in_p99", Unit::Microseconds, "99 of 100 are shorter"),
-];
-
-/// A line of one of the tables: its own columns, and the figures.
-#[derive(Default)]
-struct Row {
-    head: Vec<Value>,
-    group: Aggregate,
+/// A line of one of the tables: its own columns, and where the figures come from.
+struct Line<H> {
+    head: H,
+    aggregate: Aggregate,
     open: u64,
 }
 
-impl Row {
-    fn figures(&self) -> impl Iterator<Item = Value> {
-        let [out, into] = self.group.activity;
-        let counts = [
-            self.open,
-            out.flows,
-            into.flows,
-            out.bytes_sent + into.bytes_sent,
-            out.bytes_received + into.bytes_received,
-            out.retrans + into.retrans,
-        ];
-        let rtt = self.group.rtt.each_ref().map(|rtt| rtt_figures(rtt.as_deref()));
-        counts.map(|count| json!(count)).into_iter().chain(rtt.into_iter().flatten())
-    }
-
+impl<H> Line<H> {
     fn sort_key(&self, sort: OwnerSort) -> u64 {
-        let [out, into] = self.group.activity;
+        let [out, into] = self.aggregate.activity;
         match sort {
             OwnerSort::Bytes => out.bytes_sent + into.bytes_sent + out.bytes_received + into.bytes_received,
             OwnerSort::Flows => out.flows + into.flows + self.open,
             OwnerSort::Retrans => out.retrans + into.retrans,
-            OwnerSort::Rtt => self.group.rtt.iter().flatten().map(|rtt| rtt.quantile_us(0.5)).max().unwrap_or(0),
+            OwnerSort::Rtt => self.aggregate.rtt.iter().flatten().map(|rtt| rtt.quantile_us(0.5)).max().unwrap_or(0),
+        }
+    }
+
+    fn figures(&self) -> Figures {
+        let [out, into] = self.aggregate.activity;
+        let [rtt_out, rtt_in] = self.aggregate.rtt.each_ref().map(Option::as_deref);
+        let [rtt_out_mean, rtt_out_dev] = averages(rtt_out);
+        let [rtt_out_p50, rtt_out_p90, rtt_out_p99] = quantiles(rtt_out);
+        let [rtt_in_mean, rtt_in_dev] = averages(rtt_in);
+        let [rtt_in_p50, rtt_in_p90, rtt_in_p99] = quantiles(rtt_in);
+        Figures {
+            open: self.open,
+            flows_out: out.flows,
+            flows_in: into.flows,
+            sent: out.bytes_sent + into.bytes_sent,
+            received: out.bytes_received + into.bytes_received,
+            retrans: out.retrans + into.retrans,
+            rtt_out_mean,
+            rtt_out_dev,
+            rtt_out_p50,
+            rtt_out_p90,
+            rtt_out_p99,
+            rtt_in_mean,
+            rtt_in_dev,
+            rtt_in_p50,
+            rtt_in_p90,
+            rtt_in_p99,
         }
     }
 }
 
-/// Mean, deviation, p50, p90, p99; null without samples.
-fn rtt_figures(rtt: Option<&RttStats>) -> [Value; 5] {
-    let Some(rtt) = rtt.filter(|rtt| rtt.samples() > 0) else { return [const { Value::Null }; 5] };
-    [
-        json!(round2(rtt.mean_us())),
-        json!(round2(rtt.deviation_us())),
-        json!(rtt.quantile_us(0.5)),
-        json!(rtt.quantile_us(0.9)),
-        json!(rtt.quantile_us(0.99)),
-    ]
+/// Mean and deviation, microseconds; nothing without samples.
+fn averages(rtt: Option<&RttStats>) -> [Option<f64>; 2] {
+    let rtt = rtt.filter(|rtt| rtt.samples() > 0);
+    [rtt.map(|rtt| round2(rtt.mean_us())), rtt.map(|rtt| round2(rtt.deviation_us()))]
+}
+
+/// p50, p90 and p99, microseconds; nothing without samples.
+fn quantiles(rtt: Option<&RttStats>) -> [Option<u64>; 3] {
+    let rtt = rtt.filter(|rtt| rtt.samples() > 0);
+    [0.5, 0.9, 0.99].map(|quantile| rtt.map(|rtt| rtt.quantile_us(quantile)))
 }
 
 /// The rows that were asked for, and how many there are.
-fn answer(name: &str, help: &str, columns: &Columns, mut rows: Vec<Row>, a: &OwnersArguments) -> Answer {
-    let all: Vec<_> = columns.iter().chain(&FIGURES).copied().collect();
-    let mut table = Table::new(name, help, &all);
-    let matching = rows.len();
-    rows.sort_by_key(|row| std::cmp::Reverse(row.sort_key(a.sort)));
-    keep(&mut rows, a.limit);
-    for row in &rows {
-        table.push(row.head.iter().cloned().chain(row.figures()));
-    }
-    Answer { tables: vec![summary(matching, rows.len()), table] }
+fn answer<H: NamedRow>(mut lines: Vec<Line<H>>, a: &OwnersArguments) -> Answer {
+    let matching = lines.len();
+    lines.sort_by_key(|line| std::cmp::Reverse(line.sort_key(a.sort)));
+    keep(&mut lines, a.limit);
+    let summary = summary(matching, lines.len());
+    let rows = lines.into_iter().map(|line| {
+        let figures = line.figures();
+        (line.head, figures)
+    });
+    Answer { tables: vec![summary, Table::with(H::NAME, H::HELP, rows)] }
 }
 
 /// Open flows by owner.
@@ -117,77 +145,81 @@ fn open_flows(of: &Owners<'_>) -> HashMap<ProcKey, u64, ahash::RandomState> {
     open
 }
 
-const PROCESSES: [(&str, Unit, &str); 14] = [
-    ("process", Unit::Text, "name"),
-    ("pid", Unit::Id, "process id"),
-    ("user", Unit::Text, "its user, by the host's files"),
-    ("uid", Unit::Id, "user id, as the host sees it"),
-    ("group", Unit::Text, "its group"),
-    ("gid", Unit::Id, "group id, as the host sees it"),
-    ("exe", Unit::Text, "path of the executable"),
-    ("package", Unit::Text, "the package that it came with"),
-    ("cmdline", Unit::Text, "command line, at most 4096 bytes"),
-    ("parents", Unit::Text, "parent, its parent, and so on, with their pids"),
-    ("started", Unit::Seconds, "since it was started"),
-    ("workload", Unit::Text, "container, as namespace/pod/container in a pod, or systemd unit"),
-    ("cgroup", Unit::Text, "path of its cgroup"),
-    ("slice", Unit::Text, "systemd slice"),
-];
+rows! {
+    /// Processes with flows; those that were quiet for two minutes are in their workload's figures only.
+    struct ProcessHead: "processes" {
+        /// name
+        process: Text = Option<String>,
+        /// process id
+        pid: Id = u32,
+        /// its user, by the host's files
+        user: Text = Option<String>,
+        /// user id, as the host sees it
+        uid: Id = Option<u32>,
+        /// its group
+        group: Text = Option<String>,
+        /// group id, as the host sees it
+        gid: Id = Option<u32>,
+        /// path of the executable
+        exe: Text = Option<String>,
+        /// the package that it came with
+        package: Text = Option<String>,
+        /// command line, at most 4096 bytes
+        cmdline: Text = Option<String>,
+        /// parent, its parent, and so on, with their pids
+        parents: Text = Option<String>,
+        /// since it was started
+        started: Seconds = Option<u64>,
+        /// container, as namespace/pod/container in a pod, or systemd unit
+        workload: Text = Option<String>,
+        /// path of its cgroup
+        cgroup: Text = Option<String>,
+        /// systemd slice
+        slice: Text = Option<String>,
+    }
+}
 
 /// Processes with flows.
 pub(crate) fn processes(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
-    let (table, now_ns) = (of.processes, boot_ns());
-    let mut found: HashMap<ProcKey, Row, ahash::RandomState> = HashMap::default();
-    for (key, group) in of.aggregates.processes() {
-        found.entry(key).or_default().group = group.clone();
+    let (processes, now_ns) = (of.processes, boot_ns());
+    let mut found: HashMap<ProcKey, (Aggregate, u64), ahash::RandomState> = HashMap::default();
+    for (key, aggregate) in of.aggregates.processes() {
+        found.entry(key).or_default().0 = aggregate.clone();
     }
     for (key, open) in open_flows(of) {
-        found.entry(key).or_default().open = open;
+        found.entry(key).or_default().1 = open;
     }
-    let rows = found
+    let lines = found
         .into_iter()
-        .filter(|(key, _)| matches(table.peek(*key).map(|process| process.name.as_str()), a))
-        .map(|(key, row)| Row { head: process_head(key, table.peek(key), table.workload(key), now_ns), ..row })
+        .filter(|(key, _)| matches(processes.peek(*key).map(|process| process.name.as_str()), a))
+        .map(|(key, (aggregate, open))| Line { head: process_head(key, processes, now_ns), aggregate, open })
         .collect();
-    answer(
-        "processes",
-        "Processes with flows; those that were quiet for two minutes are in their place's figures only.",
-        &PROCESSES,
-        rows,
-        a,
-    )
+    answer(lines, a)
 }
 
 fn matches(name: Option<&str>, a: &OwnersArguments) -> bool {
     a.name.as_deref().is_none_or(|wanted| name.is_some_and(|name| name.contains(wanted)))
 }
 
-fn process_head(
-    key: ProcKey,
-    process: Option<&Arc<Process>>,
-    workload: Option<&Arc<Workload>>,
-    now_ns: u64,
-) -> Vec<Value> {
+fn process_head(key: ProcKey, processes: &ProcessTable, now_ns: u64) -> ProcessHead {
+    let (process, workload) = (processes.peek(key), processes.workload(key));
     let started_s = (now_ns / 10_000_000).saturating_sub(u64::from(key.start_ticks)) / 100;
-    let Some(process) = process else {
-        return vec![Value::Null, json!(key.pid)];
-    };
-    vec![
-        json!(process.name),
-        json!(key.pid),
-        json!(process.user_or_uid()),
-        json!(process.uid),
-        json!(process.group_or_gid()),
-        json!(process.gid),
-        json!(process.exe),
-        json!(process.package),
-        json!(process.cmdline),
-        json!(process.chain()),
-        json!(started_s),
-        json!(workload.and_then(|workload| workload.title())),
-        json!(workload.map(|workload| &workload.path)),
-        json!(workload.and_then(|workload| workload.slice.clone())),
-    ]
+    ProcessHead {
+        process: process.map(|process| process.name.clone()),
+        pid: key.pid,
+        user: process.map(|process| process.user_or_uid()),
+        uid: process.map(|process| process.uid),
+        group: process.map(|process| process.group_or_gid()),
+        gid: process.map(|process| process.gid),
+        exe: process.and_then(|process| process.exe.clone()),
+        package: process.and_then(|process| process.package.clone()),
+        cmdline: process.map(|process| process.cmdline.clone()),
+        parents: process.map(|process| process.chain()),
+        started: process.map(|_| started_s),
+        workload: workload.and_then(|workload| workload.title()),
+        cgroup: workload.map(|workload| workload.path.clone()),
+        slice: workload.and_then(|workload| workload.slice.clone()),
+    }
 }
 
 /// Places with the figures of all their processes; the key says what belongs together.
@@ -215,17 +247,29 @@ fn by_workload<K: Ord>(
     found
 }
 
-const CONTAINERS: [(&str, Unit, &str); 9] = [
-    ("container", Unit::Text, "name by its runtime, or the id; a systemd unit where there is no container"),
-    ("id", Unit::Text, "the runtime's id"),
-    ("runtime", Unit::Text, "the container runtime, or systemd"),
-    ("image", Unit::Text, "image"),
-    ("pod", Unit::Text, "its pod"),
-    ("namespace", Unit::Text, "namespace of the pod"),
-    ("slice", Unit::Text, "systemd slice"),
-    ("cgroup", Unit::Text, "path of the cgroup"),
-    ("labels", Unit::Text, "labels, as key=value"),
-];
+rows! {
+    /// Containers with flows, and services of the host in their place.
+    struct ContainerHead: "containers" {
+        /// name by its runtime, or the id; a systemd unit where there is no container
+        container: Text = String,
+        /// the runtime's id
+        id: Text = Option<String>,
+        /// the container runtime, or systemd
+        runtime: Text = &'static str,
+        /// image
+        image: Text = Option<String>,
+        /// its pod
+        pod: Text = Option<String>,
+        /// namespace of the pod
+        namespace: Text = Option<String>,
+        /// systemd slice
+        slice: Text = Option<String>,
+        /// path of the cgroup
+        cgroup: Text = String,
+        /// labels, as key=value
+        labels: Text = Vec<String>,
+    }
+}
 
 /// Containers, and systemd's units as those of plain services.
 pub(crate) fn containers(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
@@ -234,38 +278,48 @@ pub(crate) fn containers(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
             || workload.unit.as_ref().map(|unit| format!("{}/{unit}", workload.slice.as_deref().unwrap_or_default()));
         workload.container.as_ref().map(|container| container.id.clone()).or_else(unit)
     };
-    let rows = by_workload(of, key)
+    let lines = by_workload(of, key)
         .into_values()
         .filter(|(workload, ..)| matches(workload.title().as_deref(), a))
-        .map(|(workload, group, open)| Row { head: container_head(&workload), group, open })
+        .map(|(workload, aggregate, open)| Line { head: container_head(&workload), aggregate, open })
         .collect();
-    answer("containers", "Containers with flows, and services of the host in their place.", &CONTAINERS, rows, a)
+    answer(lines, a)
 }
 
-fn container_head(workload: &Workload) -> Vec<Value> {
-    let container = workload.container.as_ref();
-    let pod = workload.pod.as_ref();
-    let known = |text: &str| if text.is_empty() { Value::Null } else { json!(text) };
-    let labels = |labels: &[(String, String)]| labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
-    vec![
-        json!(container.map_or_else(|| workload.unit.clone().unwrap_or_default(), |c| c.name_or_id().to_owned())),
-        json!(container.map(|c| &c.id)),
-        json!(container.map_or("systemd", |c| c.runtime.name())),
-        container.map_or(Value::Null, |c| known(&c.image)),
-        pod.map_or(Value::Null, |pod| known(&pod.name)),
-        pod.map_or(Value::Null, |pod| known(&pod.namespace)),
-        json!(workload.slice),
-        json!(workload.path),
-        json!(container.map(|c| labels(&c.labels)).unwrap_or_default()),
-    ]
+fn known(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
-const PODS: [(&str, Unit, &str); 4] = [
-    ("pod", Unit::Text, "name"),
-    ("namespace", Unit::Text, "namespace"),
-    ("uid", Unit::Text, "uid"),
-    ("containers", Unit::Text, "its containers with flows"),
-];
+fn container_head(workload: &Workload) -> ContainerHead {
+    let (container, pod) = (workload.container.as_ref(), workload.pod.as_ref());
+    let labels = |labels: &[(String, String)]| labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let name = container.map(|container| container.name_or_id().to_owned()).or_else(|| workload.unit.clone());
+    ContainerHead {
+        container: name.unwrap_or_default(),
+        id: container.map(|container| container.id.clone()),
+        runtime: container.map_or("systemd", |container| container.runtime.name()),
+        image: container.and_then(|container| known(&container.image)),
+        pod: pod.and_then(|pod| known(&pod.name)),
+        namespace: pod.and_then(|pod| known(&pod.namespace)),
+        slice: workload.slice.clone(),
+        cgroup: workload.path.clone(),
+        labels: container.map(|container| labels(&container.labels)).unwrap_or_default(),
+    }
+}
+
+rows! {
+    /// Pods with flows.
+    struct PodHead: "pods" {
+        /// name
+        pod: Text = Option<String>,
+        /// namespace
+        namespace: Text = Option<String>,
+        /// uid
+        uid: Text = String,
+        /// its containers with flows
+        containers: Text = Vec<String>,
+    }
+}
 
 /// Kubernetes' pods.
 pub(crate) fn pods(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
@@ -284,82 +338,99 @@ pub(crate) fn pods(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
         total.add(&group);
         *total_open += open;
     }
-    let rows = pods
+    let lines = pods
         .into_values()
         .filter(|(pod, ..)| matches(Some(&pod.name), a))
-        .map(|(pod, containers, group, open)| {
-            let known = |text: String| if text.is_empty() { Value::Null } else { json!(text) };
-            Row { head: vec![known(pod.name), known(pod.namespace), json!(pod.uid), json!(containers)], group, open }
+        .map(|(pod, containers, aggregate, open)| {
+            let head = PodHead { pod: known(&pod.name), namespace: known(&pod.namespace), uid: pod.uid, containers };
+            Line { head, aggregate, open }
         })
         .collect();
-    answer("pods", "Pods with flows.", &PODS, rows, a)
+    answer(lines, a)
+}
+
+rows! {
+    /// Sockets that listen, in all network namespaces.
+    struct Port: "ports" {
+        /// transport protocol
+        protocol: Text = &'static str,
+        /// local address; 0.0.0.0 or :: for all
+        address: Text = String,
+        /// port
+        port: Id = u16,
+        /// who listens
+        process: Text = Option<String>,
+        /// its pid
+        pid: Id = Option<u32>,
+        /// its user
+        user: Text = Option<String>,
+        /// the package that it came with
+        package: Text = Option<String>,
+        /// container or systemd unit
+        workload: Text = Option<String>,
+        /// inode of the network namespace
+        netns: Id = u32,
+    }
 }
 
 /// Sockets that wait for connections or datagrams.
 pub(crate) fn ports(flows: &FlowTable, processes: &ProcessTable) -> Answer {
-    let mut table = Table::new(
-        "ports",
-        "Sockets that listen, in all network namespaces.",
-        &[
-            ("protocol", Unit::Text, "transport protocol"),
-            ("address", Unit::Text, "local address; 0.0.0.0 or :: for all"),
-            ("port", Unit::Id, "port"),
-            ("process", Unit::Text, "who listens"),
-            ("pid", Unit::Id, "its pid"),
-            ("user", Unit::Text, "its user"),
-            ("package", Unit::Text, "the package that it came with"),
-            ("workload", Unit::Text, "container or systemd unit"),
-            ("netns", Unit::Id, "inode of the network namespace"),
-        ],
-    );
     let mut listeners: Vec<_> = flows.listeners().collect();
     listeners.sort_by_key(|l| (l.proto, l.local.port, l.local.addr, l.netns));
-    for listener in listeners {
+    let rows = listeners.into_iter().map(|listener| {
         let process = processes.peek(listener.owner);
-        let workload = processes.workload(listener.owner);
-        table.push([
-            json!(listener.proto.name()),
-            json!(listener.local.addr.to_string()),
-            json!(listener.local.port),
-            json!(process.map(|p| &p.name)),
-            json!(listener.owner.is_known().then_some(listener.owner.pid)),
-            json!(process.map(|p| p.user_or_uid())),
-            json!(process.and_then(|p| p.package.clone())),
-            json!(workload.and_then(|workload| workload.title())),
-            json!(listener.netns),
-        ]);
+        Port {
+            protocol: listener.proto.name(),
+            address: listener.local.addr.to_string(),
+            port: listener.local.port,
+            process: process.map(|p| p.name.clone()),
+            pid: listener.owner.is_known().then_some(listener.owner.pid),
+            user: process.map(|p| p.user_or_uid()),
+            package: process.and_then(|p| p.package.clone()),
+            workload: processes.workload(listener.owner).and_then(|workload| workload.title()),
+            netns: listener.netns,
+        }
+    });
+    Answer { tables: vec![Table::of(rows)] }
+}
+
+rows! {
+    /// Round-trip times of TCP connections, as measured on either side, since the agent was started.
+    struct Distribution: "rtt" {
+        /// whose
+        name: Text = String,
+        /// how many
+        samples: Count = u64,
+        /// average
+        mean: Microseconds = Option<f64>,
+        /// standard deviation
+        dev: Microseconds = Option<f64>,
+        /// half are shorter
+        p50: Microseconds = Option<u64>,
+        /// nine of ten are shorter
+        p90: Microseconds = Option<u64>,
+        /// 99 of 100 are shorter
+        p99: Microseconds = Option<u64>,
+        /// pairs: up to so many microseconds, so many samples
+        histogram: Other = Vec<(u64, u64)>,
     }
-    Answer { tables: vec![table] }
 }
 
 /// Distributions of round-trip times, those with the most samples first.
 pub(crate) fn rtt(of: &Owners<'_>, a: &RttArguments) -> Answer {
-    let mut aggregates = rtt_groups(of, a.by);
+    let mut aggregates = distributions(of, a.by);
     aggregates.retain(|(name, rtt)| rtt.samples() > 0 && a.name.as_deref().is_none_or(|wanted| name.contains(wanted)));
     aggregates.sort_by_key(|(_, rtt)| std::cmp::Reverse(rtt.samples()));
     keep(&mut aggregates, a.limit);
-    let mut table = Table::new(
-        "rtt",
-        "Round-trip times of TCP connections, as measured on either side, since the agent was started.",
-        &[
-            ("name", Unit::Text, "whose"),
-            ("samples", Unit::Count, "how many"),
-            ("mean", Unit::Microseconds, "average"),
-            ("dev", Unit::Microseconds, "standard deviation"),
-            ("p50", Unit::Microseconds, "half are shorter"),
-            ("p90", Unit::Microseconds, "nine of ten are shorter"),
-            ("p99", Unit::Microseconds, "99 of 100 are shorter"),
-            ("histogram", Unit::Other, "pairs: up to so many microseconds, so many samples"),
-        ],
-    );
-    for (name, rtt) in aggregates {
-        let head = [json!(name), json!(rtt.samples())];
-        table.push(head.into_iter().chain(rtt_figures(Some(&rtt))).chain([json!(rtt.decades())]));
-    }
-    Answer { tables: vec![table] }
+    let rows = aggregates.into_iter().map(|(name, rtt)| {
+        let [mean, dev] = averages(Some(&rtt));
+        let [p50, p90, p99] = quantiles(Some(&rtt));
+        Distribution { name, samples: rtt.samples(), mean, dev, p50, p90, p99, histogram: rtt.decades() }
+    });
+    Answer { tables: vec![Table::of(rows)] }
 }
 
-fn rtt_groups(of: &Owners<'_>, by: RttBy) -> Vec<(String, RttStats)> {
+fn distributions(of: &Owners<'_>, by: RttBy) -> Vec<(String, RttStats)> {
     fn total(group: &Aggregate) -> RttStats {
         let mut total = RttStats::default();
         group.rtt.iter().flatten().for_each(|rtt| total.add(rtt));

@@ -1,24 +1,24 @@
 //! `ctl stats`: everything about the agent.
 
-use crate::export::ExportPort;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sockeye_bpf::kernel::Kernel;
+use sockeye_bpf::records::{CpuStats, Kind};
+use sockeye_ctl::protocol::{Answer, Table};
+use sockeye_ctl::rows;
+
+use super::round2;
+use crate::export::{ExportPort, ExportStats};
 use crate::flows::FlowTable;
 use crate::flows::aggregates::Aggregates;
 use crate::ingest::shard::RingCounts;
 use crate::ingest::worker::WorkerPort;
-use crate::model::flow::Counters;
+use crate::model::flow::{Counters, Proto, State};
 use crate::model::rtt::RttHistogram;
+use crate::model::text::clean;
 use crate::owners::process::ProcessTable;
 use crate::owners::runtimes::{NamingStats, RuntimeClient};
-use serde_json::{Value, json};
-use sockeye_bpf::kernel::Kernel;
-use sockeye_bpf::records::{CpuStats, Kind};
-use sockeye_ctl::protocol::{Answer, Table, Unit};
-use std::sync::Arc;
-use std::time::Instant;
-
-use super::round2;
-use crate::export::ExportStats;
-use crate::model::flow::{Proto, State};
 
 /// What the figures are read from.
 pub(crate) struct Sources<'a> {
@@ -42,7 +42,7 @@ pub(crate) struct Totals {
     pub rings: Vec<RingCounts>,
     /// Close records that came through the overflow map.
     pub overflow_closes: u64,
-    /// Socket scans, and how long the last one took.
+    /// Socket scans.
     pub scans: u64,
     /// Sockets in the last scan.
     pub scan_sockets: u64,
@@ -63,333 +63,392 @@ pub(crate) fn stats(s: &Sources<'_>) -> Answer {
     let cpus = s.kernel.cpu_stats().unwrap_or_default();
     Answer {
         tables: vec![
-            agent(s),
-            rings(s, &cpus),
-            losses(s, &cpus),
-            shards(s),
-            flow_states(s),
-            rtt(s),
-            runtimes(s),
-            exports(s),
-            programs(s),
+            Table::of([agent(s)]),
+            Table::of(rings(s, &cpus)),
+            Table::of(losses(s, &cpus)),
+            Table::of(s.workers.iter().map(worker)),
+            Table::of(flow_states(s.table)),
+            Table::of([rtt(s.rtt)]),
+            Table::of(s.runtimes.iter().filter_map(|client| runtime(client))),
+            Table::of(s.exporters.iter().map(export)),
+            Table::of(programs(s.kernel)),
         ],
     }
 }
 
-fn agent(s: &Sources<'_>) -> Table {
-    let mut table = Table::new(
-        "agent",
-        "The agent itself.",
-        &[
-            ("version", Unit::Text, "version of sockeye"),
-            ("pid", Unit::Id, "process id"),
-            ("uptime", Unit::Seconds, "since it was started"),
-            ("cpu", Unit::Percent, "user and system time of all its threads, of one CPU, since it was started"),
-            ("memory", Unit::Bytes, "resident memory, rings included once they were used"),
-            ("kernel_memory", Unit::Bytes, "ring buffers of all CPUs and of the socket scan"),
-            ("flows", Unit::Count, "flows in the table, those included that are over and linger"),
-            ("flows_seen", Unit::Count, "flows ever entered"),
-            ("flows_paired", Unit::Count, "host-local flows whose two ends were joined"),
-            ("processes", Unit::Count, "processes that are remembered"),
-            ("cgroups", Unit::Count, "cgroups that are remembered"),
-            ("containers", Unit::Count, "those of them that are containers"),
-            ("listeners", Unit::Count, "sockets that listen"),
-            ("scans", Unit::Count, "scans of all sockets"),
-            ("scan_sockets", Unit::Count, "sockets that the last scan found"),
-            ("scan_time", Unit::Nanoseconds, "CPU time of the last scan"),
-        ],
-    );
+rows! {
+    /// The agent itself.
+    struct Agent: "agent" {
+        /// version of sockeye
+        version: Text = &'static str,
+        /// process id
+        pid: Id = u32,
+        /// since it was started
+        uptime: Seconds = u64,
+        /// user and system time of all its threads, of one CPU, since it was started
+        cpu: Percent = Option<f64>,
+        /// resident memory, rings included once they were used
+        memory: Bytes = Option<u64>,
+        /// ring buffers of all CPUs and of the socket scan
+        kernel_memory: Bytes = usize,
+        /// flows in the table, those included that are over and linger
+        flows: Count = usize,
+        /// flows ever entered
+        flows_seen: Count = u64,
+        /// host-local flows whose two ends were joined
+        flows_paired: Count = u64,
+        /// processes that are remembered
+        processes: Count = usize,
+        /// cgroups that are remembered
+        cgroups: Count = usize,
+        /// those of them that are containers
+        containers: Count = u64,
+        /// sockets that listen
+        listeners: Count = usize,
+        /// scans of all sockets
+        scans: Count = u64,
+        /// sockets that the last scan found
+        scan_sockets: Count = u64,
+        /// CPU time of the last scan
+        scan_time: Nanoseconds = u64,
+    }
+}
+
+fn agent(s: &Sources<'_>) -> Agent {
     let uptime = s.started.elapsed().as_secs_f64();
     let own = procfs::process::Process::myself().and_then(|own| own.stat()).ok();
     let cpu_s = own.as_ref().map(|stat| (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64);
     let ring_bytes: usize = s.workers.iter().map(|worker| worker.ring_bytes).sum();
     let counts = s.table.counts();
-    table.push([
-        json!(env!("CARGO_PKG_VERSION")),
-        json!(std::process::id()),
-        json!(uptime as u64),
-        json!(cpu_s.map(|cpu_s| round2(100.0 * cpu_s / uptime))),
-        json!(own.map(|stat| stat.rss * procfs::page_size())),
-        json!(ring_bytes + s.kernel.scan_bytes()),
-        json!(s.table.len()),
-        json!(counts.created),
-        json!(counts.paired),
-        json!(s.processes.len()),
-        json!(s.processes.workloads.len()),
-        json!(s.processes.workloads.containers().1),
-        json!(s.table.listeners().count()),
-        json!(s.totals.scans),
-        json!(s.totals.scan_sockets),
-        json!(s.totals.scan_ns),
-    ]);
-    table
+    Agent {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        uptime: uptime as u64,
+        cpu: cpu_s.map(|cpu_s| round2(100.0 * cpu_s / uptime)),
+        memory: own.map(|stat| stat.rss * procfs::page_size()),
+        kernel_memory: ring_bytes + s.kernel.scan_bytes(),
+        flows: s.table.len(),
+        flows_seen: counts.created,
+        flows_paired: counts.paired,
+        processes: s.processes.len(),
+        cgroups: s.processes.workloads.len(),
+        containers: s.processes.workloads.containers().1,
+        listeners: s.table.listeners().count(),
+        scans: s.totals.scans,
+        scan_sockets: s.totals.scan_sockets,
+        scan_time: s.totals.scan_ns,
+    }
 }
 
-fn rings(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
-    let mut table = Table::new(
-        "rings",
-        "Records on their way out of the kernel, per CPU. offered = delivered + overflow + lost + what is in the ring.",
-        &[
-            ("cpu", Unit::Id, "CPU that writes to the ring"),
-            ("worker", Unit::Id, "thread that drains it"),
-            ("offered", Unit::Count, "records that the programs wanted to send"),
-            ("delivered", Unit::Count, "records that arrived"),
-            ("overflow", Unit::Count, "close records that found the ring full and went through a map instead"),
-            ("lost", Unit::Count, "records that found no room"),
-            ("size", Unit::Bytes, "capacity of the ring"),
-            ("fill_max", Unit::Percent, "most of it that was in use when the worker came"),
-        ],
-    );
+rows! {
+    /// Records on their way out of the kernel, per CPU. offered = delivered + overflow + lost + what is in the ring.
+    struct Ring: "rings" {
+        /// CPU that writes to the ring
+        cpu: Id = usize,
+        /// thread that drains it
+        worker: Id = usize,
+        /// records that the programs wanted to send
+        offered: Count = u64,
+        /// records that arrived
+        delivered: Count = u64,
+        /// close records that found the ring full and went through a map instead
+        overflow: Count = u64,
+        /// records that found no room
+        lost: Count = u64,
+        /// capacity of the ring
+        size: Bytes = usize,
+        /// most of it that was in use when the worker came
+        fill_max: Percent = f64,
+    }
+}
+
+fn rings(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Ring> {
+    let mut rows = Vec::new();
     for worker in s.workers {
+        let size = worker.ring_bytes / worker.cpus.len().max(1);
         for &cpu in &worker.cpus {
             let Some((kernel, ring)) = cpus.get(cpu).zip(s.totals.rings.get(cpu)) else { continue };
-            let size = worker.ring_bytes / worker.cpus.len().max(1);
-            let offered: u64 = kernel.offered.iter().sum();
+            let row = Ring {
+                cpu,
+                worker: worker.index,
+                offered: kernel.offered.iter().sum(),
+                delivered: ring.delivered.iter().sum(),
+                overflow: kernel.close_overflow,
+                lost: kernel.lost_records(),
+                size,
+                fill_max: round2(100.0 * ring.fill_bytes_max as f64 / size.max(1) as f64),
+            };
             // Rings exist for CPUs that may be plugged in later, too.
-            if offered == 0 {
-                continue;
-            }
-            table.push([
-                json!(cpu),
-                json!(worker.index),
-                json!(offered),
-                json!(ring.delivered.iter().sum::<u64>()),
-                json!(kernel.close_overflow),
-                json!(kernel.lost_records()),
-                json!(size),
-                json!(round2(100.0 * ring.fill_bytes_max as f64 / size.max(1) as f64)),
-            ]);
+            rows.extend(Some(row).filter(|row| row.offered > 0));
         }
     }
-    table
+    rows
+}
+
+rows! {
+    /// Everything that can be lost, and how often it was.
+    struct Loss: "losses" {
+        /// what was lost, and where
+        reason: Text = String,
+        /// how often
+        count: Count = u64,
+        /// the same per CPU, where the kernel counts
+        per_cpu: Text = Option<Vec<u64>>,
+        /// what it means
+        effect: Text = &'static str,
+    }
 }
 
 /// Every place where something can go missing, whether or not it ever did.
-fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
-    let mut table = Table::new(
-        "losses",
-        "Everything that can be lost, and how often it was.",
-        &[
-            ("reason", Unit::Text, "what was lost, and where"),
-            ("count", Unit::Count, "how often"),
-            ("per_cpu", Unit::Text, "the same per CPU, where the kernel counts"),
-            ("effect", Unit::Text, "what it means"),
-        ],
-    );
-    let mut per_cpu = |reason: &str, of: &dyn Fn(&CpuStats) -> u64, effect: &str| {
-        let counts: Vec<u64> = cpus.iter().map(of).collect();
-        table.push([json!(reason), json!(counts.iter().sum::<u64>()), json!(counts), json!(effect)]);
-    };
-    for (kind, effect) in [
-        (Kind::Close, "last figures of a flow are those of the socket scan before; shown as vanished"),
-        (Kind::Rtt, "up to 22 samples are missing from the distribution"),
-        (Kind::Datagram, "UDP packets are missing from their flow"),
-        (Kind::UdpClose, "the flow ends by its idle timeout"),
-        (Kind::Identity, "the process is looked up in /proc, and unknown if it is gone"),
-        (Kind::Cgroup, "the container is looked up in /proc, and unknown if it is gone"),
-    ] {
-        per_cpu(&format!("ring_full_{}", kind.name()), &|cpu| cpu.lost[kind as usize], effect);
-    }
-    per_cpu("socket_untracked", &|cpu| cpu.storage_failed, "no kernel memory: the socket's flow is not seen");
-    per_cpu("close_untracked", &|cpu| cpu.untracked_close, "a connection ended that was never tracked");
-    per_cpu("udp_unparsed", &|cpu| cpu.udp_unparsed, "a UDP packet with unreadable headers is not counted");
-    per_cpu(
-        "args_unreadable",
-        &|cpu| cpu.args_unreadable,
-        "the command line is read from /proc, if the process still lives",
-    );
+fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
+    let mut rows = kernel_losses(cpus);
+    let counted = |reason: &str, count, effect| Loss { reason: reason.into(), count, per_cpu: None, effect };
     let counts = s.table.counts();
     let stalls: u64 = s.workers.iter().map(|w| ExportStats::get(&w.stats.stalls)).sum();
     let get = ExportStats::get;
-    let naming = s.naming;
     let (rolled_up, other_peers) = s.aggregates.refused();
     let malformed: u64 = s.totals.rings.iter().map(|r| r.malformed).sum();
-    for (reason, count, effect) in [
-        ("record_malformed", malformed, "a record was not understood"),
-        ("worker_stalled", stalls, "records waited in the ring because control was busy; nothing is lost by it"),
-        ("flow_table_full", counts.rejected, "the flow is not shown; raise --flows-max"),
-        ("process_table_full", s.processes.refused(), "a process is shown as unknown"),
-        ("cgroup_table_full", s.processes.workloads.refused(), "a container is shown as unknown"),
-        ("container_unnamed", s.processes.workloads.containers().0, "containers that have only an id by now"),
-        ("container_unknown", get(&naming.unknown), "no runtime knew the container: it has only an id"),
-        ("container_gave_up", get(&naming.gave_up), "its runtime did not answer for ten minutes: it has only an id"),
-        ("container_not_asked", get(&naming.refused), "too many questions waited: it has only an id"),
-        ("process_group_full", rolled_up, "figures of a process went to its container or service at once"),
-        ("peer_group_full", other_peers, "round-trip times of a peer network went to the other networks"),
-        ("flow_vanished", counts.vanished, "a flow's close record never came"),
-        (
+    rows.extend([
+        counted("record_malformed", malformed, "a record was not understood"),
+        counted("worker_stalled", stalls, "records waited in the ring because control was busy; nothing is lost by it"),
+        counted("flow_table_full", counts.rejected, "the flow is not shown; raise --flows-max"),
+        counted("process_table_full", s.processes.refused(), "a process is shown as unknown"),
+        counted("cgroup_table_full", s.processes.workloads.refused(), "a container is shown as unknown"),
+        counted("container_unnamed", s.processes.workloads.containers().0, "containers that have only an id by now"),
+        counted("container_unknown", get(&s.naming.unknown), "no runtime knew the container: it has only an id"),
+        counted(
+            "container_gave_up",
+            get(&s.naming.gave_up),
+            "its runtime did not answer for ten minutes: it has only an id",
+        ),
+        counted("container_not_asked", get(&s.naming.refused), "too many requests waited: it has only an id"),
+        counted("process_group_full", rolled_up, "figures of a process went to its container or service at once"),
+        counted("peer_group_full", other_peers, "round-trip times of a peer network went to the other networks"),
+        counted("flow_vanished", counts.vanished, "a flow's close record never came"),
+        counted(
             "listening_ports_cut",
             s.totals.ports_cut,
             "a collector does not hear of these ports: one address has too many",
         ),
-        ("kernel_read_failed", s.totals.kernel_errors, "a socket scan or drain failed and was repeated"),
-    ] {
-        table.push([json!(reason), json!(count), Value::Null, json!(effect)]);
-    }
+        counted("kernel_read_failed", s.totals.kernel_errors, "a scan or drain failed and was repeated"),
+    ]);
     for cost in s.kernel.programs().iter().filter_map(|program| program.cost().ok()) {
         let effect = "events that came while the program was already running on that CPU";
-        table.push([json!(format!("program_busy {}", cost.name)), json!(cost.misses), Value::Null, json!(effect)]);
+        rows.push(counted(&format!("program_busy {}", cost.name), cost.misses, effect));
     }
     for port in s.exporters {
-        let dropped = ExportStats::get(&port.stats.dropped);
         let effect = "reports of flows that the exporter did not get";
-        table.push([json!(format!("export_dropped {}", port.name)), json!(dropped), Value::Null, json!(effect)]);
+        rows.push(counted(&format!("export_dropped {}", port.name), get(&port.stats.dropped), effect));
     }
-    table
+    rows
 }
 
-fn shards(s: &Sources<'_>) -> Table {
-    let mut table = Table::new(
-        "workers",
-        "Threads that drain the rings.",
-        &[
-            ("worker", Unit::Id, "number"),
-            ("pinned", Unit::Id, "CPU that it runs on"),
-            ("cpus", Unit::Text, "CPUs whose rings it drains"),
-            ("visits", Unit::Count, "times that it looked into its rings"),
-            ("shards", Unit::Count, "shards handed over to the control thread"),
-            ("shard_flows", Unit::Count, "TCP sockets and UDP flows in the last shard"),
-            ("shard_flows_max", Unit::Count, "the most there ever were"),
-        ],
-    );
-    for worker in s.workers {
-        table.push([
-            json!(worker.index),
-            json!(worker.pinned_cpu),
-            json!(worker.cpus),
-            json!(ExportStats::get(&worker.stats.visits)),
-            json!(ExportStats::get(&worker.stats.shards)),
-            json!(ExportStats::get(&worker.stats.shard_flows)),
-            json!(ExportStats::get(&worker.stats.shard_flows_max)),
-        ]);
-    }
-    table
+/// What the kernel side counts, per CPU.
+fn kernel_losses(cpus: &[CpuStats]) -> Vec<Loss> {
+    let per_cpu = |reason: &str, of: &dyn Fn(&CpuStats) -> u64, effect| {
+        let counts: Vec<u64> = cpus.iter().map(of).collect();
+        Loss { reason: reason.into(), count: counts.iter().sum(), per_cpu: Some(counts), effect }
+    };
+    let full = |kind: Kind, effect| {
+        per_cpu(&format!("ring_full_{}", kind.name()), &|cpu: &CpuStats| cpu.lost[kind as usize], effect)
+    };
+    vec![
+        full(Kind::Close, "last figures of a flow are those of the scan before; shown as vanished"),
+        full(Kind::Rtt, "up to 22 samples are missing from the distribution"),
+        full(Kind::Datagram, "UDP packets are missing from their flow"),
+        full(Kind::UdpClose, "the flow ends by its idle timeout"),
+        full(Kind::Identity, "the process is looked up in /proc, and unknown if it is gone"),
+        full(Kind::Cgroup, "the container is looked up in /proc, and unknown if it is gone"),
+        per_cpu("socket_untracked", &|cpu| cpu.storage_failed, "no kernel memory: the socket's flow is not seen"),
+        per_cpu("close_untracked", &|cpu| cpu.untracked_close, "a connection ended that was never tracked"),
+        per_cpu("udp_unparsed", &|cpu| cpu.udp_unparsed, "a UDP packet with unreadable headers is not counted"),
+        per_cpu(
+            "args_unreadable",
+            &|cpu| cpu.args_unreadable,
+            "the command line is read from /proc, if the process still lives",
+        ),
+    ]
 }
 
-fn flow_states(s: &Sources<'_>) -> Table {
-    let mut table = Table::new(
-        "flows",
-        "Flows by protocol and state.",
-        &[
-            ("protocol", Unit::Text, "transport protocol"),
-            ("state", Unit::Text, "how they stand"),
-            ("flows", Unit::Count, "how many"),
-        ],
-    );
+rows! {
+    /// Threads that drain the rings.
+    struct Worker: "workers" {
+        /// number
+        worker: Id = usize,
+        /// CPU that it runs on
+        pinned: Id = Option<usize>,
+        /// CPUs whose rings it drains
+        cpus: Text = Vec<usize>,
+        /// times that it looked into its rings
+        visits: Count = u64,
+        /// shards handed over to the control thread
+        shards: Count = u64,
+        /// TCP sockets and UDP flows in the last shard
+        shard_flows: Count = u64,
+        /// the most there ever were
+        shard_flows_max: Count = u64,
+    }
+}
+
+fn worker(port: &WorkerPort) -> Worker {
+    let stats = &port.stats;
+    Worker {
+        worker: port.index,
+        pinned: port.pinned_cpu,
+        cpus: port.cpus.clone(),
+        visits: ExportStats::get(&stats.visits),
+        shards: ExportStats::get(&stats.shards),
+        shard_flows: ExportStats::get(&stats.shard_flows),
+        shard_flows_max: ExportStats::get(&stats.shard_flows_max),
+    }
+}
+
+rows! {
+    /// Flows by protocol and state.
+    struct FlowState: "flows" {
+        /// transport protocol
+        protocol: Text = &'static str,
+        /// how they stand
+        state: Text = &'static str,
+        /// how many
+        flows: Count = u64,
+    }
+}
+
+fn flow_states(table: &FlowTable) -> Vec<FlowState> {
     let mut counts = [[0u64; State::ALL.len()]; 2];
-    for flow in s.table.flows() {
+    for flow in table.flows() {
         counts[flow.key.proto as usize][flow.state() as usize] += 1;
     }
-    for proto in [Proto::Tcp, Proto::Udp] {
-        for state in State::ALL {
-            let count = counts[proto as usize][state as usize];
-            if count > 0 {
-                table.push([json!(proto.name()), json!(state.name()), json!(count)]);
-            }
-        }
-    }
-    table
+    let all = [Proto::Tcp, Proto::Udp].into_iter().flat_map(|proto| State::ALL.map(|state| (proto, state)));
+    all.map(|(proto, state)| FlowState {
+        protocol: proto.name(),
+        state: state.name(),
+        flows: counts[proto as usize][state as usize],
+    })
+    .filter(|row| row.flows > 0)
+    .collect()
 }
 
-fn rtt(s: &Sources<'_>) -> Table {
-    let mut table = Table::new(
-        "rtt",
-        "Round-trip times of the host's TCP connections, every sample that the kernel took since the agent was started.",
-        &[
-            ("samples", Unit::Count, "how many"),
-            ("p50", Unit::Microseconds, "half are shorter"),
-            ("p90", Unit::Microseconds, "nine of ten are shorter"),
-            ("p99", Unit::Microseconds, "99 of 100 are shorter"),
-            ("max", Unit::Microseconds, "the longest"),
-        ],
-    );
-    let h = s.rtt;
-    let at = |quantile| if h.is_empty() { Value::Null } else { json!(h.value_at_quantile(quantile)) };
-    let max = if h.is_empty() { Value::Null } else { json!(h.max()) };
-    table.push([json!(h.len()), at(0.5), at(0.9), at(0.99), max]);
-    table
+rows! {
+    /// Round-trip times of the host's TCP connections, every sample that the kernel took since the agent was started.
+    struct Rtt: "rtt" {
+        /// how many
+        samples: Count = u64,
+        /// half are shorter
+        p50: Microseconds = Option<u64>,
+        /// nine of ten are shorter
+        p90: Microseconds = Option<u64>,
+        /// 99 of 100 are shorter
+        p99: Microseconds = Option<u64>,
+        /// the longest
+        max: Microseconds = Option<u64>,
+    }
 }
 
-fn runtimes(s: &Sources<'_>) -> Table {
-    let mut table = Table::new(
-        "runtimes",
-        "Container runtimes that are asked for names. Those without a socket in their usual place are left out.",
-        &[
-            ("api", Unit::Text, "the API that it speaks"),
-            ("socket", Unit::Text, "where"),
-            ("state", Unit::Text, "up, or why it does not answer"),
-            ("asked", Unit::Count, "questions"),
-            ("found", Unit::Count, "answers with a name"),
-            ("unknown", Unit::Count, "answers that there is no such container"),
-            ("failed", Unit::Count, "questions without an answer that is understood"),
-        ],
-    );
-    for runtime_client in s.runtimes {
-        let s = runtime_client.snapshot();
-        if s.asked == 0 && !runtime_client.path.exists() {
-            continue;
-        }
-        let socket = runtime_client.path.display().to_string();
-        table.push([
-            json!(runtime_client.kind.name()),
-            json!(crate::model::text::clean(socket.as_bytes())),
-            json!(s.state),
-            json!(s.asked),
-            json!(s.found),
-            json!(s.unknown),
-            json!(s.failed),
-        ]);
-    }
-    table
+fn rtt(histogram: &RttHistogram) -> Rtt {
+    let at = |quantile| (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile));
+    let max = (!histogram.is_empty()).then(|| histogram.max());
+    Rtt { samples: histogram.len(), p50: at(0.5), p90: at(0.9), p99: at(0.99), max }
 }
 
-fn exports(s: &Sources<'_>) -> Table {
-    let mut table = Table::new(
-        "exports",
-        "Where flows go.",
-        &[
-            ("to", Unit::Text, "endpoint"),
-            ("connected", Unit::Text, "whether a consumer is there"),
-            ("joined", Unit::Count, "how often one came"),
-            ("queued", Unit::Count, "reports that wait"),
-            ("records", Unit::Count, "flow records sent"),
-            ("messages", Unit::Count, "messages sent, of all topics"),
-            ("bytes", Unit::Bytes, "payload sent"),
-            ("retried", Unit::Count, "sends repeated because the consumer was slow"),
-            ("dropped", Unit::Count, "reports dropped because the queue was full"),
-        ],
-    );
-    for port in s.exporters {
-        let s = &port.stats;
-        let connected = if ExportStats::get(&s.connected) > 0 { "yes" } else { "no" };
-        let figures = [&s.joined, &s.queued, &s.records, &s.messages, &s.bytes, &s.retried, &s.dropped];
-        table.push([json!(port.name), json!(connected)].into_iter().chain(figures.map(|f| json!(ExportStats::get(f)))));
+rows! {
+    /// Container runtimes that are asked for names. Those without a socket in their usual place are left out.
+    struct Runtime: "runtimes" {
+        /// the API that it speaks
+        api: Text = &'static str,
+        /// where
+        socket: Text = String,
+        /// up, or why it does not answer
+        state: Text = String,
+        /// requests
+        asked: Count = u64,
+        /// replies with a name
+        found: Count = u64,
+        /// replies that there is no such container
+        unknown: Count = u64,
+        /// requests without a reply that is understood
+        failed: Count = u64,
     }
-    table
 }
 
-fn programs(s: &Sources<'_>) -> Table {
-    let mut table = Table::new(
-        "programs",
-        "The kernel programs. Runs are counted only while somebody asks for these figures: ask again for a time per run.",
-        &[
-            ("program", Unit::Text, "name"),
-            ("id", Unit::Id, "as in bpftool prog"),
-            ("verified", Unit::Count, "instructions that the kernel's verifier walked"),
-            ("runs", Unit::Count, "runs while counting was on"),
-            ("ns_per_run", Unit::Nanoseconds, "mean time of a run"),
-        ],
-    );
-    for program in s.kernel.programs() {
-        let Ok(cost) = program.cost() else { continue };
-        let per_run = (cost.runs > 0).then(|| round2(cost.run_ns as f64 / cost.runs as f64));
-        table.push([
-            json!(cost.name),
-            json!(cost.id),
-            json!(cost.verified_instructions),
-            json!(cost.runs),
-            json!(per_run),
-        ]);
+fn runtime(client: &RuntimeClient) -> Option<Runtime> {
+    let s = client.snapshot();
+    if s.asked == 0 && !client.path.exists() {
+        return None;
     }
-    table
+    Some(Runtime {
+        api: client.kind.name(),
+        socket: clean(client.path.display().to_string().as_bytes()),
+        state: s.state,
+        asked: s.asked,
+        found: s.found,
+        unknown: s.unknown,
+        failed: s.failed,
+    })
+}
+
+rows! {
+    /// Where flows go.
+    struct Export: "exports" {
+        /// endpoint
+        to: Text = String,
+        /// whether a consumer is there
+        connected: Text = &'static str,
+        /// how often one came
+        joined: Count = u64,
+        /// reports that wait
+        queued: Count = u64,
+        /// flow records sent
+        records: Count = u64,
+        /// messages sent, of all topics
+        messages: Count = u64,
+        /// payload sent
+        bytes: Bytes = u64,
+        /// sends repeated because the consumer was slow
+        retried: Count = u64,
+        /// reports dropped because the queue was full
+        dropped: Count = u64,
+    }
+}
+
+fn export(port: &ExportPort) -> Export {
+    let s = &port.stats;
+    Export {
+        to: port.name.clone(),
+        connected: if ExportStats::get(&s.connected) > 0 { "yes" } else { "no" },
+        joined: ExportStats::get(&s.joined),
+        queued: ExportStats::get(&s.queued),
+        records: ExportStats::get(&s.records),
+        messages: ExportStats::get(&s.messages),
+        bytes: ExportStats::get(&s.bytes),
+        retried: ExportStats::get(&s.retried),
+        dropped: ExportStats::get(&s.dropped),
+    }
+}
+
+rows! {
+    /// The kernel programs. Runs are counted only while somebody asks for these figures: ask again for a time per run.
+    struct Program: "programs" {
+        /// name
+        program: Text = String,
+        /// as in bpftool prog
+        id: Id = u32,
+        /// instructions that the kernel's verifier walked
+        verified: Count = u32,
+        /// runs while counting was on
+        runs: Count = u64,
+        /// mean time of a run
+        ns_per_run: Nanoseconds = Option<f64>,
+    }
+}
+
+fn programs(kernel: &Kernel) -> impl Iterator<Item = Program> {
+    kernel.programs().iter().filter_map(|program| program.cost().ok()).map(|cost| Program {
+        ns_per_run: (cost.runs > 0).then(|| round2(cost.run_ns as f64 / cost.runs as f64)),
+        program: cost.name,
+        id: cost.id,
+        verified: cost.verified_instructions,
+        runs: cost.runs,
+    })
 }
