@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapType;
+use aya::programs::ProgramType;
+use aya::sys::{is_map_supported, is_program_supported};
 use caps::{CapSet, Capability};
 
 /// One need of the agent and whether the host meets it.
@@ -41,6 +44,37 @@ pub fn probe() -> Vec<Need> {
         btf(Path::new(BTF_PATH)),
         cgroup(find_cgroup2().as_deref()),
     ]
+}
+
+/// Kinds of programs and maps that the agent is made of, each tried with the kernel.
+#[must_use]
+pub fn features() -> Vec<Need> {
+    let programs = [
+        ("tracing programs", ProgramType::Tracing, "boot Linux 6.1 or newer"),
+        ("cgroup_skb", ProgramType::CgroupSkb, "boot a kernel with CONFIG_CGROUP_BPF=y, or run with --no-cgroup"),
+        ("cgroup_sock", ProgramType::CgroupSock, "boot a kernel with CONFIG_CGROUP_BPF=y, or run with --no-cgroup"),
+    ];
+    let maps = [
+        ("ring buffers", MapType::RingBuf),
+        ("socket storage", MapType::SkStorage),
+        ("maps of maps", MapType::ArrayOfMaps),
+        ("LRU hashes", MapType::LruHash),
+    ];
+    let programs = programs
+        .map(|(name, kind, remedy)| feature(name, is_program_supported(kind).map_err(|err| err.to_string()), remedy));
+    let maps = maps.map(|(name, kind)| {
+        feature(name, is_map_supported(kind).map_err(|err| err.to_string()), "boot Linux 6.1 or newer")
+    });
+    programs.into_iter().chain(maps).collect()
+}
+
+/// What the kernel says of a feature. One that it does not want to be asked about shows itself when programs are loaded.
+fn feature(name: &'static str, answer: Result<bool, String>, remedy: &str) -> Need {
+    match answer {
+        Ok(true) => Need::met(name, "supported"),
+        Ok(false) => Need::unmet(name, format!("this kernel has no {name}"), remedy),
+        Err(why) => Need::met(name, format!("not known: {why}")),
+    }
 }
 
 /// `has` tells whether the process holds a capability. `CAP_SYS_ADMIN` implies all that are needed.

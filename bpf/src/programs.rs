@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use aya::sys::Stats;
 use libbpf_rs::Program;
 
 use crate::sys;
@@ -63,6 +64,17 @@ impl RunTimeStats {
     /// # Errors
     /// If the kernel refuses (`CAP_SYS_ADMIN` is needed).
     pub fn enable() -> io::Result<Self> {
-        sys::enable_run_time_stats().map(|fd| Self { _fd: fd })
+        let fd = aya::sys::enable_stats(Stats::RunTime).map_err(|err| err.io_error)?;
+        Ok(Self { _fd: fd })
     }
+}
+
+/// Name and id of every program that is loaded on this host.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn loaded() -> io::Result<Vec<(String, u32)>> {
+    let one = |info: aya::programs::ProgramInfo| (info.name_as_str().unwrap_or_default().to_owned(), info.id());
+    // One that is unloaded while we look is not loaded any more.
+    Ok(aya::programs::loaded_programs().filter_map(Result::ok).map(one).collect())
 }

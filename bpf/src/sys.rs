@@ -126,13 +126,6 @@ pub(crate) fn program_facts(program: BorrowedFd<'_>) -> io::Result<ProgramFacts>
     })
 }
 
-/// Lets the kernel count run time for as long as the descriptor is held.
-pub(crate) fn enable_run_time_stats() -> io::Result<OwnedFd> {
-    // SAFETY: no pointers are involved.
-    let fd = unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) };
-    own(fd)
-}
-
 /// A descriptor that libbpf has just returned, or its error.
 pub(crate) fn own(fd: i32) -> io::Result<OwnedFd> {
     if fd < 0 {

@@ -170,6 +170,12 @@ fn kernel_options(args: &Args) -> KernelOptions {
 }
 
 pub(crate) fn check(args: &Args) -> Result<()> {
+    for need in preflight::features() {
+        match &need.remedy {
+            None => println!("ok       {:<16} {}", need.name, need.finding),
+            Some(remedy) => println!("missing  {:<16} {}: {remedy}", need.name, need.finding),
+        }
+    }
     let (kernel, rings) = Kernel::start(&kernel_options(args))?;
     let kib = rings.first().map_or(0, |ring| ring.size_bytes() / 1024);
     println!("ok       {:<14} {} of {kib} KiB", "rings", rings.len());

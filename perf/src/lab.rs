@@ -14,13 +14,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sockeye::flows::{FlowTable, TICK_NS, Timeouts};
 use sockeye::ingest::shard::VISIT_RECORDS_MAX;
 use sockeye::ingest::worker::{Pace, Visit, Worker, WorkerPort};
+use sockeye_bpf::harness::readers::{AyaRing, LibbpfRing};
 use sockeye_bpf::harness::saturate::{Order, Producer};
 use sockeye_bpf::ring::{Drain, Ring};
 
 /// Records per run of the producer: half a millisecond without a look at the clock.
 const BATCH: u64 = 4096;
 /// Of a paced producer that shares its CPU.
-const NAP: Duration = Duration::from_micros(50);
+const PACED_SLEEP: Duration = Duration::from_micros(50);
 /// What a paced producer makes up for when it was not on its CPU. The rest is not made at all: it would come as a burst at
 /// many times the pace.
 const LATE_MAX: Duration = Duration::from_micros(200);
@@ -41,7 +42,7 @@ pub(crate) enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wake {
     /// It sleeps as the agent does, and looks. The kernel wakes nobody.
-    Nap,
+    Poll,
     /// The kernel wakes it when it had found nothing before.
     Event,
     /// It looks all the time.
@@ -51,10 +52,37 @@ pub(crate) enum Wake {
 impl Wake {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Nap => "naps (the agent's)",
+            Self::Poll => "polls (the agent's)",
             Self::Event => "woken by the kernel",
             Self::Busy => "never sleeps",
         }
+    }
+}
+
+/// Who reads the bare ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Reader {
+    Own,
+    Aya,
+    Libbpf,
+}
+
+impl Reader {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Aya => "aya",
+            Self::Libbpf => "libbpf",
+        }
+    }
+
+    /// Takes records from a ring until `stop` and until none is left. Returns how many.
+    fn drain(self, ring: Ring, stop: &AtomicBool) -> Result<u64> {
+        Ok(match self {
+            Self::Own => drain_only(ring, stop),
+            Self::Aya => drain_only(AyaRing::new(&ring)?, stop),
+            Self::Libbpf => drain_only(LibbpfRing::new(&ring)?, stop),
+        })
     }
 }
 
@@ -90,6 +118,8 @@ pub(crate) struct Lab {
     pub(crate) stage: Stage,
     pub(crate) placement: Placement,
     pub(crate) wake: Wake,
+    /// Of the bare ring; the worker's is our own.
+    pub(crate) reader: Reader,
     /// As many producers, on CPUs of their own, and as many workers.
     pub(crate) rings: usize,
     pub(crate) flows: u64,
@@ -147,7 +177,7 @@ impl Lab {
         stop.store(true, Ordering::Relaxed);
         let mut delivered = 0;
         for consumer in consumers {
-            delivered += consumer.join().map_err(|_| anyhow::anyhow!("the worker died"))?;
+            delivered += consumer.join().map_err(|_| anyhow::anyhow!("the worker died"))??;
         }
         let (offered, lost) = producer.record_counters()?;
         let all: u64 = warm.iter().chain(&made).map(|(made, _)| made).sum();
@@ -160,7 +190,7 @@ impl Lab {
     }
 
     /// The consumer's threads. The result is how many records arrived.
-    fn consume(&self, ring: Ring, cpu: CoreId, stop: &Arc<AtomicBool>) -> Result<JoinHandle<u64>> {
+    fn consume(&self, ring: Ring, cpu: CoreId, stop: &Arc<AtomicBool>) -> Result<JoinHandle<Result<u64>>> {
         let stop = Arc::clone(stop);
         let started = Arc::new(AtomicBool::new(false));
         let ready = Arc::clone(&started);
@@ -168,7 +198,11 @@ impl Lab {
         let thread = thread::Builder::new().name("perf-consumer".into()).spawn(move || {
             core_affinity::set_for_current(cpu);
             ready.store(true, Ordering::Relaxed);
-            if lab.stage == Stage::Drain { drain_only(ring, &stop) } else { lab.through_worker(ring, &readable, &stop) }
+            if lab.stage == Stage::Drain {
+                lab.reader.drain(ring, &stop)
+            } else {
+                Ok(lab.through_worker(ring, &readable, &stop))
+            }
         })?;
         while !started.load(Ordering::Relaxed) {
             thread::yield_now();
@@ -194,7 +228,7 @@ impl Lab {
             if late < 0.0 {
                 // A worker on the same CPU gets it, as in a host's idle time.
                 if self.placement == Placement::Same {
-                    thread::sleep(NAP)
+                    thread::sleep(PACED_SLEEP)
                 } else {
                     std::hint::spin_loop()
                 }
@@ -223,7 +257,7 @@ impl Lab {
                 take_shards(port, self.stage, self.flows, &events)
             });
             match self.wake {
-                Wake::Nap => worker.run(stop),
+                Wake::Poll => worker.run(stop),
                 Wake::Busy => worker.run_with(stop, |_| {}),
                 Wake::Event => worker.run_with(stop, |visit| {
                     if visit.records == 0 {
@@ -237,7 +271,7 @@ impl Lab {
 }
 
 /// The ring alone: what no worker can exceed.
-fn drain_only(mut ring: Ring, stop: &AtomicBool) -> u64 {
+fn drain_only(mut ring: impl Drain, stop: &AtomicBool) -> u64 {
     let (mut total, mut seen, mut pace) = (0, 0u64, Pace::new(ring.capacity_bytes()));
     loop {
         let ended = stop.load(Ordering::Relaxed);

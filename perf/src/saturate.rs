@@ -1,7 +1,7 @@
 //! `perf saturate`: how many records a second go through ring, worker and shard, and from which rate on some are lost.
 //!
 //! A kernel program is the producer, so no socket costs anything. Everything after the ring is the agent's own code:
-//! `Worker` with `Delta`, and for `--stage merge` the control thread's `FlowTable`.
+//! `Worker` with `Shard`, and for `--stage merge` the control thread's `FlowTable`.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use sockeye_ctl::human;
 
 use crate::agent::may_load_programs;
 use crate::args::parse_seconds;
-use crate::lab::{Lab, Placement, Sample, Stage, Wake};
+use crate::lab::{Lab, Placement, Reader, Sample, Stage, Wake};
 use crate::stats::quantile;
 use crate::table::{Report, Table, progress, round2};
 use crate::{distance, scaling};
@@ -36,6 +36,9 @@ pub(crate) struct Options {
     /// How far records go: drain (bytes are looked at), shard (the worker's table), merge (control's table, too).
     #[arg(long, value_enum, default_values_t = [Stage::Drain, Stage::Shard, Stage::Merge])]
     stage: Vec<Stage>,
+    /// Readers of the bare ring, side by side: ours, aya's, libbpf's.
+    #[arg(long, value_enum, default_values_t = [Reader::Own, Reader::Aya, Reader::Libbpf])]
+    reader: Vec<Reader>,
     /// Number of the first record.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -55,7 +58,8 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let lab = Lab {
         stage: Stage::Shard,
         placement: Placement::Other,
-        wake: Wake::Nap,
+        wake: Wake::Poll,
+        reader: Reader::Own,
         rings: 1,
         flows: if options.quick { 1_000 } else { 100_000 },
         ring_bytes: options.ring_kib[0] * 1024,
@@ -70,7 +74,12 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let mut variants: Vec<_> = [Wake::Event, Wake::Busy].map(|wake| Series::new(Lab { wake, ..lab })).into();
     variants.extend(options.ring_kib[1..].iter().map(|kib| Series::new(Lab { ring_bytes: kib * 1024, ..lab })));
     variants.extend([1, 2].map(|rings| Series::new(Lab { rings, placement: Placement::Same, ..lab })));
-    let mut all = main.iter_mut().chain(&mut variants).collect::<Vec<_>>();
+    let mut readers = Vec::new();
+    for placement in [Placement::Other, Placement::Same] {
+        let bare = Lab { stage: Stage::Drain, placement, ..lab };
+        readers.extend(options.reader.iter().map(|&reader| Series::new(Lab { reader, ..bare })));
+    }
+    let mut all = main.iter_mut().chain(&mut variants).chain(&mut readers).collect::<Vec<_>>();
     let bar = progress("saturate", all.len() as u64 * rounds + LOSS_RATES.len() as u64);
     for _ in 0..rounds {
         for series in &mut all {
@@ -85,6 +94,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     };
     let more = vec![
         ("one thing changed: wake-up, ring size, number of rings", rows(&variants)),
+        ("the bare ring by reader", rows(&readers)),
         ("loss against the offered rate", losses(&lab, seconds, &bar)?),
     ];
     bar.finish_and_clear();
@@ -123,11 +133,11 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
 /// One setting, and what each round found.
 struct Series {
     lab: Lab,
-    found: Vec<LookupReply>,
+    found: Vec<Round>,
 }
 
 /// A round.
-struct LookupReply {
+struct Round {
     flat_out: Sample,
     loss_free_per_s: f64,
     /// Nothing was lost flat out: the producer did not outrun the worker, whose ceiling is not known.
@@ -153,13 +163,13 @@ impl Series {
         } else {
             self.lab.loss_free_rate(flat_out.delivered_per_s(), seconds / 4.0)?
         };
-        self.found.push(LookupReply { flat_out, loss_free_per_s, loss_free_flat_out, line_ns, scaling });
+        self.found.push(Round { flat_out, loss_free_per_s, loss_free_flat_out, line_ns, scaling });
         Ok(())
     }
 
     fn row(&self) -> Vec<Value> {
         let (lab, found) = (&self.lab, &self.found);
-        let of = |figure: fn(&LookupReply) -> f64| spread(found.iter().map(figure).collect());
+        let of = |figure: fn(&Round) -> f64| spread(found.iter().map(figure).collect());
         let delivered = of(|found| found.flat_out.delivered_per_s());
         let loss_free = of(|found| found.loss_free_per_s).map(|rate| {
             let flat_out = found.iter().any(|found| found.loss_free_per_s == rate && found.loss_free_flat_out);
@@ -170,7 +180,8 @@ impl Series {
             json!(if lab.placement == Placement::Same { "the same CPU" } else { "another CPU" }),
             json!(lab.flows),
             json!(lab.ring_bytes / 1024),
-            json!(if lab.stage == Stage::Drain { "the bare ring, with naps" } else { lab.wake.name() }),
+            json!(lab.reader.name()),
+            json!(if lab.stage == Stage::Drain { "the bare ring, with the agent's sleeps" } else { lab.wake.name() }),
             json!(lab.rings),
             json!(of(|found| found.flat_out.offered_per_s())[0] as u64),
         ];
@@ -207,11 +218,12 @@ fn longest_stall(seconds: f64) -> Result<Duration> {
     Ok(stalls[1])
 }
 
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "stage",
     "worker on",
     "flows",
     "ring KiB",
+    "reader",
     "worker is",
     "rings",
     "flat out: offered/s",

@@ -13,10 +13,9 @@ use sockeye_tests::engines::Cgroup;
 use sockeye_tests::{Agent, Collected, Guard, Traffic, exporting_agent, output, serve, settle, slowness, wait_for};
 
 /// Ids of the kernel programs that are ours, by name.
-fn our_programs() -> HashSet<u64> {
-    let programs: Value = serde_json::from_str(&output("bpftool", &["-j", "prog", "show"])).expect("JSON");
-    let ours = |p: &&Value| p["name"].as_str().is_some_and(|name| name.starts_with("se_"));
-    programs.as_array().expect("a list").iter().filter(ours).filter_map(|p| p["id"].as_u64()).collect()
+fn our_programs() -> HashSet<u32> {
+    let all = sockeye_bpf::programs::loaded().expect("a list");
+    all.into_iter().filter(|(name, _)| name.starts_with("se_")).map(|(_, id)| id).collect()
 }
 
 /// Each connection of a storm is one flow with all bytes and both processes.
