@@ -21,7 +21,7 @@
 
 enum se_kind {
 	SE_CLOSE = 0,     /* se_close: the last word on a TCP connection */
-	SE_SCAN = 1,     /* se_flow: a live TCP socket, seen by the scan, or when its process has closed it */
+	SE_SCAN = 1,      /* se_flow: a live TCP socket, seen by the scan, or when its process has closed it */
 	SE_LISTENER = 2,  /* se_flow: a listening TCP or a bound UDP socket, seen by the scan */
 	SE_RTT = 3,       /* se_rtt: a batch of round-trip samples of one socket */
 	SE_DATAGRAM = 4,  /* se_datagram: one UDP packet that found the UDP table full */
@@ -64,12 +64,12 @@ struct se_flow {
 	__u32 out_of_order;
 	__u32 srtt_us;
 	__u32 rttvar_us;
-	__u16 window_local;  /* bytes that the peer may send now, at most 65,535 */
-	__u16 window_remote; /* the most that the peer ever let us send, likewise */
+	__u16 window_local;                 /* bytes that the peer may send now, at most 65,535 */
+	__u16 window_remote;                /* the most that the peer ever let us send, likewise */
 	__u8 congestion[SE_CONGESTION_LEN]; /* beginning of the name of the congestion control */
-	__u8 v6only; /* 1: a listener on an IPv6 address that takes no IPv4 */
-	__u32 seq_local;    /* first sequence number that bytes_acked counts: ISN of the initiator, ISN + 1 of the responder */
-	__u32 seq_remote;   /* ISN of the peer */
+	__u8 v6only;                        /* 1: a listener on an IPv6 address that takes no IPv4 */
+	__u32 seq_local; /* first sequence number that bytes_acked counts: ISN of the initiator, ISN + 1 of the responder */
+	__u32 seq_remote; /* ISN of the peer */
 };
 
 /* A connection that is over, with the round-trip samples that were not sent before. */
@@ -167,12 +167,12 @@ struct se_cgroup {
 struct se_stats {
 	__u64 offered[SE_KINDS];
 	__u64 lost[SE_KINDS];
-	__u64 close_overflow;   /* closes that found the ring full and went to the overflow map (not lost) */
-	__u64 storage_failed;   /* sockets that could not be tracked: no memory for their storage */
-	__u64 untracked_close;  /* connections that ended without ever having been tracked */
-	__u64 udp_table_full;   /* UDP packets sent through the ring because the table was full (not lost) */
-	__u64 udp_unparsed;     /* packets of UDP sockets whose headers could not be read */
-	__u64 args_unreadable;  /* command lines that were not in memory */
+	__u64 close_overflow;  /* closes that found the ring full and went to the overflow map (not lost) */
+	__u64 storage_failed;  /* sockets that could not be tracked: no memory for their storage */
+	__u64 untracked_close; /* connections that ended without ever having been tracked */
+	__u64 udp_table_full;  /* UDP packets sent through the ring because the table was full (not lost) */
+	__u64 udp_unparsed;    /* packets of UDP sockets whose headers could not be read */
+	__u64 args_unreadable; /* command lines that were not in memory */
 };
 
 #endif

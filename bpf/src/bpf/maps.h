@@ -14,9 +14,9 @@ struct se_sock {
 	__u8 owner_changes;
 	__u8 over; /* the last connection of this socket has ended, and its close is told */
 	__u8 pad0;
-	__u32 netns; /* of UDP sockets: cgroup_skb programs cannot read it from the socket */
+	__u32 netns;     /* of UDP sockets: cgroup_skb programs cannot read it from the socket */
 	__u64 opened_ns; /* 0 = before the agent */
-	__u64 scanned; /* what the scan told of last: see scanned_mark() */
+	__u64 scanned;   /* what the scan told of last: see scanned_mark() */
 	/* TCP, where the connection began: see note_begin(). Both 0 = not noted */
 	__u32 seq_local;
 	__u32 seq_remote;
@@ -28,7 +28,7 @@ struct se_sock {
 	 */
 	__u64 pad1;
 	__u32 rtt_count;
-	__u32 delivered; /* the kernel's count of segments that were acknowledged, when last looked at */
+	__u32 delivered;    /* the kernel's count of segments that were acknowledged, when last looked at */
 	__u64 rtt_batch_us; /* the socket's clock (tcp_mstamp): of the oldest sample that waits */
 	__u32 rtt_us[SE_RTT_BATCH];
 };
