@@ -7,9 +7,10 @@ ROOT := $(shell id -u)
 BUILD_PACKAGES := clang-14 gcc make pkg-config libelf-dev zlib1g-dev libzmq3-dev
 TEST_PACKAGES := bpftool iproute2 util-linux procps python3 python3-zmq curl nginx-light redis-server redis-tools bind9-dnsutils docker.io containernetworking-plugins busybox-static
 PERF_PACKAGES := iproute2 util-linux bpftrace libbpf-tools bpfcc-tools softflowd conntrack
+LINT_PACKAGES := clang-format-14
 KERNEL_PACKAGES := busybox-static kmod cpio bc xz-utils
 
-.PHONY: run build test test-unit test-e2e test-kernels lint bench perf clean build-packages test-packages perf-packages kernel-packages
+.PHONY: run build test test-unit test-e2e test-kernels lint bench perf clean build-packages lint-packages test-packages perf-packages kernel-packages
 
 run: build ## build, and run the agent on this host until Ctrl-C
 	@if [ "$(ROOT)" = 0 ]; then exec $(BIN)/sockeye $(ARGS); else exec sudo $(BIN)/sockeye $(ARGS); fi
@@ -20,21 +21,18 @@ build: build-packages
 test: test-unit test-e2e ## everything; the end-to-end part needs root
 
 test-unit: build-packages lint
-	$(CARGO) test --workspace --exclude sockeye-tests
+	ci/unit
 
 test-e2e: build test-packages
-	@if [ "$(ROOT)" != 0 ]; then \
-	  echo "make test: the end-to-end tests load kernel programs and need root: run 'sudo make test'" >&2; exit 1; fi
-	/usr/bin/python3 tests/oracle/collector_test.py
-	SOCKEYE_BIN=$(CURDIR)/$(BIN) $(CARGO) test -p sockeye-tests -- --test-threads=1
+	ci/e2e
 
 test-kernels: build test-packages kernel-packages ## the core of the end-to-end tests on other kernels, in QEMU (minutes)
-	BIN=$(CURDIR)/$(BIN) tests/kernels/run.sh
+	ci/kernels
 
-lint: build-packages
-	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+lint: build-packages lint-packages
+	ci/fmt
+	ci/clippy
+	ci/doc
 
 bench: build-packages ## every stage of the data path alone (minutes)
 	$(CARGO) bench -p sockeye-benches
@@ -57,6 +55,9 @@ endef
 
 build-packages:
 	$(call install,$(BUILD_PACKAGES))
+
+lint-packages:
+	$(call install,$(LINT_PACKAGES))
 
 test-packages:
 	$(call install,$(TEST_PACKAGES))
