@@ -62,7 +62,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "THREADS", value_parser = clap::value_parser!(u64).range(1..=256))]
     pub(crate) workers: Option<u64>,
 
-    /// KiB of each CPU's ring, a power of two [default: 8192, less from 5 CPUs on, at least 1024].
+    /// KiB of each CPU's ring, a power of two [default: 8192, less from 3 CPUs on, at least 1024].
     #[arg(long, value_name = "KIB", value_parser = parse_ring_kib)]
     pub(crate) ring_kib: Option<u32>,
 

@@ -10,7 +10,7 @@ use sockeye::config::Config;
 
 use cli::{Args, Command};
 
-/// Deltas, tables and reports are allocated and freed on different threads all the time: mimalloc is good at that.
+/// Shards, tables and reports are allocated and freed on different threads all the time: mimalloc is good at that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

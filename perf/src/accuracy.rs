@@ -1,4 +1,4 @@
-//! `perf accuracy`: flows of random size and kind, made by this program with books of its own, compared with what the
+//! `perf accuracy`: flows of random size and kind, made by this program with counters of its own, compared with what the
 //! running agent shows. Flows that are still open are also compared with what `ss` reads from the kernel.
 
 use std::collections::HashMap;

@@ -122,7 +122,7 @@ impl Agent {
         &self.client
     }
 
-    /// Its own books.
+    /// Its own counters.
     fn record_counters(&self) -> Result<RecordCounters> {
         let answer = self.stats()?;
         Ok(RecordCounters {
@@ -133,7 +133,7 @@ impl Agent {
         })
     }
 
-    /// The books at a moment in which nothing is in the rings: on a live host something may just have come, and a worker
+    /// The counters at a moment in which nothing is in the rings: on a live host something may just have come, and a worker
     /// takes it within a quarter of a second. What is lost without being counted never balances, and is there to see.
     pub(crate) fn balanced_counters(&self) -> Result<RecordCounters> {
         let mut record_counters = self.record_counters()?;

@@ -68,7 +68,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     }
     bar.finish_and_clear();
     let notes = vec![
-        "Records, by the agent's own books; its CPU time by /proc, all threads, with its export. The kernel programs run in \
+        "Records, by the agent's own counters; its CPU time by /proc, all threads, with its export. The kernel programs run in \
          the time of whoever connects, closes or receives; their run time is the kernel's own count, itself included."
             .into(),
         "Export: from the client's close to the flow at a ZMQ collector, of one connection in 16; half a second of it is the \

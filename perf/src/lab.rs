@@ -144,7 +144,7 @@ impl Lab {
         Ok(offered)
     }
 
-    /// Produces for some seconds, at a rate or flat out, and reads the books.
+    /// Produces for some seconds, at a rate or flat out, and reads the counters.
     pub(crate) fn measure(&self, rate: Option<f64>, seconds: f64) -> Result<Sample> {
         let (producer, rings) = Producer::load(self.ring_bytes)?;
         let cpus = core_affinity::get_core_ids().context("cannot list the CPUs")?;
@@ -182,7 +182,7 @@ impl Lab {
         let (offered, lost) = producer.record_counters()?;
         let all: u64 = warm.iter().chain(&made).map(|(made, _)| made).sum();
         if offered != all || offered != delivered + lost {
-            bail!("the books do not balance: {all} made, {offered} offered, {delivered} delivered, {lost} lost");
+            bail!("the counters do not balance: {all} made, {offered} offered, {delivered} delivered, {lost} lost");
         }
         let (offered, lost) = (offered - before.0, lost - before.1);
         let seconds = made.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);

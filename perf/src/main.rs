@@ -1,4 +1,4 @@
-//! `perf`: loads the host or the agent's own stages, and reads the books. One file per question.
+//! `perf`: loads the host or the agent's own stages, and reads the counters. One file per question.
 
 mod accuracy;
 mod agent;

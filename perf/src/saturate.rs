@@ -42,7 +42,7 @@ pub(crate) struct Options {
     /// Number of the first record.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Once, a quarter of a second each, 1,000 flows: for checking the books, not for figures.
+    /// Once, a quarter of a second each, 1,000 flows: for checking the counters, not for figures.
     #[arg(long)]
     quick: bool,
 }

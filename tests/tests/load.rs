@@ -42,7 +42,7 @@ fn ten_thousand_short_connections_at_full_speed() {
     assert_eq!(done, connections);
     settle();
     // All from one answer; what the agent and the host do meanwhile may be on its way.
-    let (offered, lost) = wait_for("balanced books", Duration::from_secs(10), || {
+    let (offered, lost) = wait_for("balanced counters", Duration::from_secs(10), || {
         let record_counters = agent.sums("rings", ["offered", "delivered", "overflow", "lost"]);
         let [offered, delivered, overflow, lost] = record_counters;
         assert!(offered >= delivered + overflow + lost, "{record_counters:?}");

@@ -1,4 +1,4 @@
-//! The load harness keeps honest books. Its figures are of no interest here, a busy machine makes any.
+//! The load harness keeps honest accounts. Its figures are of no interest here, a busy machine makes any.
 
 use std::fs;
 use std::process::{Command, Stdio};

@@ -9,7 +9,7 @@ use sockeye_ctl::protocol::Answer;
 pub enum Event {
     /// Somebody asks.
     Question(Question),
-    /// A worker's delta is full.
+    /// A worker's shard is full.
     ShardFull,
 }
 

@@ -56,7 +56,7 @@ fn matches(flow: &Flow, processes: &ProcessTable, a: &FlowsArguments) -> bool {
         })
 }
 
-/// Whether a place is meant: by the name or the beginning of the id of its container, its pod, or its unit.
+/// Whether a workload is meant: by the name or the beginning of the id of its container, its pod, or its unit.
 fn is_called(workload: &Workload, text: &str) -> bool {
     let container = workload.container.as_ref().is_some_and(|c| c.name == text || c.id.starts_with(text));
     let pod = workload.pod.as_ref().is_some_and(|pod| pod.name == text || pod.uid == text);

@@ -209,7 +209,8 @@ impl Control {
 
     fn take_shards(&mut self) {
         let now_ns = boot_ns();
-        let told_ns = self.workers.iter().map(|worker| worker.stats.drained_through_ns.load(Ordering::Acquire)).min();
+        let drained_ns =
+            self.workers.iter().map(|worker| worker.stats.drained_through_ns.load(Ordering::Acquire)).min();
         for index in 0..self.workers.len() {
             while let Ok(mut shard) = self.workers[index].shards.pop() {
                 self.merge(&shard, now_ns);
@@ -218,7 +219,7 @@ impl Control {
                 let _ = self.workers[index].recycle.push(shard);
             }
         }
-        self.table.drained_through(told_ns.unwrap_or(0).min(self.late_until_ns));
+        self.table.drained_through(drained_ns.unwrap_or(0).min(self.late_until_ns));
         self.ask_for_processes();
     }
 

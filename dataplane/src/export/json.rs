@@ -31,7 +31,7 @@ const NESTED: [&str; 9] = [
 /// not heard of the flow before.
 #[must_use]
 pub fn encode(report: &FlowReport, probe: IpAddr, from_beginning: bool) -> Value {
-    let Identity { process: client, workload: client_place } = &report.identity[Side::Initiator as usize];
+    let Identity { process: client, workload: client_workload } = &report.identity[Side::Initiator as usize];
     let absolute = client.is_some() || report.key.proto == Proto::Tcp;
     let counters = if absolute { &report.total } else { &report.delta };
     let since_unix_ns = if from_beginning { report.first_unix_ns } else { report.since_unix_ns };
@@ -49,7 +49,7 @@ pub fn encode(report: &FlowReport, probe: IpAddr, from_beginning: bool) -> Value
             flow.insert("LOCAL_FATHER_PROCESS".into(), parent_object(process));
         }
     }
-    if let Some(container) = client_place.as_deref().and_then(container_object) {
+    if let Some(container) = client_workload.as_deref().and_then(container_object) {
         flow.insert("LOCAL_CONTAINER".into(), container);
     }
     if report.key.proto == Proto::Tcp {

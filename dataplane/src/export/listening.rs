@@ -70,7 +70,7 @@ impl LocalAddresses {
     }
 }
 
-/// A message for each address on which something listens, and for those in `told`, where something has listened before.
+/// A message for each address on which something listens, and for those in `reported`, where something has listened before.
 /// These are replaced by those of now. Ports that a message had no room for are counted.
 #[must_use]
 pub fn messages<'a>(

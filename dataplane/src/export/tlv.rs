@@ -116,7 +116,7 @@ const IDENTITIES_MAX: usize = 4096;
 /// Most bytes of them: command lines may be long.
 const IDENTITY_BYTES_MAX: usize = 4 << 20;
 
-/// Where process and place are in memory, which the value holds, and the side.
+/// Where process and workload are in memory, which the value holds, and the side.
 type IdentityKey = (usize, usize, Side);
 
 /// Writes reports. Who is behind a side is written once, and copied as long as it stays the same: that is most of a record.

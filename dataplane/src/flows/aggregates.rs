@@ -1,4 +1,4 @@
-//! Figures per process, per place (container, pod, service) and per peer network: what they did, and how slow their
+//! Figures per process, per workload (container, pod, service) and per peer network: what they did, and how slow their
 //! network was.
 //!
 //! Bounded: a process that is over, or one too many, is added to the figures of its place, and a peer network too many
@@ -69,7 +69,7 @@ type Map<K, V> = HashMap<K, V, ahash::RandomState>;
 #[derive(Default)]
 pub struct Aggregates {
     processes: Map<ProcKey, Aggregate>,
-    /// By cgroup: what its forgotten processes did. 0 = the place is not known.
+    /// By cgroup: what its forgotten processes did. 0 = the workload is not known.
     workloads: Map<u64, Aggregate>,
     peers: Map<Network, RttStats>,
     other_peers: RttStats,
@@ -120,7 +120,7 @@ impl Aggregates {
         group
     }
 
-    /// Adds processes that have been quiet, or the quietest of too many, to their places. Call it before the table of
+    /// Adds processes that have been quiet, or the quietest of too many, to their workloads. Call it before the table of
     /// processes forgets where they lived.
     pub fn roll_up(&mut self, processes: &ProcessTable, now_ns: u64) {
         let mut keep_ns = KEEP_NS;

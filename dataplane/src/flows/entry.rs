@@ -43,7 +43,7 @@ pub struct Flow {
     /// Round-trip samples of a TCP flow, where there were some before its first report.
     pub(super) rtt: Option<Box<FlowRtt>>,
     pub(super) details: Details,
-    /// Tick in which it is looked at next; older entries of the wheel are stale.
+    /// Tick in which it is looked at next; older entries of the timer queue are stale.
     pub(super) due_tick: u32,
     /// The last report is made: forgotten when it is due again.
     pub(super) last_look: bool,

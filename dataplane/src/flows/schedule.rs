@@ -318,7 +318,7 @@ impl FlowTable {
 
     /// Notices what no record tells: UDP silence, and TCP sockets that the scan does not find any more.
     fn judge(&mut self, id: u32, now_ns: u64) {
-        // Questions of ctl bring scans close together, and on a short of CPU host a record may be late.
+        // Questions of ctl bring scans close together, and on a host that is short of CPU a record may be late.
         let long_ago_ns = now_ns.saturating_sub(self.timeouts.vanished_ns);
         let missed_ns = self.scans_ns[2].min(long_ago_ns).min(self.drained_through_ns);
         // A process has told that it closes, and soon after there is nothing left: the kernel left our programs out.

@@ -28,7 +28,7 @@ const FILL_AIM: f64 = 0.125;
 const FILL_HIGH: f64 = 0.25;
 /// Sleep while control has all buffers.
 const POLL_INTERVAL_STALLED: Duration = Duration::from_millis(1);
-/// Boxes that travel between a worker and control: one being filled, the others on their way.
+/// Buffers that travel between a worker and control: one being filled, the others on their way.
 const BUFFERS: usize = 4;
 /// So long the largest shard decides how much memory the buffers keep.
 const KEPT_FOR: Duration = Duration::from_secs(10);
@@ -251,7 +251,7 @@ impl<R: Drain> Worker<R> {
         sent
     }
 
-    /// Works until `stop`, with naps in between, then drains what is left.
+    /// Works until `stop`, with sleeps in between, then drains what is left.
     pub fn run(self, stop: &AtomicBool) {
         let capacity = self.rings.iter().map(|(ring, _)| ring.capacity_bytes()).min();
         let mut pace = Pace::new(capacity.unwrap_or(usize::MAX));
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn naps_follow_the_fill_of_the_ring() {
+    fn poll_intervals_follow_the_fill_of_the_ring() {
         let poll_interval = |fill, us| {
             Visit { records: 10, fill, ..Visit::default() }
                 .next_poll_interval(Duration::from_micros(us), POLL_INTERVAL_MAX)
@@ -460,18 +460,18 @@ mod tests {
         let many: Vec<_> = (0..VISIT_RECORDS_MAX as u64 + 1).map(record).collect();
         let began_ns = boot_ns();
         let (mut worker, port) = Worker::new(0, vec![(Script(many), 0)], Box::new(|| {}));
-        let told_ns = || port.stats.drained_through_ns.load(Ordering::Acquire);
+        let drained_ns = || port.stats.drained_through_ns.load(Ordering::Acquire);
         worker.visit();
         assert!(worker.hand_over());
-        assert_eq!(told_ns(), 0, "one record is in the ring");
+        assert_eq!(drained_ns(), 0, "one record is in the ring");
         worker.visit();
-        assert_eq!(told_ns(), 0, "and now in the delta");
+        assert_eq!(drained_ns(), 0, "and now in the shard");
         worker.hand_over();
-        let first_ns = told_ns();
+        let first_ns = drained_ns();
         assert!(first_ns > began_ns && first_ns < boot_ns());
         worker.visit();
         assert!(!worker.hand_over(), "nothing came");
-        assert!(told_ns() > first_ns);
+        assert!(drained_ns() > first_ns);
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl WorkloadTable {
         entry.workload = Arc::new(workload);
     }
 
-    /// The place, and whether all that can be known of it is there.
+    /// The workload, and whether all that can be known of it is there.
     pub fn get(&mut self, cgroup_id: u64, now_ns: u64) -> (Option<Arc<Workload>>, bool) {
         match self.entries.get_mut(&cgroup_id) {
             Some(entry) => {
@@ -269,7 +269,7 @@ impl WorkloadTable {
         }
     }
 
-    /// The place, without marking it as used.
+    /// The workload, without marking it as used.
     #[must_use]
     pub fn peek(&self, cgroup_id: u64) -> Option<&Arc<Workload>> {
         self.entries.get(&cgroup_id).map(|entry| &entry.workload)

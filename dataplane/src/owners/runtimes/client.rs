@@ -283,15 +283,15 @@ pub fn find(config: &Runtimes) -> Vec<RuntimeClient> {
             continue;
         }
         let mut seen = Vec::new();
-        for workload in kind.usual_places() {
+        for path in kind.usual_places() {
             // /var/run is /run on most hosts.
-            let real = real_path(Path::new(workload));
+            let real = real_path(Path::new(path));
             if !seen.contains(&real) {
-                runtimes.push(RuntimeClient::new(kind, Path::new(workload), None, false));
+                runtimes.push(RuntimeClient::new(kind, Path::new(path), None, false));
                 seen.push(real);
             }
         }
-        runtimes.extend(engines_of_users(kind));
+        runtimes.extend(runtimes_of_users(kind));
     }
     runtimes
 }
@@ -301,7 +301,7 @@ fn real_path(path: &Path) -> PathBuf {
     dir.zip(path.file_name()).map_or_else(|| path.to_owned(), |(dir, name)| dir.join(name))
 }
 
-fn engines_of_users(kind: RuntimeApi) -> Vec<RuntimeClient> {
+fn runtimes_of_users(kind: RuntimeApi) -> Vec<RuntimeClient> {
     let Some(workload) = kind.usual_place_of_users() else { return Vec::new() };
     let entries = fs::read_dir("/run/user").into_iter().flatten().flatten();
     let of_user = entries.filter_map(|entry| {
