@@ -2,6 +2,7 @@
 
 CARGO ?= cargo
 BIN := target/release
+PREFIX ?= /usr/local
 ROOT := $(shell id -u)
 
 BUILD_PACKAGES := clang-14 gcc make pkg-config libelf-dev zlib1g-dev libzmq3-dev
@@ -10,7 +11,7 @@ PERF_PACKAGES := iproute2 util-linux bpftrace libbpf-tools bpfcc-tools softflowd
 LINT_PACKAGES := clang-format-14
 KERNEL_PACKAGES := busybox-static kmod cpio bc xz-utils
 
-.PHONY: run build test test-unit test-e2e test-kernels lint bench perf clean build-packages lint-packages test-packages perf-packages kernel-packages
+.PHONY: run build test test-unit test-e2e test-kernels lint bench perf install clean build-packages lint-packages test-packages perf-packages kernel-packages
 
 run: build ## build, and run the agent on this host until Ctrl-C
 	@if [ "$(ROOT)" = 0 ]; then exec $(BIN)/sockeye $(ARGS); else exec sudo $(BIN)/sockeye $(ARGS); fi
@@ -39,6 +40,11 @@ bench: build-packages ## every stage of the data path alone (minutes)
 
 perf: build perf-packages ## the measurements of SPECIFICATION.md, on this host, as root (about 20 minutes): perf-report.html
 	$(BIN)/perf report
+
+install: build ## PREFIX (/usr/local) and DESTDIR say where
+	install -D -m 755 $(BIN)/sockeye $(DESTDIR)$(PREFIX)/sbin/sockeye
+	install -D -m 755 $(BIN)/ctl $(DESTDIR)$(PREFIX)/bin/sockeyectl
+	install -D -m 755 $(BIN)/perf $(DESTDIR)$(PREFIX)/bin/sockeye-perf
 
 clean:
 	$(CARGO) clean

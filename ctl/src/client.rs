@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::exit;
 use crate::protocol::{Answer, Request, Response, VERSION};
 
 /// How long an agent may take to answer.
@@ -50,11 +51,11 @@ impl ClientError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NoAgent(_) | Self::Timeout => 69,
-            Self::Permission(_) => 77,
-            Self::Version { .. } | Self::Malformed(_) => 76,
-            Self::Refused(_) => 1,
-            Self::Io(_) => 74,
+            Self::NoAgent(_) | Self::Timeout => exit::UNAVAILABLE,
+            Self::Permission(_) => exit::NO_PERMISSION,
+            Self::Version { .. } | Self::Malformed(_) => exit::PROTOCOL,
+            Self::Refused(_) => exit::REFUSED,
+            Self::Io(_) => exit::IO,
         }
     }
 }

@@ -52,16 +52,7 @@ fn scaled(value: f64, units: &[&str], step: f64) -> String {
     format!("{value:.digits$} {}", units[unit]).trim_end().to_owned()
 }
 
-/// Cuts text to `width` characters, with an ellipsis where something is missing.
-#[must_use]
-pub fn ellipsis(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
-    cut.push('…');
-    cut
-}
+pub use crate::grid::ellipsis;
 
 #[cfg(test)]
 mod tests {

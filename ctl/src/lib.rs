@@ -12,6 +12,8 @@
 
 pub mod client;
 pub mod declare;
+pub mod exit;
+pub mod grid;
 pub mod human;
 pub mod protocol;
 pub mod render;

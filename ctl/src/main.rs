@@ -9,14 +9,12 @@ use clap::{Args, Parser, Subcommand};
 use sockeye_ctl::protocol::{
     Answer, FlowsArguments, OwnerSort, OwnersArguments, Request, RttArguments, RttBy, SortBy, VERSION,
 };
-use sockeye_ctl::{Client, ClientError, render};
+use sockeye_ctl::{Client, ClientError, exit, render};
 
-/// Exit code for a wrong command line, from sysexits(3).
-const EXIT_USAGE: u8 = 64;
 /// Programs are measured between two questions.
 const MEASURE: Duration = Duration::from_millis(500);
 
-/// Looks into a running sockeye.
+/// Looks into a running sockeye. Installed as sockeyectl.
 #[derive(Debug, Parser)]
 #[command(name = "ctl", version, max_term_width = 100)]
 struct Cli {
@@ -57,8 +55,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Owners {
-    /// Largest first: bytes, flows, retrans, or rtt (the median of the worse side).
-    #[arg(long, default_value = "bytes", value_parser = parse_owner_sort)]
+    /// Largest first.
+    #[arg(long, value_enum, default_value_t)]
     sort: OwnerSort,
     /// At most this many; 0 for all.
     #[arg(long, default_value_t = 50)]
@@ -69,8 +67,8 @@ struct Owners {
 
 #[derive(Debug, Args)]
 struct Rtt {
-    /// What each histogram is of: host, process, container, pod, or peer (its network, /24 or /64).
-    #[arg(long, default_value = "host", value_parser = parse_rtt_by)]
+    /// What each histogram is of.
+    #[arg(long, value_enum, default_value_t)]
     by: RttBy,
     /// At most this many, those with the most samples first; 0 for all.
     #[arg(long, default_value_t = 5)]
@@ -81,8 +79,8 @@ struct Rtt {
 
 #[derive(Debug, Args)]
 struct Flows {
-    /// Largest first: bytes, rtt, retrans, active (the most recent first), age (the oldest first).
-    #[arg(long, default_value = "bytes", value_parser = parse_sort)]
+    /// Largest first.
+    #[arg(long, value_enum, default_value_t)]
     sort: SortBy,
     /// At most this many; 0 for all.
     #[arg(long, default_value_t = 50)]
@@ -105,22 +103,6 @@ struct Flows {
     /// Name or beginning of the id of a container, name of a pod, or systemd unit.
     #[arg(long)]
     container: Option<String>,
-}
-
-fn parse_word<T: serde::de::DeserializeOwned>(text: &str, expected: &str) -> Result<T, String> {
-    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|_| format!("expected {expected}"))
-}
-
-fn parse_sort(text: &str) -> Result<SortBy, String> {
-    parse_word(text, "bytes, rtt, retrans, active or age")
-}
-
-fn parse_owner_sort(text: &str) -> Result<OwnerSort, String> {
-    parse_word(text, "bytes, flows, retrans or rtt")
-}
-
-fn parse_rtt_by(text: &str) -> Result<RttBy, String> {
-    parse_word(text, "host, process, container, pod or peer")
 }
 
 impl Owners {
@@ -149,7 +131,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(err) => {
             let _ = err.print();
-            return if err.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            return if err.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
         }
     };
     let request = match cli.command {

@@ -54,7 +54,7 @@ impl Default for OwnersArguments {
 }
 
 /// Orders of processes, containers and pods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum OwnerSort {
     /// Bytes of both directions.
@@ -87,7 +87,7 @@ impl Default for RttArguments {
 }
 
 /// What a distribution of round-trip times is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum RttBy {
     /// All connections of the host.
@@ -141,7 +141,7 @@ impl Default for FlowsArguments {
 }
 
 /// Orders of flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum SortBy {
     /// Bytes of both directions.

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::grid::{self, GAP};
 use crate::human;
 use crate::protocol::{Answer, Column, Table, Unit};
 
@@ -14,8 +15,6 @@ pub struct Style {
     pub color: bool,
 }
 
-const GAP: &str = "  ";
-
 /// All tables of an answer, each under its name.
 #[must_use]
 pub fn stats(answer: &Answer, style: Style) -> String {
@@ -27,7 +26,7 @@ pub fn stats(answer: &Answer, style: Style) -> String {
         out += &match table.rows.as_slice() {
             [] => format!("{GAP}-\n"),
             [row] if table.columns.len() > 4 => record(table, row),
-            _ => grid(table, &table.columns.iter().collect::<Vec<_>>(), style),
+            _ => all_rows(table, &table.columns.iter().collect::<Vec<_>>(), style),
         };
         out.push('\n');
     }
@@ -40,28 +39,18 @@ fn record(table: &Table, row: &Map<String, Value>) -> String {
     table.columns.iter().map(|column| format!("{GAP}{:<width$}{GAP}{}\n", column.name, cell(column, row))).collect()
 }
 
-fn grid(table: &Table, columns: &[&Column], style: Style) -> String {
+fn all_rows(table: &Table, columns: &[&Column], style: Style) -> String {
     let rows: Vec<Vec<String>> =
         table.rows.iter().map(|row| columns.iter().map(|column| cell(column, row)).collect()).collect();
     lines(&columns.iter().map(|c| (c.name.as_str(), c.unit == Unit::Text)).collect::<Vec<_>>(), &rows, style)
 }
 
-/// Aligned lines: text to the left, numbers to the right. A line that is too long is cut.
-fn lines(titles: &[(&str, bool)], rows: &[Vec<String>], style: Style) -> String {
-    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).chain([titles[i].0.len()]).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..titles.len()).map(width).collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut text = String::new();
-        for ((cell, width), (_, left)) in cells.zip(&widths).zip(titles) {
-            let pad = " ".repeat(width.saturating_sub(cell.chars().count()));
-            text += GAP;
-            text += &if *left { format!("{cell}{pad}") } else { format!("{pad}{cell}") };
-        }
-        human::ellipsis(text.trim_end(), style.columns)
-    };
-    let mut out = paint(style, "4", &line(&mut titles.iter().map(|(title, _)| *title))) + "\n";
-    for row in rows {
-        out += &line(&mut row.iter().map(String::as_str));
+/// Aligned lines under their titles. One that is too long is cut.
+fn lines(titles: &[grid::Title<'_>], rows: &[Vec<String>], style: Style) -> String {
+    let mut lines = grid::lines(titles, rows).into_iter().map(|line| human::ellipsis(&line, style.columns));
+    let mut out = paint(style, "4", &lines.next().unwrap_or_default()) + "\n";
+    for line in lines {
+        out += &line;
         out.push('\n');
     }
     out
@@ -239,7 +228,7 @@ fn histogram(row: &Map<String, Value>, style: Style) -> String {
 /// Long process columns give way, so that the figures stay on the screen.
 fn fit_processes(rows: &mut [Vec<String>], titles: &[(&str, bool)], columns: usize) {
     const PROCESS: usize = 3;
-    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).chain([titles[i].0.len()]).max().unwrap_or(0);
+    let width = |i: usize| rows.iter().map(|row| grid::width(&row[i])).chain([titles[i].0.len()]).max().unwrap_or(0);
     let others: usize = (0..titles.len()).filter(|i| *i != PROCESS).map(|i| width(i) + GAP.len()).sum();
     let room = columns.saturating_sub(others + GAP.len()).max(titles[PROCESS].0.len());
     for row in rows {

@@ -24,9 +24,9 @@ use sockeye::owners::runtimes::NamingStats;
 use sockeye::owners::{packages, procfs, runtimes};
 use sockeye_bpf::kernel::{Kernel, KernelOptions};
 use sockeye_bpf::preflight;
+use sockeye_ctl::exit;
 
 use crate::cli::{Args, Command};
-use crate::exit;
 
 fn charged(why: &std::io::Error) -> String {
     format!(

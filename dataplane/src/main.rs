@@ -7,20 +7,13 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use sockeye::config::Config;
+use sockeye_ctl::exit;
 
 use cli::{Args, Command};
 
 /// Shards, tables and reports are allocated and freed on different threads all the time: mimalloc is good at that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Exit codes of sysexits(3).
-mod exit {
-    pub(crate) const USAGE: u8 = 64;
-    pub(crate) const UNAVAILABLE: u8 = 69;
-    pub(crate) const NO_PERMISSION: u8 = 77;
-    pub(crate) const CONFIG: u8 = 78;
-}
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {

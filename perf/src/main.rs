@@ -31,7 +31,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::agent::Agents;
 use crate::table::Report;
 
-/// Load harness of sockeye. Traffic stays on loopback; every run is bounded.
+/// Load harness of sockeye, installed as sockeye-perf. Traffic stays on loopback; every run is bounded.
 #[derive(Debug, Parser)]
 #[command(name = "perf", version, max_term_width = 100)]
 pub(crate) struct Cli {

@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
-use sockeye_ctl::human;
+use sockeye_ctl::{grid, human};
 
 /// Rows of values under names.
 pub(crate) struct Table {
@@ -29,18 +29,8 @@ impl Table {
 
     fn text(&self) -> String {
         let cells: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
-        let width =
-            |i: usize| cells.iter().map(|row| row[i].chars().count()).chain([self.columns[i].len()]).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
-        let line = |row: &mut dyn Iterator<Item = &str>| {
-            let cells: Vec<String> = row.zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
-            cells.join("  ") + "\n"
-        };
-        let mut out = line(&mut self.columns.iter().copied());
-        for row in &cells {
-            out += &line(&mut row.iter().map(String::as_str));
-        }
-        out
+        let titles: Vec<grid::Title<'_>> = self.columns.iter().map(|title| (*title, false)).collect();
+        grid::lines(&titles, &cells).iter().map(|line| format!("{line}\n")).collect()
     }
 }
 

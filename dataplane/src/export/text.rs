@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use sockeye_ctl::grid::{pad, width};
 use sockeye_ctl::human;
 
 use super::{ExportPort, ExportStats, Item, Queue};
@@ -129,7 +130,7 @@ pub fn line(report: &FlowReport, style: &Style) -> String {
     let process = processes(report);
     let proto = report.key.proto.name();
     let mut out = String::with_capacity(200);
-    let endpoints_fit = from.chars().count() + to.chars().count() <= 2 * ENDPOINT_COLUMNS;
+    let endpoints_fit = width(&from) + width(&to) <= 2 * ENDPOINT_COLUMNS;
     let prefix = format!("{} {direction:<3} {}", paint(style, "2", &time), paint(style, "36", &pad(proto, 5)));
     let _ = if style.columns >= ONE_LINE_COLUMNS && endpoints_fit {
         // A long address may use the room that the other one leaves.
@@ -140,15 +141,11 @@ pub fn line(report: &FlowReport, style: &Style) -> String {
         writeln!(out, "{prefix} {from:<left$} → {to:<right$} {shown} {sent:>8} {received:>8} {rtt:>8}  {state}")
     } else {
         let figures = format!("  ↑ {sent} ↓ {received}  rtt {rtt}");
-        let room = style.columns.saturating_sub(17 + figures.chars().count()).max(16);
+        let room = style.columns.saturating_sub(17 + width(&figures)).max(16);
         let shown = human::ellipsis(&process, room);
         writeln!(out, "{prefix} {from} → {to}  {state}\n{:17}{}{figures}", "", paint(style, "1", &shown))
     };
     out
-}
-
-fn pad(text: &str, width: usize) -> String {
-    format!("{text:<width$}")
 }
 
 /// `curl[123] alice`, and for a host-local flow both sides.
