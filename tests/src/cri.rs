@@ -4,120 +4,14 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use prost::Message;
+use sockeye::owners::runtimes::messages::{
+    ContainerConfig, ContainerMetadata, CreateContainer, Empty, Id, ImageSpec, LinuxSandbox, NamespaceOption,
+    PodSandboxMetadata, RunSandbox, SandboxConfig, SecurityContext, StatusAnswer,
+};
 use tokio::runtime::Runtime;
 use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
-
-#[derive(Clone, PartialEq, Message)]
-struct Metadata {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    uid: String,
-    #[prost(string, tag = "3")]
-    namespace: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct NamespaceOption {
-    #[prost(int32, tag = "1")]
-    network: i32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct SecurityContext {
-    #[prost(message, optional, tag = "1")]
-    namespaces: Option<NamespaceOption>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct LinuxSandbox {
-    #[prost(string, tag = "1")]
-    cgroup_parent: String,
-    #[prost(message, optional, tag = "2")]
-    security_context: Option<SecurityContext>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct SandboxConfig {
-    #[prost(message, optional, tag = "1")]
-    metadata: Option<Metadata>,
-    #[prost(string, tag = "3")]
-    log_directory: String,
-    #[prost(map = "string, string", tag = "6")]
-    labels: HashMap<String, String>,
-    #[prost(message, optional, tag = "8")]
-    linux: Option<LinuxSandbox>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct RunSandbox {
-    #[prost(message, optional, tag = "1")]
-    config: Option<SandboxConfig>,
-}
-
-/// A request or an answer with nothing but an id.
-#[derive(Clone, PartialEq, Message)]
-struct Id {
-    #[prost(string, tag = "1")]
-    id: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ContainerMetadata {
-    #[prost(string, tag = "1")]
-    name: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Image {
-    #[prost(string, tag = "1")]
-    image: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ContainerConfig {
-    #[prost(message, optional, tag = "1")]
-    metadata: Option<ContainerMetadata>,
-    #[prost(message, optional, tag = "2")]
-    image: Option<Image>,
-    #[prost(string, repeated, tag = "3")]
-    command: Vec<String>,
-    #[prost(map = "string, string", tag = "9")]
-    labels: HashMap<String, String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct CreateContainer {
-    #[prost(string, tag = "1")]
-    sandbox: String,
-    #[prost(message, optional, tag = "2")]
-    config: Option<ContainerConfig>,
-    #[prost(message, optional, tag = "3")]
-    sandbox_config: Option<SandboxConfig>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Network {
-    #[prost(string, tag = "1")]
-    ip: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct SandboxStatus {
-    #[prost(message, optional, tag = "5")]
-    network: Option<Network>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct StatusAnswer {
-    #[prost(message, optional, tag = "1")]
-    status: Option<SandboxStatus>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Empty {}
 
 /// A containerd, by its CRI socket.
 pub struct Cri {
@@ -173,7 +67,7 @@ impl Cri {
         for at in [8, 13, 18, 23] {
             uid.insert(at, '-');
         }
-        let metadata = Metadata { name: name.into(), uid: uid.clone(), namespace: namespace.into() };
+        let metadata = PodSandboxMetadata { name: name.into(), uid: uid.clone(), namespace: namespace.into() };
         let namespaces = NamespaceOption { network: if host_network { NODE } else { 0 } };
         let linux = LinuxSandbox {
             cgroup_parent: format!("/kubepods/burstable/pod{uid}"),
@@ -201,7 +95,7 @@ impl Cri {
         labels.insert("io.kubernetes.container.name".into(), name.into());
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata { name: name.into() }),
-            image: Some(Image { image: "ci.local/bb:1".into() }),
+            image: Some(ImageSpec { image: "ci.local/bb:1".into(), ..ImageSpec::default() }),
             command: ["/bin/sh", "-c", shell].map(String::from).into(),
             labels,
         };

@@ -3,6 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use serde_json::json;
+use uuid::Uuid;
+
+use crate::model::text::{clean, neutral, truncate};
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone)]
@@ -32,30 +35,31 @@ impl Probe {
         Self::new(host_address(), &host, &machine, format!("Linux {}", read("/proc/sys/kernel/osrelease")))
     }
 
-    /// With given values. The machine's own id is hashed: it must not leave the host (machine-id(5)).
+    /// With given values. The machine's own id must not leave the host (machine-id(5)): what does is a name-based UUID of it
+    /// (RFC 9562, version 5) in a namespace of our own.
     #[must_use]
     pub fn new(ip: IpAddr, host: &str, machine: &str, os: String) -> Self {
-        let high = fnv1a(format!("sockeye {machine}").bytes());
-        let low = fnv1a(format!("{machine} sockeye").bytes());
-        let mut host = crate::model::text::neutral(&crate::model::text::clean(host.as_bytes())).into_owned();
-        crate::model::text::truncate(&mut host, 31);
-        Self { ip, host, uuid: format!("{high:016x}{low:016x}"), id: source_id(high), os }
+        let uuid = Uuid::new_v5(&NAMESPACE, machine.as_bytes());
+        let mut host = neutral(&clean(host.as_bytes())).into_owned();
+        truncate(&mut host, 31);
+        Self { ip, host, uuid: uuid.simple().to_string(), id: number(uuid), os }
     }
 
     /// The id of one exporter: two of them may reach the same collector.
     #[must_use]
     pub fn source_id(&self, endpoint: &str) -> u32 {
-        source_id(fnv1a(format!("{}{endpoint}", self.uuid).bytes()))
+        number(Uuid::new_v5(&NAMESPACE, format!("{}{endpoint}", self.uuid).as_bytes()))
     }
 }
 
-fn source_id(hash: u64) -> u32 {
-    ((hash ^ hash >> 32) as u32).max(1)
-}
+/// Of everything that sockeye names; chosen at random once.
+const NAMESPACE: Uuid = Uuid::from_u128(0x5c1e_7f0a_92d4_4b63_8e15_a0c9_37f2_d6b8);
 
-/// FNV-1a, 64 bits: stable across versions of everything, which the standard library's hashes are not.
-fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+/// 32 bits of it, never 0.
+fn number(uuid: Uuid) -> u32 {
+    let (high, low) = uuid.as_u64_pair();
+    let hash = high ^ low;
+    ((hash ^ hash >> 32) as u32).max(1)
 }
 
 /// The source address towards a documentation address (RFC 5737), to which nothing is sent; without a way there, the first
@@ -110,7 +114,7 @@ pub fn event(probe: &Probe, f: &EventFigures) -> String {
             "uuid": probe.uuid,
             "unique_source_id": probe.id,
             "version": concat!("sockeye ", env!("CARGO_PKG_VERSION")),
-            "osname": crate::model::text::neutral(&probe.os),
+            "osname": neutral(&probe.os),
             "license": "Apache-2.0 OR MIT",
             "edition": "community",
             "maintenance": "",
@@ -147,7 +151,7 @@ mod tests {
         assert_eq!((a.id, a.source_id("x")), (again.id, again.source_id("x")));
         assert_ne!(a.id, b.id);
         assert_ne!(a.source_id("x"), a.source_id("y"));
-        assert_ne!(source_id(0), 0);
+        assert_ne!(number(Uuid::nil()), 0);
         assert!(a.uuid.len() <= 35);
     }
 

@@ -183,10 +183,8 @@ fn complete_from_proc(process: &mut Process) {
 
 /// A process of which the kernel's record is missing.
 fn read_proc(key: ProcKey) -> Option<Process> {
-    let status = fs::read_to_string(format!("/proc/{}/status", key.pid)).ok()?;
-    let ids = |name: &str| status_field(&status, name).and_then(|ids| ids.split_whitespace().next()?.parse().ok());
-    let ppid: u32 = status_field(&status, "PPid:").and_then(|p| p.trim().parse().ok()).unwrap_or(0);
-    let parent = fs::read_to_string(format!("/proc/{ppid}/status")).unwrap_or_default();
+    let status = read_status(key.pid)?;
+    let ppid = u32::try_from(status.ppid).unwrap_or(0);
     let (cmdline, cmdline_partial) = read_cmdline(key.pid).unwrap_or_default();
     let stat = read_stat(key.pid)?;
     let process = Process {
@@ -194,34 +192,27 @@ fn read_proc(key: ProcKey) -> Option<Process> {
         name: clean(stat.name.as_bytes()),
         exe: read_exe(key.pid),
         cmdline,
-        uid: ids("Uid:")?,
+        uid: status.ruid,
         user: None,
-        gid: ids("Gid:")?,
+        gid: status.rgid,
         group: None,
         ppid,
         parent_name: read_stat(ppid).map(|stat| clean(stat.name.as_bytes())).unwrap_or_default(),
-        parent_uid: status_field(&parent, "Uid:")
-            .and_then(|ids| ids.split_whitespace().next()?.parse().ok())
-            .unwrap_or(0),
+        parent_uid: read_status(ppid).map_or(0, |status| status.ruid),
         parent_user: None,
         ancestors: Arc::default(),
         package: None,
         parent_package: None,
-        memory: memory(&status),
+        // A kernel thread has none. The kernel's kB are KiB.
+        memory: status.vmrss.zip(status.vmhwm).map(|(resident_kib, peak_kib)| Memory { resident_kib, peak_kib }),
         cgroup_id: 0,
         cmdline_partial,
     };
     (stat.start_ticks == key.start_ticks).then_some(process)
 }
 
-/// The kernel's kB are KiB. A kernel thread has none.
-fn memory(status: &str) -> Option<Memory> {
-    let kib = |name: &str| status_field(status, name)?.trim().strip_suffix("kB")?.trim().parse().ok();
-    Some(Memory { resident_kib: kib("VmRSS:")?, peak_kib: kib("VmHWM:")? })
-}
-
-fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    status.lines().find_map(|line| line.strip_prefix(name))
+fn read_status(pid: u32) -> Option<procfs::process::Status> {
+    procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?.status().ok()
 }
 
 struct Stat {

@@ -1,9 +1,6 @@
 //! Kubernetes' Container Runtime Interface, version v1: three calls of `runtime.v1.RuntimeService`, over a Unix socket.
-//!
-//! The few messages are declared here by their field numbers (kubernetes/cri-api, pkg/apis/runtime/v1/api.proto); a
-//! crate of the whole API would need protoc at build time and bring a web framework along.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -13,6 +10,10 @@ use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
+use super::messages::{
+    Container, IdFilter, ListContainersResponse, ListPodSandboxResponse, ListRequest, PodSandbox, VersionRequest,
+    VersionResponse,
+};
 use crate::owners::cgroup::Runtime;
 use crate::owners::workload::{Names, Pod};
 
@@ -21,88 +22,6 @@ pub(super) const POD_NAME: &str = "io.kubernetes.pod.name";
 pub(super) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub(super) const POD_UID: &str = "io.kubernetes.pod.uid";
 pub(super) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
-
-#[derive(Clone, PartialEq, Message)]
-struct VersionRequest {}
-
-#[derive(Clone, PartialEq, Message)]
-struct VersionResponse {
-    #[prost(string, tag = "2")]
-    runtime_name: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct IdFilter {
-    #[prost(string, tag = "1")]
-    id: String,
-}
-
-/// `ListContainersRequest` and `ListPodSandboxRequest` alike.
-#[derive(Clone, PartialEq, Message)]
-struct ListRequest {
-    #[prost(message, optional, tag = "1")]
-    filter: Option<IdFilter>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ContainerMetadata {
-    #[prost(string, tag = "1")]
-    name: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ImageSpec {
-    #[prost(string, tag = "1")]
-    image: String,
-    #[prost(string, tag = "18")]
-    user_specified_image: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Container {
-    #[prost(string, tag = "1")]
-    id: String,
-    #[prost(string, tag = "2")]
-    pod_sandbox_id: String,
-    #[prost(message, optional, tag = "3")]
-    metadata: Option<ContainerMetadata>,
-    #[prost(message, optional, tag = "4")]
-    image: Option<ImageSpec>,
-    #[prost(map = "string, string", tag = "8")]
-    labels: HashMap<String, String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ListContainersResponse {
-    #[prost(message, repeated, tag = "1")]
-    containers: Vec<Container>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct PodSandboxMetadata {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(string, tag = "2")]
-    uid: String,
-    #[prost(string, tag = "3")]
-    namespace: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct PodSandbox {
-    #[prost(string, tag = "1")]
-    id: String,
-    #[prost(message, optional, tag = "2")]
-    metadata: Option<PodSandboxMetadata>,
-    #[prost(map = "string, string", tag = "5")]
-    labels: HashMap<String, String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ListPodSandboxResponse {
-    #[prost(message, repeated, tag = "1")]
-    items: Vec<PodSandbox>,
-}
 
 /// The connection to one runtime. It is made with the first question, and again when it is lost.
 #[derive(Debug)]
@@ -219,7 +138,10 @@ fn of_sandbox(sandbox: PodSandbox, runtime: Option<Runtime>) -> Names {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
+    use crate::owners::runtimes::messages::PodSandboxMetadata;
     use proptest::prelude::*;
 
     #[test]

@@ -5,6 +5,7 @@
 mod client;
 mod cri;
 mod docker;
+pub mod messages;
 
 use std::io;
 use std::sync::Arc;

@@ -1,0 +1,180 @@
+//! The messages of Kubernetes' Container Runtime Interface v1 that sockeye and its tests speak, by their field numbers
+//! (kubernetes/cri-api, pkg/apis/runtime/v1/api.proto, whose documentation holds for names and meanings). A crate of the
+//! whole API would need protoc at build time and bring a web framework along.
+#![allow(missing_docs)]
+
+use std::collections::HashMap;
+
+use prost::Message;
+
+#[derive(Clone, PartialEq, Message)]
+pub struct VersionRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct VersionResponse {
+    #[prost(string, tag = "2")]
+    pub runtime_name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct IdFilter {
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
+
+/// `ListContainersRequest` and `ListPodSandboxRequest` alike.
+#[derive(Clone, PartialEq, Message)]
+pub struct ListRequest {
+    #[prost(message, optional, tag = "1")]
+    pub filter: Option<IdFilter>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerMetadata {
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ImageSpec {
+    #[prost(string, tag = "1")]
+    pub image: String,
+    #[prost(string, tag = "18")]
+    pub user_specified_image: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Container {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub pod_sandbox_id: String,
+    #[prost(message, optional, tag = "3")]
+    pub metadata: Option<ContainerMetadata>,
+    #[prost(message, optional, tag = "4")]
+    pub image: Option<ImageSpec>,
+    #[prost(map = "string, string", tag = "8")]
+    pub labels: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ListContainersResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub containers: Vec<Container>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct PodSandboxMetadata {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub uid: String,
+    #[prost(string, tag = "3")]
+    pub namespace: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct PodSandbox {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(message, optional, tag = "2")]
+    pub metadata: Option<PodSandboxMetadata>,
+    #[prost(map = "string, string", tag = "5")]
+    pub labels: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ListPodSandboxResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub items: Vec<PodSandbox>,
+}
+
+// What a kubelet sends to make pods: the tests.
+
+#[derive(Clone, PartialEq, Message)]
+pub struct NamespaceOption {
+    #[prost(int32, tag = "1")]
+    pub network: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SecurityContext {
+    #[prost(message, optional, tag = "1")]
+    pub namespaces: Option<NamespaceOption>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct LinuxSandbox {
+    #[prost(string, tag = "1")]
+    pub cgroup_parent: String,
+    #[prost(message, optional, tag = "2")]
+    pub security_context: Option<SecurityContext>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SandboxConfig {
+    #[prost(message, optional, tag = "1")]
+    pub metadata: Option<PodSandboxMetadata>,
+    #[prost(string, tag = "3")]
+    pub log_directory: String,
+    #[prost(map = "string, string", tag = "6")]
+    pub labels: HashMap<String, String>,
+    #[prost(message, optional, tag = "8")]
+    pub linux: Option<LinuxSandbox>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct RunSandbox {
+    #[prost(message, optional, tag = "1")]
+    pub config: Option<SandboxConfig>,
+}
+
+/// A request or an answer with nothing but an id.
+#[derive(Clone, PartialEq, Message)]
+pub struct Id {
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerConfig {
+    #[prost(message, optional, tag = "1")]
+    pub metadata: Option<ContainerMetadata>,
+    #[prost(message, optional, tag = "2")]
+    pub image: Option<ImageSpec>,
+    #[prost(string, repeated, tag = "3")]
+    pub command: Vec<String>,
+    #[prost(map = "string, string", tag = "9")]
+    pub labels: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CreateContainer {
+    #[prost(string, tag = "1")]
+    pub sandbox: String,
+    #[prost(message, optional, tag = "2")]
+    pub config: Option<ContainerConfig>,
+    #[prost(message, optional, tag = "3")]
+    pub sandbox_config: Option<SandboxConfig>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Network {
+    #[prost(string, tag = "1")]
+    pub ip: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SandboxStatus {
+    #[prost(message, optional, tag = "5")]
+    pub network: Option<Network>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct StatusAnswer {
+    #[prost(message, optional, tag = "1")]
+    pub status: Option<SandboxStatus>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Empty {}
