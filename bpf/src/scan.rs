@@ -40,7 +40,7 @@ impl Scanner {
         self.scanned.size_bytes()
     }
 
-    /// Walks over all tracked sockets of all namespaces. Returns how many there were. `all`: none is [`Swept::Same`].
+    /// Walks over all tracked sockets of all namespaces. Returns how many there were. `all`: none is [`Scanned::Same`].
     ///
     /// # Errors
     /// If the iterator cannot be started or read.

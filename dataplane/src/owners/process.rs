@@ -186,7 +186,7 @@ pub enum LookupRequest {
     Lookup(ProcKey),
 }
 
-/// The answer to a [`Wanted`].
+/// The answer to a [`LookupRequest`].
 #[derive(Debug, Clone)]
 pub struct LookupReply {
     /// Which process.

@@ -179,7 +179,7 @@ pub struct Names {
     pub pod: Option<Pod>,
 }
 
-/// The answer to a [`NameWanted`].
+/// The answer to a [`NameRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameReply {
     /// Which cgroup.
