@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;
-use aya::sys::{is_map_supported, is_program_supported};
+use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
 use caps::{CapSet, Capability};
 
 /// One need of the agent and whether the host meets it.
@@ -46,11 +46,11 @@ pub fn probe() -> Vec<Need> {
     ]
 }
 
-/// Kinds of programs and maps that the agent is made of, each tried with the kernel.
+/// Kinds of programs and maps that the agent is made of, each tried with the kernel. Not tracing programs: they can only be
+/// tried by loading them.
 #[must_use]
 pub fn features() -> Vec<Need> {
     let programs = [
-        ("tracing programs", ProgramType::Tracing, "boot Linux 6.1 or newer"),
         ("cgroup_skb", ProgramType::CgroupSkb, "boot a kernel with CONFIG_CGROUP_BPF=y, or run with --no-cgroup"),
         ("cgroup_sock", ProgramType::CgroupSock, "boot a kernel with CONFIG_CGROUP_BPF=y, or run with --no-cgroup"),
     ];
@@ -65,7 +65,9 @@ pub fn features() -> Vec<Need> {
     let maps = maps.map(|(name, kind)| {
         feature(name, is_map_supported(kind).map_err(|err| err.to_string()), "boot Linux 6.1 or newer")
     });
-    programs.into_iter().chain(maps).collect()
+    let storage = is_helper_supported(ProgramType::CgroupSkb, BpfHelper::BPF_FUNC_sk_storage_get);
+    let storage = feature("UDP state", storage.map_err(|err| err.to_string()), "boot Linux 6.1 or newer");
+    programs.into_iter().chain(maps).chain([storage]).collect()
 }
 
 /// What the kernel says of a feature. One that it does not want to be asked about shows itself when programs are loaded.

@@ -149,7 +149,7 @@ pub(crate) fn preflight(args: &Args) -> Result<(), ExitCode> {
             continue;
         }
         match &need.remedy {
-            None if checking => println!("ok       {:<14} {}", need.name, need.finding),
+            None if checking => println!("ok       {:<16} {}", need.name, need.finding),
             None => {}
             Some(remedy) => {
                 eprintln!("sockeye: {}: {remedy}.", need.finding);
@@ -178,14 +178,14 @@ pub(crate) fn check(args: &Args) -> Result<()> {
     }
     let (kernel, rings) = Kernel::start(&kernel_options(args))?;
     let kib = rings.first().map_or(0, |ring| ring.size_bytes() / 1024);
-    println!("ok       {:<14} {} of {kib} KiB", "rings", rings.len());
+    println!("ok       {:<16} {} of {kib} KiB", "rings", rings.len());
     match kernel.charged_because() {
-        None => println!("ok       {:<14} charged to no memory cgroup", "sockets"),
-        Some(why) => println!("costly   {:<14} {}", "sockets", charged(why)),
+        None => println!("ok       {:<16} charged to no memory cgroup", "sockets"),
+        Some(why) => println!("costly   {:<16} {}", "sockets", charged(why)),
     }
     for program in kernel.programs() {
         let cost = program.cost().context("cannot read a program's figures")?;
-        println!("ok       {:<14} {} instructions verified", cost.name, cost.verified_instructions);
+        println!("ok       {:<16} {} instructions verified", cost.name, cost.verified_instructions);
     }
     Ok(())
 }
