@@ -38,7 +38,7 @@ lint: build-packages lint-packages
 bench: build-packages ## every stage of the data path alone (minutes)
 	$(CARGO) bench -p sockeye-benches
 
-perf: build perf-packages ## the measurements of SPECIFICATION.md, on this host, as root (about 20 minutes): perf-report.html
+perf: build perf-packages ## most measurements of SPECIFICATION.md in short, on this host, as root (about 20 minutes): perf-report.html
 	$(BIN)/perf report
 
 install: build ## PREFIX (/usr/local) and DESTDIR say where

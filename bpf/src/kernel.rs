@@ -93,7 +93,7 @@ impl Kernel {
         }
         seed(&skel.progs.se_seed)?;
 
-        let misses_orphans = is_walk_over_states_unsafe();
+        let misses_orphans = is_scan_over_states_unsafe();
         let scan = if misses_orphans {
             skel.progs.se_scan_files.attach_trace()
         } else {
@@ -225,7 +225,7 @@ fn attach_cgroup(progs: &crate::skel::MainProgs<'_>, path: &Path) -> Result<Vec<
 }
 
 /// From 7.0 on: see `se_scan_files` in `scan.h`.
-fn is_walk_over_states_unsafe() -> bool {
+fn is_scan_over_states_unsafe() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     major_version(&release).is_none_or(|major| major >= 7)
 }

@@ -10,12 +10,12 @@ use crate::records::{CloseRecord, FlowRecord, Record, UdpKey, UdpValue};
 use crate::ring::{Drain, Ring};
 use crate::sys::{Scratch, drain_map};
 
-/// What a walk says of a socket.
+/// What a scan says of a socket.
 #[derive(Debug, Clone, Copy)]
 pub enum Scanned<'a> {
     /// All that there is to say.
     Socket(&'a FlowRecord),
-    /// The connection with this cookie is there, as it was in the last walk.
+    /// The connection with this cookie is there, as it was in the last scan.
     Same(u64),
 }
 
@@ -34,13 +34,13 @@ impl Scanner {
         Self { sockets, scanned, all: (all, false), closes, close_scratch: Scratch::new() }
     }
 
-    /// Bytes of the kernel's buffer between the walk and its reader.
+    /// Bytes of the kernel's buffer between the scan and its reader.
     #[must_use]
     pub fn buffer_bytes(&self) -> usize {
         self.scanned.size_bytes()
     }
 
-    /// Walks over all tracked sockets of all namespaces. Returns how many there were. `all`: none is [`Scanned::Same`].
+    /// Scans all tracked sockets of all namespaces. Returns how many there were. `all`: none is [`Scanned::Same`].
     ///
     /// # Errors
     /// If the iterator cannot be started or read.
@@ -50,7 +50,7 @@ impl Scanner {
             .map_err(|source| KernelError::Bpf { what: "cannot start the socket scan iterator", source })?;
         let mut total = 0;
         loop {
-            // The program writes to the ring, and the walk ends or pauses when that is full.
+            // The program writes to the ring, and the scan ends or pauses when that is full.
             let ended = match iter.read(&mut [0; 8]) {
                 Ok(_) => true,
                 Err(err) if matches!(err.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => false,

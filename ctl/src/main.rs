@@ -29,7 +29,7 @@ struct Cli {
     #[arg(long, global = true)]
     json: bool,
 
-    /// Ask again and again.
+    /// Repeat the query every SECONDS, 2 if none are given; write it last.
     #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
@@ -43,7 +43,7 @@ enum Command {
     Flows(Flows),
     /// Who has flows: processes with users, parents, packages.
     Processes(Owners),
-    /// Containers, with services of the host in their place.
+    /// Containers, and systemd services of the host.
     Containers(Owners),
     /// Kubernetes' pods.
     Pods(Owners),
@@ -55,13 +55,13 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Owners {
-    /// Largest first.
+    /// Sort by this figure, largest first.
     #[arg(long, value_enum, default_value_t)]
     sort: OwnerSort,
     /// At most this many; 0 for all.
     #[arg(long, default_value_t = 50)]
     limit: usize,
-    /// Part of the name.
+    /// Only rows whose name contains this.
     name: Option<String>,
 }
 
@@ -73,13 +73,13 @@ struct Rtt {
     /// At most this many, those with the most samples first; 0 for all.
     #[arg(long, default_value_t = 5)]
     limit: usize,
-    /// Part of the name.
+    /// Only rows whose name contains this.
     name: Option<String>,
 }
 
 #[derive(Debug, Args)]
 struct Flows {
-    /// Largest first.
+    /// Sort by this figure, largest first.
     #[arg(long, value_enum, default_value_t)]
     sort: SortBy,
     /// At most this many; 0 for all.

@@ -242,10 +242,11 @@ fn processes(row: &Map<String, Value>) -> String {
         let get = |what: &str| row.get(&format!("{side}_{what}")).map(text);
         let name = get("process").unwrap_or_else(|| "?".into());
         // Services say mostly what their process says; containers do not.
-        let place = get("workload").filter(|place| !place.ends_with(".service") && !place.ends_with(".scope"));
-        let place = place.map(|place| format!(" @{place}")).unwrap_or_default();
+        let workload =
+            get("workload").filter(|workload| !workload.ends_with(".service") && !workload.ends_with(".scope"));
+        let workload = workload.map(|workload| format!(" @{workload}")).unwrap_or_default();
         let user = get("user").unwrap_or_default();
-        get("pid").map(|pid| format!("{name}[{pid}] {user}{place}").trim_end().to_owned())
+        get("pid").map(|pid| format!("{name}[{pid}] {user}{workload}").trim_end().to_owned())
     };
     let direction = row.get("direction").and_then(Value::as_str);
     let known = |name| side(name).unwrap_or_else(|| "?".into());

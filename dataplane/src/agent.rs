@@ -93,17 +93,17 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
 
 /// The threads that ask /proc, package databases and container runtimes.
 fn start_enrichment(config: &Config) -> Result<Enrichment> {
-    let (wanted, questions) = mpsc::channel();
-    let (answers, found) = mpsc::channel();
+    let (lookup_requests, requests) = mpsc::channel();
+    let (replies, lookup_replies) = mpsc::channel();
     let (packages, packages_wanted) = mpsc::channel();
-    packages::start(packages_wanted, answers.clone())?;
-    procfs::start(questions, answers, packages, preflight::find_cgroup2())?;
+    packages::start(packages_wanted, replies.clone())?;
+    procfs::start(requests, replies, packages, preflight::find_cgroup2())?;
     let (name_requests, containers) = tokio::sync::mpsc::unbounded_channel();
-    let (names, named) = mpsc::channel();
+    let (names, name_replies) = mpsc::channel();
     let runtimes: Vec<_> = runtimes::find(&config.runtimes).into_iter().map(Arc::new).collect();
     let naming = Arc::new(NamingStats::default());
     runtimes::start(runtimes.clone(), containers, names, Arc::clone(&naming))?;
-    Ok(Enrichment { wanted, found, name_requests, named, runtimes, naming })
+    Ok(Enrichment { lookup_requests, lookup_replies, name_requests, name_replies, runtimes, naming })
 }
 
 /// Ends the agent when the thread that holds it ends, also by a panic: an agent without its control thread is blind.

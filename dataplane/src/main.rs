@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         return code;
     }
     if args.verbose < 2 {
-        // libbpf's log is for developers; errors are told by us.
+        // libbpf's log is for developers; we print errors ourselves.
         sockeye_bpf::kernel::silence_libbpf();
     }
     let done = match &args.command {

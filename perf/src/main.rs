@@ -69,7 +69,7 @@ enum Command {
     Saturate(saturate::Options),
     /// Many open connections: memory per flow in the agent and in the kernel, time of a scan.
     Hold(hold::Options),
-    /// Steady traffic for an hour, or as long as told: memory, descriptors and losses over time.
+    /// Bursts of short connections, requests and datagrams, for --minutes: memory, descriptors and losses over time.
     Soak(soak::Options),
     /// The same connections watched by tcplife, tcptop, bpftrace, ss, conntrack, softflowd and others, and by sockeye.
     Peers(peers::Options),

@@ -20,7 +20,7 @@ struct se_sock {
 	/* TCP, where the connection began: see note_begin(). Both 0 = not noted */
 	__u32 seq_local;
 	__u32 seq_remote;
-	__u64 cookie; /* of the socket: a walk may find the memory of one that is gone in use by another */
+	__u64 cookie; /* of the socket: a scan may find the memory of one that is gone in use by another */
 	/*
 	 * What is written with each sample, by se_probe on the CPU that received it or by se_read on that of the process, lies
 	 * on cache lines of its own (the kernel puts the state 8 bytes after the beginning of one): who only compares the

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The two iterators: sockets that are older than the agent, and the periodic walk over all tracked sockets. */
+/* The iterators: sockets that are older than the agent, and the periodic scan over all tracked sockets. */
 #ifndef SOCKEYE_SCAN_H
 #define SOCKEYE_SCAN_H
 
@@ -66,16 +66,16 @@ int se_seed(struct bpf_iter__task_file *ctx)
 }
 
 /*
- * What the walk finds. A ring and not the iterator's own output: that holds 256 records, and each time that it is full
+ * What the scan finds. A ring and not the iterator's own output: that holds 256 records, and each time that it is full
  * the kernel begins again at the head of a list of half of all sockets (there are as many lists as CPUs), so 100,000
- * sockets took 600 ms. The size is how long the kernel walks without a pause.
+ * sockets took 600 ms. The size is how long the kernel scans without a pause.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 512 * 1024);
 } se_scanned SEC(".maps");
 
-/* Set by user space for one walk: tell all of every socket. */
+/* Set by user space for one scan: emit the full record of every socket. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -99,7 +99,7 @@ static __always_inline __u64 scanned_mark(const struct se_sock *s, __u8 state, s
  * its end. snd_sml does not: it is where the last small segment ended, and before there is data where the connection begins
  * (tcp_connect_init, tcp_create_openreq_child). False: the socket is not whole yet (an accepted connection gets its address
  * and numbers one by one, and is hashed when it has them all; one that connects is hashed first, and has its number before
- * its SYN), or it is established now. The next walk tells of it.
+ * its SYN), or it is established now. The next scan tells of it.
  */
 static __always_inline bool begin_of_handshake(struct se_sock *s, __u8 state, struct sock *sk, struct tcp_sock *tp)
 {
@@ -115,7 +115,7 @@ static __always_inline bool begin_of_handshake(struct se_sock *s, __u8 state, st
 }
 
 /*
- * A walk over the states does not hold the sockets: the memory of one that is gone may belong to another one by now, of which
+ * A scan over the states does not hold the sockets: the memory of one that is gone may belong to another one by now, of which
  * the record would have figures.
  */
 static __always_inline void submit_if_still(void *record, const struct se_sock *s, struct sock *sk)
@@ -128,7 +128,7 @@ static __always_inline void submit_if_still(void *record, const struct se_sock *
 
 /*
  * Every tracked socket of every namespace, with the kernel's own absolute counters; of a connection that is as it was in
- * the last walk, only the cookie: most of many connections are idle. 1: the ring is full, come again.
+ * the last scan, only the cookie: most of many connections are idle. 1: the ring is full, come again.
  */
 static __always_inline int scan_socket(struct sock *sk, struct se_sock *stored)
 {
@@ -202,7 +202,7 @@ int se_scan(struct bpf_iter__bpf_sk_storage_map *ctx)
 
 /*
  * The same over the open files of all processes, for Linux 7.0 and later: there a socket that is freed loses the way from
- * its state to itself first (bpf_selem_unlink_nofail), and a walk over the states that comes by just then takes the kernel
+ * its state to itself first (bpf_selem_unlink_nofail), and a scan over the states that comes by just then takes the kernel
  * down with it (__bpf_sk_storage_map_seq_show: NULL pointer). This one holds each socket that it looks at. It does not see
  * those without a file: connections that nobody has accepted yet, and what is left of one after its process closed it.
  */

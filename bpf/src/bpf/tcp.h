@@ -52,7 +52,7 @@ static __always_inline void read_begin(struct tcp_sock *tp, __u32 *seq_local, __
 }
 
 /*
- * Keeps them for the life of the connection: they are its name in user space, and a walk that looks while another CPU is
+ * Keeps them for the life of the connection: they are its name in user space, and a scan that looks while another CPU is
  * between the two numbers of a difference (tcp_snd_una_update, tcp_rcv_nxt_update) would make up another connection.
  */
 static __always_inline void note_begin(struct se_sock *s, struct sock *sk)

@@ -68,7 +68,7 @@ fn sort_key(flow: &Flow, sort: SortBy) -> u64 {
     match sort {
         SortBy::Bytes => total.bytes.iter().sum(),
         SortBy::Retrans => u64::from(total.retrans[0]) + u64::from(total.retrans[1]),
-        SortBy::Rtt => flow.ends().map(|end| u64::from(end.srtt_us)).max().unwrap_or(0),
+        SortBy::Rtt => shown_rtt(flow).map_or(0, |end| u64::from(end.srtt_us)),
         SortBy::Active => flow.active_ns,
         SortBy::Age => u64::MAX - flow.opened_ns,
     }
@@ -134,6 +134,11 @@ rows! {
     }
 }
 
+/// The end whose round-trip time is shown: the initiator's, where it has one.
+fn shown_rtt(flow: &Flow) -> Option<&End> {
+    Side::BOTH.into_iter().find_map(|side| flow.end(side).filter(|end| end.srtt_us > 0))
+}
+
 /// The columns of one side.
 #[derive(Default)]
 struct SideRow {
@@ -162,7 +167,7 @@ fn side_row(flow: &Flow, side: Side, processes: &ProcessTable) -> SideRow {
 
 fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Row {
     let total = flow.totals();
-    let rtt = Side::BOTH.into_iter().find_map(|side| flow.end(side).filter(|end| end.srtt_us > 0));
+    let rtt = shown_rtt(flow);
     let [initiator, responder] = Side::BOTH.map(|side| side_row(flow, side, processes));
     let since_s = |then_ns: u64| now_ns.saturating_sub(then_ns) / 1_000_000_000;
     Row {

@@ -1,4 +1,4 @@
-//! What `ctl` is told: the control socket, and one handler for each query, which reads what it needs and answers with tables
+//! The control socket, and one handler for each query, which reads what it needs and answers with tables
 //! that explain themselves.
 
 pub mod events;

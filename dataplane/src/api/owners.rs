@@ -222,7 +222,7 @@ fn process_head(key: ProcKey, processes: &ProcessTable, now_ns: u64) -> ProcessH
     }
 }
 
-/// Places with the figures of all their processes; the key says what belongs together.
+/// Workloads with the figures of all their processes; the key says what belongs together.
 fn by_workload<K: Ord>(
     of: &Owners<'_>,
     key: impl Fn(&Workload) -> Option<K>,

@@ -393,7 +393,7 @@ rows! {
     struct Export: "exports" {
         /// endpoint
         to: Text = String,
-        /// whether a consumer is there
+        /// whether a collector is there
         connected: Text = &'static str,
         /// how often one came
         joined: Count = u64,
@@ -405,7 +405,7 @@ rows! {
         messages: Count = u64,
         /// payload sent
         bytes: Bytes = u64,
-        /// sends repeated because the consumer was slow
+        /// sends repeated because the collector was slow
         retried: Count = u64,
         /// reports dropped because the queue was full
         dropped: Count = u64,

@@ -1,4 +1,4 @@
-//! The control thread: the only owner of the flow table. Merges what the workers hand over, scans the kernel, plans
+//! The control thread: the only owner of the flow table. Merges what the workers hand over, scans the kernel, schedules
 //! the reports, answers `ctl`.
 
 mod report;
@@ -62,13 +62,13 @@ pub struct ControlOptions {
 /// The control thread's ends of the threads that ask /proc and the container runtimes.
 pub struct Enrichment {
     /// Questions about processes.
-    pub wanted: Sender<LookupRequest>,
+    pub lookup_requests: Sender<LookupRequest>,
     /// Answers.
-    pub found: Receiver<LookupReply>,
+    pub lookup_replies: Receiver<LookupReply>,
     /// Questions about containers.
     pub name_requests: UnboundedSender<NameRequest>,
     /// Answers.
-    pub named: Receiver<NameReply>,
+    pub name_replies: Receiver<NameReply>,
     /// Who is asked.
     pub runtimes: Vec<Arc<RuntimeClient>>,
     /// Figures.
@@ -91,7 +91,7 @@ pub struct Control {
     options: ControlOptions,
     clock: WallClock,
     drainer: Drainer,
-    /// The next scan must tell all of every socket: the table did not know one that was told to be as it was.
+    /// The next scan must emit the full record of every socket: it found one as it was before that the table does not know.
     scan_all: bool,
     /// UDP sockets that are gone; their last counters come with the next drain.
     udp_closed: Vec<u64>,
@@ -261,7 +261,7 @@ impl Control {
 
     fn ask_for_processes(&mut self) {
         for question in self.processes.take_requests() {
-            let _ = self.enrichment.wanted.send(question);
+            let _ = self.enrichment.lookup_requests.send(question);
         }
         for question in self.processes.workloads.take_requests() {
             let _ = self.enrichment.name_requests.send(question);
@@ -270,10 +270,10 @@ impl Control {
 
     fn take_replies(&mut self) {
         let now_ns = boot_ns();
-        while let Ok(found) = self.enrichment.found.try_recv() {
+        while let Ok(found) = self.enrichment.lookup_replies.try_recv() {
             self.processes.found(found, now_ns);
         }
-        while let Ok(named) = self.enrichment.named.try_recv() {
+        while let Ok(named) = self.enrichment.name_replies.try_recv() {
             self.processes.workloads.named(named);
         }
     }

@@ -52,7 +52,7 @@ impl Control {
         hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
     }
 
-    /// Events and listening ports; and identities again for a collector that has just come.
+    /// Events and listening ports; and all open flows again for a collector that has just come.
     pub(super) fn update_exporters(&mut self, now: Instant) {
         let mut someone_joined = false;
         for (port, seen) in self.exporters.iter().zip(&mut self.joined) {

@@ -26,7 +26,7 @@ const MESSAGES_PER_MS: u32 = 1;
 /// How long nobody may subscribe before it is said.
 const SUBSCRIBER_WAIT: Duration = Duration::from_secs(30);
 /// For so long after it has joined a collector hears of flows that are older: control reports all open ones within five
-/// seconds, more than 64,000 a little later, and what was waiting comes first.
+/// seconds, or 16,000 a second of more than 64,000, and what was waiting comes first.
 const INTRODUCTION: Duration = Duration::from_secs(30);
 /// How long the last messages may take when the agent ends.
 const LINGER_MS: i32 = 1000;

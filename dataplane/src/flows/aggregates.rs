@@ -65,7 +65,7 @@ impl Aggregate {
 
 type Map<K, V> = HashMap<K, V, ahash::RandomState>;
 
-/// All groups. Owned by the control thread.
+/// All aggregates. Owned by the control thread.
 #[derive(Default)]
 pub struct Aggregates {
     processes: Map<ProcKey, Aggregate>,
@@ -80,7 +80,7 @@ pub struct Aggregates {
 impl Aggregates {
     /// Adds a shard's round-trip times of a process.
     pub fn process_rtt(&mut self, key: ProcKey, side: Side, rtt: &RttStats, processes: &ProcessTable, now_ns: u64) {
-        self.group(key, processes, now_ns).rtt[side as usize].get_or_insert_default().add(rtt);
+        self.aggregate(key, processes, now_ns).rtt[side as usize].get_or_insert_default().add(rtt);
     }
 
     /// Adds a shard's round-trip times to a peer network.
@@ -103,21 +103,21 @@ impl Aggregates {
                 bytes_received: report.delta.bytes[peer],
                 retrans: report.delta.retrans[i].into(),
             };
-            self.group(report.owners[i], processes, now_ns).activity[i].add(&activity);
+            self.aggregate(report.owners[i], processes, now_ns).activity[i].add(&activity);
         }
     }
 
-    /// The group of a process, or that of its place if there are too many.
-    fn group(&mut self, key: ProcKey, processes: &ProcessTable, now_ns: u64) -> &mut Aggregate {
+    /// The aggregate of a process, or that of its workload if there are too many.
+    fn aggregate(&mut self, key: ProcKey, processes: &ProcessTable, now_ns: u64) -> &mut Aggregate {
         let full = self.processes.len() >= PROCESSES_MAX && !self.processes.contains_key(&key);
-        let group = if full || !key.is_known() {
+        let aggregate = if full || !key.is_known() {
             self.rolled_up += u64::from(full);
             self.workloads.entry(workload_of(key, processes)).or_default()
         } else {
             self.processes.entry(key).or_default()
         };
-        group.last_ns = now_ns;
-        group
+        aggregate.last_ns = now_ns;
+        aggregate
     }
 
     /// Adds processes that have been quiet, or the quietest of too many, to their workloads. Call it before the table of
@@ -128,10 +128,10 @@ impl Aggregates {
             keep_ns /= 2;
         }
         let workloads = &mut self.workloads;
-        self.processes.retain(|key, group| {
-            let stays = group.last_ns + keep_ns > now_ns;
+        self.processes.retain(|key, aggregate| {
+            let stays = aggregate.last_ns + keep_ns > now_ns;
             if !stays {
-                workloads.entry(workload_of(*key, processes)).or_default().add(group);
+                workloads.entry(workload_of(*key, processes)).or_default().add(aggregate);
             }
             stays
         });
@@ -139,28 +139,28 @@ impl Aggregates {
         let gone: Vec<u64> =
             workloads.keys().copied().filter(|id| *id != 0 && processes.workloads.peek(*id).is_none()).collect();
         for id in gone {
-            if let Some(group) = workloads.remove(&id) {
-                workloads.entry(0).or_default().add(&group);
+            if let Some(aggregate) = workloads.remove(&id) {
+                workloads.entry(0).or_default().add(&aggregate);
             }
         }
     }
 
     /// How many processes would stay.
     fn quieter_than(&self, keep_ns: u64, now_ns: u64) -> usize {
-        self.processes.values().filter(|group| group.last_ns + keep_ns > now_ns).count()
+        self.processes.values().filter(|aggregate| aggregate.last_ns + keep_ns > now_ns).count()
     }
 
     /// Processes with figures of their own.
     pub fn processes(&self) -> impl Iterator<Item = (ProcKey, &Aggregate)> {
-        self.processes.iter().map(|(key, group)| (*key, group))
+        self.processes.iter().map(|(key, aggregate)| (*key, aggregate))
     }
 
     /// Everything by cgroup: its processes, and what those did that are forgotten. 0 = not known where.
     #[must_use]
     pub fn by_workload(&self, processes: &ProcessTable) -> Map<u64, Aggregate> {
         let mut workloads = self.workloads.clone();
-        for (key, group) in &self.processes {
-            workloads.entry(workload_of(*key, processes)).or_default().add(group);
+        for (key, aggregate) in &self.processes {
+            workloads.entry(workload_of(*key, processes)).or_default().add(aggregate);
         }
         workloads
     }

@@ -1,4 +1,4 @@
-//! The global flow table. Owned by the control thread: deltas and scans go in, flows with both ends come out.
+//! The global flow table. Owned by the control thread: shards and scans go in, flows with both ends come out.
 //!
 //! Pure logic: no clock, no I/O. The same set of records gives the same table in any order, because TCP counters are
 //! absolute and the newest record of a socket wins, and UDP counters are added.

@@ -18,7 +18,7 @@ use crate::model::clock::WallClock;
 use crate::model::flow::{End, ProcKey, Proto, Side, State};
 use crate::owners::process::ProcessTable;
 
-/// Resolution of the plan.
+/// Resolution of the schedule.
 pub const TICK_NS: u64 = 250_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 /// Most reports of one call of [`FlowTable::tick`]: each takes a quarter of a kilobyte until it is handed out.

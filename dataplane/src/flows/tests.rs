@@ -23,7 +23,7 @@ struct Connection {
     sent: u64,
     received: u64,
     /// Older than the agent: the records do not tell the roles.
-    seeded: bool,
+    pre_existing: bool,
 }
 
 fn addr(last: u8) -> [u8; 16] {
@@ -35,7 +35,7 @@ impl Connection {
         let initiator = side == Side::Initiator;
         let mut r = FlowRecord::new_zeroed();
         r.kind = kind as u8;
-        let role = match (self.seeded, initiator) {
+        let role = match (self.pre_existing, initiator) {
             (true, _) => flags::ROLE_UNKNOWN | flags::PRE_EXISTING,
             (false, true) => flags::ROLE_INITIATOR,
             (false, false) => flags::ROLE_RESPONDER,
@@ -108,7 +108,7 @@ fn reports(table: &mut FlowTable, now_ns: u64) -> Vec<FlowReport> {
 fn many_reports_come_in_portions_and_in_order() {
     let mut t = FlowTable::new(10_000, Timeouts::default());
     for number in 0..10_000 {
-        let c = Connection { number, sent: 1, received: 1, seeded: false };
+        let c = Connection { number, sent: 1, received: 1, pre_existing: false };
         t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S, 50), 10 * S);
     }
     let (mut ports, mut portions, mut processes) = (Vec::new(), 1, processes(20 * S));
@@ -127,7 +127,7 @@ fn a_flow_is_small() {
 
 #[test]
 fn both_ends_become_one_flow_with_both_processes() {
-    let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+    let c = Connection { number: 1, sent: 5000, received: 70_000, pre_existing: false };
     let mut t = table();
     c.life().iter().for_each(|r| t.tcp_record(r, 12 * S));
     let reported = reports(&mut t, 13 * S);
@@ -160,14 +160,14 @@ fn on_loopback(mut r: FlowRecord) -> FlowRecord {
 fn an_end_that_stays_open_long_after_the_other_is_waited_for() {
     // It lived between two scans: only its closes are told of, five seconds apart.
     for loopback in [true, false] {
-        let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+        let c = Connection { number: 1, sent: 5000, received: 70_000, pre_existing: false };
         let mut t = table();
         let reported = |side, kind, at_ns| {
             let r = c.record(side, kind, at_ns, 100);
             if loopback { on_loopback(r) } else { r }
         };
         // By an earlier flow the address of the other side is known as one of this host.
-        let before = Connection { number: 2, sent: 1, received: 1, seeded: false };
+        let before = Connection { number: 2, sent: 1, received: 1, pre_existing: false };
         t.tcp_record(&before.record(Side::Responder, Kind::Scan, 9 * S, 50), 9 * S);
         scan(&mut t, 9 * S);
         t.drained_through(9 * S);
@@ -191,7 +191,7 @@ fn an_end_that_stays_open_long_after_the_other_is_waited_for() {
 
 #[test]
 fn an_end_on_another_host_is_not_waited_for() {
-    let c = Connection { number: 1, sent: 1, received: 1, seeded: false };
+    let c = Connection { number: 1, sent: 1, received: 1, pre_existing: false };
     let mut t = table();
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 10 * S, 100), 10 * S);
     assert_eq!(reports(&mut t, 11 * S).len(), 1);
@@ -199,7 +199,7 @@ fn an_end_on_another_host_is_not_waited_for() {
 
 #[test]
 fn the_same_addresses_in_other_namespaces_never_pair() {
-    let (mut a, mut b) = (Connection { number: 1, sent: 1, received: 1, seeded: false }.life(), Vec::new());
+    let (mut a, mut b) = (Connection { number: 1, sent: 1, received: 1, pre_existing: false }.life(), Vec::new());
     // Another namespace has the same addresses and ports, and other sequence numbers.
     for mut r in a.clone() {
         r.cookie += 1000;
@@ -220,9 +220,9 @@ fn the_same_addresses_in_other_namespaces_never_pair() {
 
 #[test]
 fn a_socket_that_connects_again_is_two_flows() {
-    let first = Connection { number: 4, sent: 10, received: 20, seeded: false };
+    let first = Connection { number: 4, sent: 10, received: 20, pre_existing: false };
     let close = first.record(Side::Initiator, Kind::Close, 10 * S, 100);
-    let second = Connection { number: 5, sent: 30, received: 40, seeded: false };
+    let second = Connection { number: 5, sent: 30, received: 40, pre_existing: false };
     let mut open = second.record(Side::Initiator, Kind::Scan, 11 * S, 50);
     open.cookie = close.cookie;
     for order in [[close, open], [open, close]] {
@@ -236,7 +236,7 @@ fn a_socket_that_connects_again_is_two_flows() {
 
 #[test]
 fn an_older_flow_exports_only_what_comes_after() {
-    let c = Connection { number: 6, sent: 1000, received: 2000, seeded: true };
+    let c = Connection { number: 6, sent: 1000, received: 2000, pre_existing: true };
     let mut t = table();
     for r in &c.life()[..4] {
         t.tcp_record(r, 10 * S);
@@ -252,7 +252,7 @@ fn an_older_flow_exports_only_what_comes_after() {
 
 #[test]
 fn a_socket_that_the_scan_misses_three_times_has_vanished() {
-    let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
+    let c = Connection { number: 7, sent: 10, received: 10, pre_existing: false };
     let mut t = table();
     t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S, 50), 10 * S);
     assert_eq!(reports(&mut t, 13 * S).len(), 1);
@@ -267,7 +267,7 @@ fn a_socket_that_the_scan_misses_three_times_has_vanished() {
 
 #[test]
 fn a_connection_that_the_scan_finds_as_it_was_lives_on() {
-    let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
+    let c = Connection { number: 7, sent: 10, received: 10, pre_existing: false };
     let record = c.record(Side::Initiator, Kind::Scan, 10 * S, 50);
     let mut t = table();
     t.tcp_record(&record, 10 * S);
@@ -282,13 +282,13 @@ fn a_connection_that_the_scan_finds_as_it_was_lives_on() {
     assert!(reported.iter().all(|report| report.state == State::Open), "{reported:#?}");
     assert_eq!((t.len(), t.counts().vanished), (1, 0));
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 120 * S, 70), 120 * S);
-    assert!(t.tcp_same(record.cookie, 121 * S), "a walk that raced with the close");
+    assert!(t.tcp_same(record.cookie, 121 * S), "a scan that raced with the close");
     assert_eq!(reports(&mut t, 130 * S)[0].state, State::Closed);
 }
 
 #[test]
 fn an_accepted_connection_waits_for_its_reader() {
-    let c = Connection { number: 8, sent: 10, received: 10, seeded: false };
+    let c = Connection { number: 8, sent: 10, received: 10, pre_existing: false };
     let mut open = c.record(Side::Responder, Kind::Scan, 10 * S, 50);
     open.flags &= !flags::OWNER_CONFIRMED;
     let mut t = table();
@@ -305,7 +305,7 @@ fn an_accepted_connection_waits_for_its_reader() {
 fn a_full_table_counts_what_it_refuses() {
     let mut t = FlowTable::new(2, Timeouts::default());
     for number in 0..5 {
-        let c = Connection { number, sent: 1, received: 1, seeded: false };
+        let c = Connection { number, sent: 1, received: 1, pre_existing: false };
         t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S, 10), 10 * S);
     }
     assert_eq!((t.len(), t.counts().rejected), (2, 3));
@@ -313,7 +313,7 @@ fn a_full_table_counts_what_it_refuses() {
 
 #[test]
 fn segment_counters_go_on_where_the_kernels_wrap() {
-    let c = Connection { number: 1, sent: 1, received: 1, seeded: false };
+    let c = Connection { number: 1, sent: 1, received: 1, pre_existing: false };
     let mut first = c.record(Side::Initiator, Kind::Scan, 10 * S, 10);
     first.segs_out = u32::MAX - 1;
     let mut later = c.record(Side::Initiator, Kind::Scan, 11 * S, 20);
@@ -328,7 +328,12 @@ fn connections() -> impl Strategy<Value = Vec<Connection>> {
     prop::collection::vec((0u64..1 << 40, 0u64..1 << 40, any::<bool>()), 1..6).prop_map(|list| {
         list.into_iter()
             .enumerate()
-            .map(|(i, (sent, received, seeded))| Connection { number: i as u32 + 1, sent, received, seeded })
+            .map(|(i, (sent, received, pre_existing))| Connection {
+                number: i as u32 + 1,
+                sent,
+                received,
+                pre_existing,
+            })
             .collect()
     })
 }
@@ -363,7 +368,7 @@ proptest! {
     #[test]
     fn reports_add_up(connections in connections(), ticks in prop::collection::vec(any::<bool>(), 40)) {
         let mut records: Vec<FlowRecord> =
-            connections.iter().map(|c| Connection { seeded: false, ..*c }).flat_map(|c| c.life()).collect();
+            connections.iter().map(|c| Connection { pre_existing: false, ..*c }).flat_map(|c| c.life()).collect();
         records.sort_by_key(|r| r.at_ns);
         let mut t = table();
         let mut reported = Vec::new();

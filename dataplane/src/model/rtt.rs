@@ -1,4 +1,4 @@
-//! Round-trip times: distributions, and the networks that they are told by.
+//! Round-trip times: distributions, and the networks that they are grouped by.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -172,7 +172,7 @@ pub struct ProcessTable {
     pub workloads: WorkloadTable,
 }
 
-/// A question for the enrichment thread.
+/// A request to the enrichment thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookupRequest {
     /// The kernel told of it; names of users are missing, perhaps more.
@@ -186,7 +186,7 @@ pub enum LookupRequest {
     Lookup(ProcKey),
 }
 
-/// The answer to a [`LookupRequest`].
+/// The reply to a [`LookupRequest`].
 #[derive(Debug, Clone)]
 pub struct LookupReply {
     /// Which process.
@@ -213,7 +213,7 @@ impl ProcessTable {
         self.entries.insert(key, Some(Entry { process, complete: false, last_used_ns: now_ns }));
     }
 
-    /// Takes an answer of the enrichment thread.
+    /// Takes a reply of the enrichment thread.
     pub fn found(&mut self, found: LookupReply, now_ns: u64) {
         if let Some((id, path)) = &found.cgroup {
             self.workloads.learn(*id, path, now_ns);
@@ -279,7 +279,7 @@ impl ProcessTable {
         self.entries.values().flatten().map(|entry| &entry.process).filter(|process| process.name_known())
     }
 
-    /// Questions that have come up since the last call.
+    /// Requests that have come up since the last call.
     pub fn take_requests(&mut self) -> Vec<LookupRequest> {
         std::mem::take(&mut self.wanted)
     }

@@ -153,7 +153,7 @@ fn clean_text(raw: &str) -> String {
     text
 }
 
-/// A question to the runtimes.
+/// A request to the container runtimes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameRequest {
     /// Which cgroup.
@@ -179,7 +179,7 @@ pub struct Names {
     pub pod: Option<Pod>,
 }
 
-/// The answer to a [`NameRequest`].
+/// The reply to a [`NameRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameReply {
     /// Which cgroup.
@@ -237,7 +237,7 @@ impl WorkloadTable {
         self.learn(r.cgroup_id, &path, now_ns);
     }
 
-    /// Takes an answer of the runtimes.
+    /// Takes a reply of the container runtimes.
     pub fn named(&mut self, named: NameReply) {
         let Some(entry) = self.entries.get_mut(&named.cgroup_id) else { return };
         entry.complete = true;
@@ -280,7 +280,7 @@ impl WorkloadTable {
         self.entries.iter().map(|(id, entry)| (*id, &entry.workload))
     }
 
-    /// Questions that have come up since the last call.
+    /// Requests that have come up since the last call.
     pub fn take_requests(&mut self) -> Vec<NameRequest> {
         std::mem::take(&mut self.wanted)
     }
@@ -360,7 +360,7 @@ mod tests {
     /// Names and labels as the controllers of Kubernetes give them (kubernetes.io/docs/concepts/workloads/controllers,
     /// kubernetes.io/docs/reference/labels-annotations-taints), and docker-compose's.
     #[test]
-    fn a_workload_is_told_where_labels_prove_it() {
+    fn a_controller_is_derived_where_labels_prove_it() {
         type Case = (&'static str, &'static [(&'static str, &'static str)], Option<&'static str>);
         let cases: [Case; 8] = [
             ("cart-5d4f8c7b9d-x2x4z", &[("pod-template-hash", "5d4f8c7b9d")], Some("Deployment/cart")),

@@ -5,7 +5,7 @@ use super::*;
 
 #[test]
 fn a_late_record_does_not_reopen_a_closed_flow() {
-    let c = Connection { number: 3, sent: 10, received: 10, seeded: false };
+    let c = Connection { number: 3, sent: 10, received: 10, pre_existing: false };
     let mut life = c.life();
     life.rotate_right(2); // both closes first
     let mut t = table();
@@ -15,7 +15,7 @@ fn a_late_record_does_not_reopen_a_closed_flow() {
 
 #[test]
 fn a_scan_that_raced_with_the_close_changes_nothing() {
-    let c = Connection { number: 3, sent: 10, received: 20, seeded: false };
+    let c = Connection { number: 3, sent: 10, received: 20, pre_existing: false };
     let close = c.record(Side::Initiator, Kind::Close, 10 * S, 100);
     // Another CPU looked at its clock later and still saw the old state.
     let scan = c.record(Side::Initiator, Kind::Scan, 10 * S + 1000, 90);
@@ -29,7 +29,7 @@ fn a_scan_that_raced_with_the_close_changes_nothing() {
 
 #[test]
 fn a_local_connection_waits_for_a_close_that_a_starved_worker_has_yet_to_bring() {
-    let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+    let c = Connection { number: 1, sent: 5000, received: 70_000, pre_existing: false };
     let close = |side| on_loopback(c.record(side, Kind::Close, 10 * S, 100));
     for comes in [true, false] {
         let mut t = table();
@@ -52,7 +52,7 @@ fn a_local_connection_waits_for_a_close_that_a_starved_worker_has_yet_to_bring()
 #[test]
 fn an_open_end_waits_for_the_other_one_that_a_starved_worker_has_yet_to_bring() {
     // A scan over open files does not find the client, which its process has closed.
-    let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+    let c = Connection { number: 1, sent: 5000, received: 70_000, pre_existing: false };
     let server = |at_ns| on_loopback(c.record(Side::Responder, Kind::Scan, at_ns, 100));
     let mut t = table();
     t.drained_through(9 * S);
@@ -78,7 +78,7 @@ fn an_open_end_waits_for_the_other_one_that_a_starved_worker_has_yet_to_bring() 
 
 #[test]
 fn a_local_connection_is_told_of_when_its_handshake_is_over() {
-    let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+    let c = Connection { number: 1, sent: 5000, received: 70_000, pre_existing: false };
     let mut t = table();
     let mut connecting = on_loopback(c.record(Side::Initiator, Kind::Scan, 10 * S, 0));
     (connecting.state, connecting.seq_remote) = (tcp_state::SYN_SENT, 0);
@@ -100,7 +100,7 @@ fn a_local_connection_is_told_of_when_its_handshake_is_over() {
 
 #[test]
 fn a_flow_taken_for_vanished_comes_back_with_its_next_record() {
-    let c = Connection { number: 7, sent: 10, received: 10, seeded: false };
+    let c = Connection { number: 7, sent: 10, received: 10, pre_existing: false };
     let mut t = table();
     t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S, 50), 10 * S);
     for second in [20, 30, 40] {
@@ -126,7 +126,7 @@ fn who_has_closed_is_told_of_even_if_the_end_is_not() {
         (false, true, State::Vanished, [101, 0]),
         (true, false, State::Closing, [101, 100]),
     ] {
-        let c = Connection { number: 1, sent: 5000, received: 70_000, seeded: false };
+        let c = Connection { number: 1, sent: 5000, received: 70_000, pre_existing: false };
         let mut t = FlowTable::new(1000, Timeouts { sees_orphans, ..Timeouts::default() });
         t.tcp_record(&on_loopback(shut(&c, 100)), 10 * S);
         if peer_closes {
@@ -145,7 +145,7 @@ fn who_has_closed_is_told_of_even_if_the_end_is_not() {
 
 #[test]
 fn a_close_that_comes_after_all_is_the_last_word() {
-    let c = Connection { number: 1, sent: 10, received: 10, seeded: false };
+    let c = Connection { number: 1, sent: 10, received: 10, pre_existing: false };
     let mut t = table();
     t.tcp_record(&shut(&c, 50), 10 * S);
     scan(&mut t, 11 * S);
@@ -159,7 +159,7 @@ fn a_close_that_comes_after_all_is_the_last_word() {
 
 #[test]
 fn a_flow_that_is_over_is_kept_while_a_starved_worker_may_have_records_of_it() {
-    let c = Connection { number: 1, sent: 10, received: 10, seeded: false };
+    let c = Connection { number: 1, sent: 10, received: 10, pre_existing: false };
     let mut t = table();
     t.drained_through(10 * S - 1);
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 10 * S, 100), 10 * S);
@@ -174,7 +174,7 @@ fn a_flow_that_is_over_is_kept_while_a_starved_worker_may_have_records_of_it() {
 
 #[test]
 fn a_socket_whose_close_a_starved_worker_may_have_is_not_taken_for_vanished() {
-    let c = Connection { number: 1, sent: 10, received: 10, seeded: false };
+    let c = Connection { number: 1, sent: 10, received: 10, pre_existing: false };
     let mut t = table();
     t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S, 100), 10 * S);
     t.drained_through(10 * S);

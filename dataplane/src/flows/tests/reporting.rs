@@ -12,7 +12,7 @@ fn scanned(t: &mut FlowTable, c: &Connection, second: u64, share: u64) {
 }
 
 fn connection(number: u32) -> Connection {
-    Connection { number, sent: 100_000, received: 100_000, seeded: false }
+    Connection { number, sent: 100_000, received: 100_000, pre_existing: false }
 }
 
 fn pids(report: &FlowReport) -> [u32; 2] {
