@@ -67,7 +67,7 @@ fn sort_key(flow: &Flow, sort: SortBy) -> u64 {
     let total = flow.totals();
     match sort {
         SortBy::Bytes => total.bytes.iter().sum(),
-        SortBy::Retrans => u64::from(total.retrans[0]) + u64::from(total.retrans[1]),
+        SortBy::Retrans => total.retrans_of_both(),
         SortBy::Rtt => shown_rtt(flow).map_or(0, |end| u64::from(end.srtt_us)),
         SortBy::Active => flow.active_ns,
         SortBy::Age => u64::MAX - flow.opened_ns,
@@ -196,7 +196,7 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Row {
         received: total.bytes[1],
         packets_sent: total.packets[0],
         packets_received: total.packets[1],
-        retrans: u64::from(total.retrans[0]) + u64::from(total.retrans[1]),
+        retrans: total.retrans_of_both(),
         rtt: rtt.map(|end| end.srtt_us),
         rtt_var: rtt.map(|end| end.rttvar_us),
         age: since_s(flow.opened_ns),

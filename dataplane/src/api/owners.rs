@@ -1,8 +1,5 @@
 //! `ctl processes`, `containers`, `pods`, `ports` and `rtt`: who is behind the flows, and how slow their network is.
 
-use crate::flows::FlowTable;
-use crate::flows::aggregates::Aggregates;
-use crate::owners::process::ProcessTable;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,10 +9,12 @@ use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments, RttArguments, Rt
 use sockeye_ctl::rows;
 
 use super::{round2, summary};
-use crate::flows::aggregates::Aggregate;
+use crate::flows::FlowTable;
+use crate::flows::aggregates::{Aggregate, Aggregates};
 use crate::model::clock::boot_ns;
 use crate::model::flow::ProcKey;
 use crate::model::rtt::RttStats;
+use crate::owners::process::ProcessTable;
 use crate::owners::workload::{Pod, Workload};
 
 /// What the figures are read from.

@@ -1,7 +1,6 @@
 //! The control socket: one JSON request per line, one JSON answer per line. A thread accepts, one short-lived thread
 //! per client reads and writes, the control thread answers.
 
-use crate::api::events::Question;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -16,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use sockeye_ctl::protocol::{Answer, REQUEST_BYTES_MAX, Request, Response, VERSION};
 
-use crate::api::events::Event;
+use crate::api::events::{Event, Question};
 
 /// Clients at a time. More are told so.
 const CLIENTS_MAX: usize = 16;

@@ -3,8 +3,6 @@
 
 mod report;
 
-use crate::api::events::Event;
-use crate::api::stats::Totals;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,7 +19,8 @@ use sockeye_ctl::Request;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::api;
-use crate::api::events::Question;
+use crate::api::events::{Event, Question};
+use crate::api::stats::Totals;
 use crate::export::ExportPort;
 use crate::export::messages::Probe;
 use crate::flows::aggregates::Aggregates;

@@ -104,14 +104,9 @@ impl Control {
         let mut others: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
         for listener in self.table.listeners().filter(|listener| listener.netns != host_netns) {
             let of_flows = || self.table.addresses_of(listener.netns).map(Addr::ip).collect();
-            others.entry(listener.netns).or_insert_with(of_flows);
-        }
-        for listener in self.table.listeners() {
+            let known = others.entry(listener.netns).or_insert_with(of_flows);
             let ip = listener.local.addr.ip();
-            if let Some(known) = others
-                .get_mut(&listener.netns)
-                .filter(|_| !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast())
-            {
+            if !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast() {
                 known.insert(ip);
             }
         }

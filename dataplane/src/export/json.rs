@@ -130,7 +130,7 @@ fn tcp_object(report: &FlowReport) -> Value {
         "CONN_STATE": conn_state(report.state),
         "SEGS_IN": total.packets[1],
         "SEGS_OUT": total.packets[0],
-        "RETRAN_PKTS": total.retrans[0] + total.retrans[1],
+        "RETRAN_PKTS": total.retrans_of_both(),
         "RTT": f64::from(rtt_us) / 1000.0,
         "RTT_VARIANCE": f64::from(rttvar_us) / 1000.0,
         "BYTES_ACKED": total.bytes[0],

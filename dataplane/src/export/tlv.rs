@@ -276,7 +276,7 @@ mod tests {
                     let n = number(&mut b, 3) as usize;
                     String::from_utf8(take(&mut b, n).to_vec()).unwrap()
                 });
-                record.push((0, Item::NameReply(name, text)));
+                record.push((0, Item::Named(name, text)));
                 continue;
             }
             let key = number(&mut b, kind >> 4);
@@ -301,7 +301,7 @@ mod tests {
         Number(u64),
         Float(f32),
         Text(String),
-        NameReply(String, String),
+        Named(String, String),
     }
 
     #[test]
@@ -322,7 +322,7 @@ mod tests {
             ("TCP RTT", "min 18.000 ms / average 20.500 ms / p99 31.250 ms (12 samples)"),
             ("Client Congestion Control", "cubic"),
         ] {
-            assert!(record.contains(&(0, Item::NameReply(name.into(), text.into()))), "{name}: {record:?}");
+            assert!(record.contains(&(0, Item::Named(name.into(), text.into()))), "{name}: {record:?}");
         }
         assert!(!record.iter().any(|(key, _)| *key == 58031));
     }

@@ -1,7 +1,6 @@
 //! One worker's share of the truth: what its rings said since the last hand-over. No lock, no system call, and in steady
 //! state no allocation per record: tables keep their memory when they are emptied.
 
-use crate::model::rtt::{RttHistogram, rtt_histogram};
 use std::hash::Hash;
 
 use hashbrown::HashMap;
@@ -13,7 +12,7 @@ use zerocopy::FromZeros;
 
 use crate::ingest::latest::LatestBySocket;
 use crate::model::flow::{ProcKey, Side};
-use crate::model::rtt::{Network, RttStats};
+use crate::model::rtt::{Network, RttHistogram, RttStats, rtt_histogram};
 
 /// Records taken from one ring before the next gets its turn.
 pub const VISIT_RECORDS_MAX: usize = 4096;

@@ -1,6 +1,5 @@
 //! The drain threads: rings in, shards out. One worker serves a group of CPUs and is pinned to one of them.
 
-use crate::ingest::shard::VISIT_RECORDS_MAX;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sockeye_bpf::ring::{Drain, Ring};
 
-use crate::ingest::shard::{FLOWS_USUAL, Shard};
+use crate::ingest::shard::{FLOWS_USUAL, Shard, VISIT_RECORDS_MAX};
 use crate::model::clock::boot_ns;
 
 /// How often a shard is handed over.

@@ -446,6 +446,12 @@ impl Counters {
         }
     }
 
+    /// Segments that either side sent again.
+    #[must_use]
+    pub fn retrans_of_both(&self) -> u64 {
+        self.retrans.into_iter().map(u64::from).sum()
+    }
+
     /// The same with the sides exchanged.
     pub fn reverse(&mut self) {
         self.bytes.reverse();

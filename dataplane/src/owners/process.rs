@@ -1,12 +1,12 @@
 //! Processes: what the kernel said of them at first sight, completed from /proc while they live.
 
-use crate::model::text::{clean, components, truncate};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use sockeye_bpf::records::IdentityRecord;
 
 use crate::model::flow::ProcKey;
+use crate::model::text::{clean, components, truncate};
 use crate::owners::workload::{Workload, WorkloadTable};
 
 /// Longest command line that is kept, bytes.

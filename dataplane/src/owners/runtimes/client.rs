@@ -1,6 +1,5 @@
 //! One runtime: where it is, whether it answers, and when it may be asked again.
 
-use crate::owners::cgroup::RuntimeApi;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{cri, docker};
 use crate::config::{Runtimes, Socket};
-use crate::owners::cgroup::Runtime;
+use crate::owners::cgroup::{Runtime, RuntimeApi};
 use crate::owners::workload::Names;
 
 /// How long a runtime may take to answer.
