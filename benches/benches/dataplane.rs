@@ -190,6 +190,8 @@ fn report() -> FlowReport {
     };
     FlowReport {
         key: FlowKey { proto: Proto::Tcp, initiator: endpoint(40_000), responder: endpoint(443) },
+        translated: None,
+        bypassed: false,
         first_unix_ns: 1,
         since_unix_ns: 1,
         last_unix_ns: 2,

@@ -2,14 +2,14 @@
 //! of this process, so the kernel does the same when the process is killed.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle, MapMut, MapType, OpenObject, ProgramMut};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, MapMut, MapType, OpenObject, ProgramMut};
 use zerocopy::FromBytes;
 
 use crate::charge::create_uncharged;
@@ -17,7 +17,7 @@ use crate::error::{KernelError, bpf};
 use crate::programs::ProgramHandle;
 use crate::records::{CpuStats, UdpKey, UdpValue};
 use crate::ring::Ring;
-use crate::scan::{Scanner, UdpTables};
+use crate::scan::{HolderWalk, Scanner, UdpTables, run};
 use crate::skel::MainSkelBuilder;
 
 /// Keeps libbpf from printing: what goes wrong is in the errors.
@@ -55,6 +55,7 @@ pub fn ring_bytes_for(cpus: usize) -> u32 {
 /// The attached programs and their maps.
 pub struct Kernel {
     scanner: Scanner,
+    holders: HolderWalk,
     misses_orphans: bool,
     udp: Option<UdpTables>,
     counts: MapHandle,
@@ -105,12 +106,14 @@ impl Kernel {
             handle(&skel.maps.se_scan_all)?,
             handle(&skel.maps.se_closes)?,
         );
+        let holders = skel.progs.se_holders.attach_trace().map_err(bpf("cannot attach the walk over open files"))?;
+        let holders = HolderWalk::new(holders, handle(&skel.maps.se_walk)?);
         let udp = UdpTables::new(handle(&skel.maps.se_udp)?, [udp_inner, create_udp_table(options.udp_table_entries)?]);
         let counts = handle(&skel.maps.se_counts)?;
         let loaded = skel.object().progs().filter(|p| p.autoload());
         let programs = loaded.map(|p| ProgramHandle::new(&p)).collect::<io::Result<_>>();
         let programs = programs.map_err(|source| KernelError::Io { what: "cannot keep a program".into(), source })?;
-        Ok((Self { scanner, misses_orphans, udp: Some(udp), counts, programs, charged, _links: links }, rings))
+        Ok((Self { scanner, holders, misses_orphans, udp: Some(udp), counts, programs, charged, _links: links }, rings))
     }
 
     /// The UDP counters. They can be taken once, to be read on a thread of their own.
@@ -121,6 +124,11 @@ impl Kernel {
     /// The reader of sockets.
     pub fn scanner(&mut self) -> &mut Scanner {
         &mut self.scanner
+    }
+
+    /// The walk that finds out who holds a socket.
+    pub fn holders(&mut self) -> &mut HolderWalk {
+        &mut self.holders
     }
 
     /// Whether a scan finds only sockets that a process has open, and not what is left of a connection after its close.
@@ -237,11 +245,7 @@ fn major_version(release: &str) -> Option<u32> {
 /// Runs the iterator over all open files once: it marks the sockets that it finds.
 fn seed(program: &ProgramMut<'_>) -> Result<(), KernelError> {
     let link = program.attach_trace().map_err(bpf("cannot attach the seed iterator"))?;
-    let mut iter = Iter::new(&link).map_err(bpf("cannot start the seed iterator"))?;
-    let mut nothing = Vec::new();
-    iter.read_to_end(&mut nothing)
-        .map_err(|source| KernelError::Io { what: "cannot read the seed iterator".into(), source })?;
-    Ok(())
+    run(&link, "the seed iterator")
 }
 
 #[cfg(test)]

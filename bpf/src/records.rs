@@ -100,6 +100,16 @@ pub mod flags {
     pub const EXEC_MASK: u8 = 0xe0;
 }
 
+/// Bits of [`FlowRecord::traits`] (`enum se_traits`).
+pub mod traits {
+    /// A listener on an IPv6 address that takes no IPv4.
+    pub const V6ONLY: u8 = 0x01;
+    /// Made by `TCP_REPAIR`: its counters begin in the middle of a connection.
+    pub const RESTORED: u8 = 0x02;
+    /// Was in a sockmap: programs may carry its data past TCP and its counters.
+    pub const BYPASSED: u8 = 0x04;
+}
+
 /// One end of a TCP connection, or a listening socket (`struct se_flow`). Counters are absolute, of the kernel's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -154,9 +164,9 @@ pub struct FlowRecord {
     pub window_remote: u16,
     /// Beginning of the name of the congestion control.
     pub congestion: [u8; CONGESTION_LEN],
-    /// 1: a listener on an IPv6 address that takes no IPv4.
-    pub v6only: u8,
-    /// First sequence number that `bytes_acked` counts: the ISN of an initiator, ISN + 1 of a responder.
+    /// [`traits`].
+    pub traits: u8,
+    /// First sequence number that `bytes_acked` counts: the ISN of who connected, ISN + 1 of who accepted.
     pub seq_local: u32,
     /// ISN of the peer.
     pub seq_remote: u32,

@@ -92,6 +92,43 @@ impl Scanner {
     }
 }
 
+/// The walk over the open files of all processes that finds out who holds a socket which nobody has told of by using it.
+pub struct HolderWalk {
+    files: Link,
+    step: MapHandle,
+    number: u32,
+}
+
+impl HolderWalk {
+    pub(crate) fn new(files: Link, step: MapHandle) -> Self {
+        Self { files, step, number: 0 }
+    }
+
+    /// Walks twice: to note, and to decide. The next scan tells of owners that have changed.
+    ///
+    /// # Errors
+    /// If the iterator cannot be started or read.
+    pub fn walk(&mut self) -> Result<(), KernelError> {
+        self.number = self.number.wrapping_add(1).max(1);
+        for deciding in [0, 1] {
+            let step = self.number << 1 | deciding;
+            self.step
+                .update(&0u32.to_ne_bytes(), &step.to_ne_bytes(), MapFlags::ANY)
+                .map_err(|source| KernelError::Bpf { what: "cannot prepare the walk over open files", source })?;
+            run(&self.files, "the walk over open files")?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs an iterator that has nothing to say.
+pub(crate) fn run(link: &Link, name: &str) -> Result<(), KernelError> {
+    let failed = |what: &str, source| KernelError::Io { what: format!("cannot {what} {name}"), source };
+    let mut iter = Iter::new(link).map_err(|err| failed("start", std::io::Error::other(err)))?;
+    std::io::copy(&mut iter, &mut std::io::sink()).map_err(|source| failed("read", source))?;
+    Ok(())
+}
+
 /// The UDP table and its empty twin.
 pub struct UdpTables {
     slot: MapHandle,

@@ -41,7 +41,7 @@ fn c_and_rust_agree_on_every_record() {
             "se_flow",
             rust_layout!(FlowRecord: kind flags state error pid cookie at_ns start_ticks age_ms local_addr remote_addr
                 local_port remote_port netns bytes_sent bytes_received segs_out segs_in retrans out_of_order
-                srtt_us rttvar_us window_local window_remote congestion v6only seq_local seq_remote),
+                srtt_us rttvar_us window_local window_remote congestion traits seq_local seq_remote),
         ),
         ("se_close", rust_layout!(CloseRecord: flow samples_us)),
         (

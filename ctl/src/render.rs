@@ -101,8 +101,12 @@ pub fn flows(answer: &Answer, style: Style) -> String {
         .iter()
         .map(|row| {
             let mut cells =
-                vec![shown(row, "protocol"), shown(row, "initiator"), shown(row, "responder"), processes(row)];
-            cells.extend(["sent", "received", "rtt", "retrans", "age", "state"].map(|name| shown(row, name)));
+                vec![shown(row, "protocol"), endpoint(row, "initiator"), endpoint(row, "responder"), processes(row)];
+            let bytes = |name| if row.get("not_counted").is_some() { "not counted".into() } else { shown(row, name) };
+            cells.extend(["sent", "received"].map(bytes));
+            let older = row.get("before_agent").is_some_and(|before| before == "yes");
+            let age = format!("{}{}", if older { "> " } else { "" }, shown(row, "age"));
+            cells.extend([shown(row, "rtt"), shown(row, "retrans"), age, shown(row, "state")]);
             cells
         })
         .collect();
@@ -233,6 +237,15 @@ fn fit_processes(rows: &mut [Vec<String>], titles: &[(&str, bool)], columns: usi
     let room = columns.saturating_sub(others + GAP.len()).max(titles[PROCESS].0.len());
     for row in rows {
         row[PROCESS] = human::ellipsis(&row[PROCESS], room);
+    }
+}
+
+/// `10.96.0.80:80 ⇒ 10.88.0.6:8000`: as the initiator knows a side, and as the responder does where that is another address.
+fn endpoint(row: &Map<String, Value>, side: &str) -> String {
+    let known = row.get(side).map_or_else(|| "-".into(), text);
+    match row.get(&format!("translated_{side}")).map(text) {
+        Some(translated) if translated != known => format!("{known} ⇒ {translated}"),
+        _ => known,
     }
 }
 

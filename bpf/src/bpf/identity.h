@@ -166,6 +166,8 @@ static __always_inline void read_self_traced(struct se_self *self)
 	self->kn = leader->cgroups->dfl_cgrp->kn;
 	self->now.exec_id = leader->self_exec_id;
 	self->now.cgroup_id = self->kn->id;
+	self->now.uid = leader->real_cred->uid.val;
+	__builtin_memcpy(self->now.comm, leader->comm, SE_COMM_LEN);
 }
 
 static __always_inline void read_self(struct se_self *self)
@@ -179,9 +181,19 @@ static __always_inline void read_self(struct se_self *self)
 	self->kn = kn;
 	self->now.exec_id = BPF_CORE_READ(leader, self_exec_id);
 	self->now.cgroup_id = BPF_CORE_READ(kn, id);
+	self->now.uid = BPF_CORE_READ(leader, real_cred, uid.val);
+	BPF_CORE_READ_INTO(&self->now.comm, leader, comm);
 }
 
-/* The identity of the calling process, once for each image of it and each cgroup that it lives in. */
+static __always_inline bool is_same(const struct se_sent *a, const struct se_sent *b)
+{
+	const __u64 *x = (const __u64 *)a->comm, *y = (const __u64 *)b->comm;
+
+	return a->exec_id == b->exec_id && a->cgroup_id == b->cgroup_id && a->uid == b->uid && x[0] == y[0] &&
+	       x[1] == y[1];
+}
+
+/* The identity of the calling process, once for each image, cgroup, user and name that it has. */
 static __always_inline void send_identity(const struct se_self *self, __u64 key)
 {
 	struct task_struct *task = (void *)bpf_get_current_task(), *leader = BPF_CORE_READ(task, group_leader), *parent;
@@ -237,7 +249,7 @@ static __always_inline struct se_owner current_owner(const bool traced)
 	self.owner.exec = exec_flags(self.now.exec_id);
 	key = (__u64)self.owner.pid << 32 | self.owner.start_ticks;
 	sent = bpf_map_lookup_elem(&se_known, &key);
-	if (!sent || sent->exec_id != self.now.exec_id || sent->cgroup_id != self.now.cgroup_id)
+	if (!sent || !is_same(sent, &self.now))
 		send_identity(&self, key);
 	return self.owner;
 }

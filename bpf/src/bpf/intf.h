@@ -41,6 +41,14 @@ enum se_flags {
 	SE_EXEC_MASK = 0xe0, /* number of the owner's exec(), modulo 8: tells programs of one process apart */
 };
 
+/* What else is known of a socket. */
+enum se_traits {
+	SE_V6ONLY = 0x01,   /* a listener on an IPv6 address that takes no IPv4 */
+	SE_RESTORED = 0x02, /* made by TCP_REPAIR: its counters begin in the middle of a connection */
+	SE_BYPASSED = 0x04, /* was in a sockmap: programs may carry its data past TCP and its counters */
+	SE_DEFERS = 0x08,   /* accepted by, or itself a listener that waits for data (TCP_DEFER_ACCEPT) */
+};
+
 struct se_flow {
 	__u8 kind;
 	__u8 flags;
@@ -67,8 +75,8 @@ struct se_flow {
 	__u16 window_local;                 /* bytes that the peer may send now, at most 65,535 */
 	__u16 window_remote;                /* the most that the peer ever let us send, likewise */
 	__u8 congestion[SE_CONGESTION_LEN]; /* beginning of the name of the congestion control */
-	__u8 v6only;                        /* 1: a listener on an IPv6 address that takes no IPv4 */
-	__u32 seq_local; /* first sequence number that bytes_acked counts: ISN of the initiator, ISN + 1 of the responder */
+	__u8 traits;                        /* enum se_traits */
+	__u32 seq_local; /* first sequence number that bytes_acked counts: ISN of who connected, ISN + 1 of who accepted */
 	__u32 seq_remote; /* ISN of the peer */
 };
 

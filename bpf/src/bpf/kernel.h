@@ -16,6 +16,8 @@
 #define IPPROTO_UDP 17
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
 #define SOCK_DONE 1           /* enum sock_flags, include/net/sock.h: a FIN was received */
+#define SOCK_BINDPORT_LOCK 8  /* include/net/sock.h: bind() was given a port */
+#define SK_USER_DATA_PSOCK 4  /* include/net/sock.h: the socket is in a sockmap */
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -63,6 +65,9 @@ struct sock {
 	socket_lock_t sk_lock;
 	__u16 sk_protocol;
 	int sk_err;
+	__u32 sk_max_ack_backlog;
+	unsigned char sk_userlocks : 4; /* on newer kernels a whole byte */
+	void *sk_user_data;
 };
 
 struct sk_buff {
@@ -81,18 +86,34 @@ struct tcp_congestion_ops {
 	char name[16];
 };
 
+struct request_sock_queue {
+	__u8 rskq_defer_accept;
+};
+
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct request_sock_queue icsk_accept_queue;
 	const struct tcp_congestion_ops *icsk_ca_ops;
 };
 
 struct tcp_rack {
+	__u64 mstamp;
 	__u32 rtt_us;
+	__u32 end_seq;
+};
+
+struct minmax_sample {
+	__u32 v;
+};
+
+struct minmax {
+	struct minmax_sample s[3];
 };
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 	struct tcp_rack rack;
+	struct minmax rtt_min;
 	__u32 delivered;
 	__u64 tcp_mstamp;
 	__u64 bytes_received;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * sockeye's kernel side. Read in this order: maps.h (state, rings, loss counters), identity.h (who owns a socket),
- * tcp.h, udp.h, scan.h (the two iterators).
+ * tcp.h, udp.h, scan.h and holders.h (the iterators).
  */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -14,6 +14,7 @@
 #include "tcp.h"
 #include "udp.h"
 #include "scan.h"
+#include "holders.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

@@ -3,6 +3,14 @@
 #ifndef SOCKEYE_MAPS_H
 #define SOCKEYE_MAPS_H
 
+/* Which smoothed round-trip time is shown. */
+enum se_smooth {
+	SE_SMOOTH_UNSURE = 0, /* the kernel's, as far as is known: nothing that was sent has been acknowledged yet */
+	SE_SMOOTH_KERNEL = 1, /* the kernel's */
+	SE_SMOOTH_OWN = 2, /* ours, because the kernel's began with a time that was not the network's: see smooth() */
+	SE_SMOOTH_FROZEN = 3, /* as it was at close(2): the kernel takes the acknowledgement of a FIN, too */
+};
+
 /*
  * What is known of one socket. Lives and dies with it (sk_storage): nothing to clean up, nothing that can leak.
  * Written by the hooks that run while the socket is locked; read by the scan without a lock, word by word.
@@ -12,8 +20,8 @@ struct se_sock {
 	__u32 start_ticks;
 	__u8 flags;
 	__u8 owner_changes;
-	__u8 over; /* the last connection of this socket has ended, and its close is told */
-	__u8 pad0;
+	__u8 over;       /* the last connection of this socket has ended, and its close is told */
+	__u8 traits;     /* enum se_traits */
 	__u32 netns;     /* of UDP sockets: cgroup_skb programs cannot read it from the socket */
 	__u64 opened_ns; /* 0 = before the agent */
 	__u64 scanned;   /* what the scan told of last: see scanned_mark() */
@@ -21,6 +29,13 @@ struct se_sock {
 	__u32 seq_local;
 	__u32 seq_remote;
 	__u64 cookie; /* of the socket: a scan may find the memory of one that is gone in use by another */
+	/* Who holds a descriptor of it: see se_holders */
+	__u32 walk; /* in which this was found out */
+	__u32 holder_pid;
+	__u32 holder_ticks;
+	__u8 holder_exec;
+	__u8 holders; /* enum se_held */
+	__u16 pad0;
 	/*
 	 * What is written with each sample, by se_probe on the CPU that received it or by se_read on that of the process, lies
 	 * on cache lines of its own (the kernel puts the state 8 bytes after the beginning of one): who only compares the
@@ -28,9 +43,20 @@ struct se_sock {
 	 */
 	__u64 pad1;
 	__u32 rtt_count;
-	__u32 delivered;    /* the kernel's count of segments that were acknowledged, when last looked at */
-	__u64 rtt_batch_us; /* the socket's clock (tcp_mstamp): of the oldest sample that waits */
+	__u32 delivered;        /* the kernel's count of segments that were acknowledged, when last looked at */
+	__u64 rtt_batch_us;     /* the socket's clock (tcp_mstamp): of the oldest sample that waits */
+	__u64 owner_changed_us; /* the same clock: when the owner last changed */
+	__u32 acked_end;        /* where the segment ended that was sent last of those which were acknowledged */
+	__u32 smooth;           /* enum se_smooth */
+	__u32 srtt_us;          /* times 8, as in the kernel */
+	__u32 mdev_us;          /* times 4 */
 	__u32 rtt_us[SE_RTT_BATCH];
+};
+
+/* What a walk over all open files has found. */
+enum se_held {
+	SE_HELD_BY_OWNER = 1,
+	SE_HELD_BY_SEVERAL = 2,
 };
 
 /* CLONE: the kernel copies a listener's entry to each connection that it accepts, so a child has an owner at birth. */
@@ -85,6 +111,9 @@ struct {
 struct se_sent {
 	__u64 exec_id;
 	__u64 cgroup_id;
+	__u8 comm[SE_COMM_LEN];
+	__u32 uid;
+	__u32 pad0;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -18,6 +18,17 @@ static __always_inline struct sock *inet_socket_of(struct file *file)
 	return sk && is_inet(sk) ? sk : NULL;
 }
 
+/*
+ * On which side a connection is that is older than the agent. An accepted socket is a copy of its listener (sk_clone_lock), with
+ * the length of the queue that listen() was given, and without the mark that bind() was given a port.
+ */
+static __always_inline __u8 older_role(struct sock *sk)
+{
+	if (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
+		return SE_INITIATOR;
+	return sk->sk_max_ack_backlog ? SE_RESPONDER : SE_ROLE_UNKNOWN;
+}
+
 static __always_inline int seed_flags(struct sock *sk)
 {
 	__u8 state = sk->__sk_common.skc_state;
@@ -30,7 +41,7 @@ static __always_inline int seed_flags(struct sock *sk)
 		return SE_PRE_EXISTING | SE_ROLE_LISTENER;
 	if (state == TCP_SYN_SENT)
 		return SE_PRE_EXISTING | SE_INITIATOR | SE_OWNER_CONFIRMED;
-	return SE_PRE_EXISTING | SE_ROLE_UNKNOWN;
+	return SE_PRE_EXISTING | older_role(sk);
 }
 
 /* Every open socket of every process, at start. Runs after the hooks are attached: what they saw first stays. */
@@ -58,10 +69,14 @@ int se_seed(struct bpf_iter__task_file *ctx)
 	s->netns = sk->__sk_common.skc_net.net->ns.inum;
 	s->cookie = bpf_get_socket_cookie(sk);
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (tp)
-		s->delivered = tp->delivered; /* what was acknowledged before is no sample of ours */
-	if ((flags & SE_ROLE_MASK) == SE_ROLE_UNKNOWN)
+	if (!tp)
+		return 0;
+	if (sk->__sk_common.skc_state != TCP_SYN_SENT && (flags & SE_ROLE_MASK) != SE_ROLE_LISTENER)
 		note_begin(s, sk);
+	/* What was acknowledged before is no sample of ours. */
+	s->delivered = tp->delivered;
+	s->acked_end = acked_end(tp);
+	s->smooth = SE_SMOOTH_KERNEL;
 	return 0;
 }
 
@@ -89,7 +104,7 @@ struct {
  */
 static __always_inline __u64 scanned_mark(const struct se_sock *s, __u8 state, struct tcp_sock *tp)
 {
-	__u32 owner = 1U << 24 | state << 16 | s->owner_changes << 8 | s->flags;
+	__u32 owner = (16U | s->traits) << 24 | state << 16 | s->owner_changes << 8 | s->flags;
 
 	return (__u64)owner << 32 | (tp->segs_in + tp->segs_out);
 }
@@ -126,6 +141,11 @@ static __always_inline void submit_if_still(void *record, const struct se_sock *
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 }
 
+static __always_inline bool defers(struct sock *sk)
+{
+	return BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_accept_queue.rskq_defer_accept);
+}
+
 /*
  * Every tracked socket of every namespace, with the kernel's own absolute counters; of a connection that is as it was in
  * the last scan, only the cookie: most of many connections are idle. 1: the ring is full, come again.
@@ -150,21 +170,28 @@ static __always_inline int scan_socket(struct sock *sk, struct se_sock *stored)
 	s.opened_ns = stored->opened_ns;
 	s.seq_local = stored->seq_local;
 	s.seq_remote = stored->seq_remote;
+	s.smooth = stored->smooth;
+	s.srtt_us = stored->srtt_us;
+	s.mdev_us = stored->mdev_us;
 	if (s.flags & SE_UDP) {
 		if (!BPF_CORE_READ((struct inet_sock *)sk, inet_sport))
 			return 0;
 		kind = SE_LISTENER;
 	} else if (state == TCP_LISTEN) {
 		kind = SE_LISTENER;
+		/* Each connection that it accepts gets a copy. */
+		stored->traits = defers(sk) ? SE_DEFERS : 0;
 	} else if (state != TCP_CLOSE && sk->__sk_common.skc_dport) {
 		kind = SE_SCAN;
 		if (is_missed(&s, sk)) {
 			s.flags = (s.flags & ~SE_ROLE_MASK) | SE_RESPONDER;
 			s.cookie = bpf_get_socket_cookie(sk); /* not that of its listener */
 		}
+		stored->traits |= bypass_trait(sk);
 	} else {
 		return 0;
 	}
+	s.traits = stored->traits;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (kind == SE_SCAN && tp) {
 		if ((state == TCP_SYN_SENT || state == TCP_SYN_RECV) && !begin_of_handshake(&s, state, sk, tp))
@@ -185,7 +212,7 @@ static __always_inline int scan_socket(struct sock *sk, struct se_sock *stored)
 	__builtin_memset(f, 0, sizeof(*f));
 	fill_flow(f, kind, state, &s, sk);
 	if (kind == SE_LISTENER)
-		f->v6only = BPF_CORE_READ_BITFIELD_PROBED(&sk->__sk_common, skc_ipv6only);
+		f->traits = BPF_CORE_READ_BITFIELD_PROBED(&sk->__sk_common, skc_ipv6only) ? SE_V6ONLY : 0;
 	submit_if_still(f, &s, sk);
 	stored->scanned = mark;
 	return 0;

@@ -3,8 +3,15 @@
 #ifndef SOCKEYE_TCP_H
 #define SOCKEYE_TCP_H
 
+/* So often a connection may change hands at once, and from then on once in a second. */
 #define SE_OWNER_CHANGES_MAX 16
+#define SE_OWNER_CHANGE_US 1000000ULL
 #define SE_RTT_BATCH_US 1000000ULL
+/* A receiver that has nothing to send acknowledges a lone segment when a timer of 40 ms fires (TCP_DELACK_MIN). */
+#define SE_DELAYED_ACK_MIN_US 38000
+#define SE_DELAYED_ACK_MAX_US 52000
+/* A handshake that took longer than the network by more than this was held up by one end. */
+#define SE_HANDSHAKE_EXCESS_US 20000
 
 static __always_inline void map_v4(__u8 *to, __be32 addr)
 {
@@ -59,13 +66,32 @@ static __always_inline void note_begin(struct se_sock *s, struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
-	if (tp)
-		read_begin(tp, &s->seq_local, &s->seq_remote);
+	if (!tp)
+		return;
+	read_begin(tp, &s->seq_local, &s->seq_remote);
+	/* A SYN is acknowledged at once, so it tells of the network; a SYN-ACK when the client likes. */
+	s->acked_end = tp->snd_una - ((s->flags & SE_ROLE_MASK) == SE_INITIATOR);
 }
 
 static __always_inline __u16 at_most_u16(__u32 n)
 {
 	return n < 0xffff ? n : 0xffff;
+}
+
+/* The smoothed round-trip time and its deviation. 0 = not known. */
+static __always_inline void read_smooth(struct se_flow *f, const struct se_sock *s, struct tcp_sock *tp)
+{
+	__u32 srtt_us = tp->srtt_us, mdev_us = tp->mdev_us;
+
+	if (s->smooth >= SE_SMOOTH_OWN) {
+		srtt_us = s->srtt_us;
+		mdev_us = s->mdev_us;
+	} else if (s->smooth == SE_SMOOTH_UNSURE && s->traits & SE_DEFERS) {
+		srtt_us = 0; /* the client's thinking time */
+		mdev_us = 0;
+	}
+	f->srtt_us = srtt_us >> 3;
+	f->rttvar_us = mdev_us >> 2;
 }
 
 /*
@@ -89,11 +115,10 @@ static __always_inline void read_counters(struct se_flow *f, const struct se_soc
 	f->segs_in = tp->segs_in;
 	f->retrans = tp->total_retrans;
 	f->out_of_order = tp->rcv_ooopack;
-	f->srtt_us = tp->srtt_us >> 3;
-	f->rttvar_us = tp->mdev_us >> 2;
+	read_smooth(f, s, tp);
 	f->window_local = at_most_u16(tp->rcv_wnd);
 	f->window_remote = at_most_u16(tp->max_window);
-	/* Three letters, and v6only, which is no business of a connection. */
+	/* Three letters; the byte of the traits is filled after this. */
 	*(__u32 *)f->congestion = *(const __u32 *)tp->inet_conn.icsk_ca_ops->name & bpf_htonl(0xffffff00);
 }
 
@@ -116,6 +141,7 @@ static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, 
 	*(__u32 *)f->congestion = 0;
 	if (tp)
 		read_counters(f, s, sk, tp);
+	f->traits = s->traits;
 }
 
 /* Round-trip samples of a connection that goes on. */
@@ -142,20 +168,77 @@ static __always_inline void flush_rtt(struct se_sock *s, struct sock *sk)
 	s->rtt_count = 0;
 }
 
-/*
- * The round-trip time of the segment that was acknowledged last (net/ipv4/tcp_recovery.c, tcp_rack_advance: neither
- * smoothed nor held up by delayed acknowledgements), if any was since the last look. Without SACK there is only the
- * smoothed one.
- */
-static __always_inline bool take_sample(struct se_sock *s, struct tcp_sock *tp)
+/* The end of the segment that was sent last of those which were acknowledged. Without SACK, of all that was. */
+static __always_inline __u32 acked_end(struct tcp_sock *tp)
 {
-	__u32 delivered = tp->delivered, at = s->rtt_count;
+	return tp->rack.mstamp ? tp->rack.end_seq : tp->snd_una;
+}
 
-	if (delivered == s->delivered)
+/* The receiver may have waited for something to send. What the network adds is taken from its best time. */
+static __always_inline bool may_be_delayed(__u32 us, struct tcp_sock *tp)
+{
+	__u32 min_us = tp->rtt_min.s[0].v, excess_us = us - min_us;
+
+	return us > min_us && excess_us >= SE_DELAYED_ACK_MIN_US && excess_us <= SE_DELAYED_ACK_MAX_US;
+}
+
+/*
+ * The kernel's smoothed time begins with the handshake. On the side that accepted, that is how long the client took for its
+ * acknowledgement, which it may put off until it has a request (and the kernel ignores it before: TCP_DEFER_ACCEPT): then
+ * ours is shown, which begins with the first data, by the same rule (RFC 6298, in the units of tcp_rtt_estimator).
+ */
+static __always_inline void smooth(struct se_sock *s, struct tcp_sock *tp, __u32 us)
+{
+	__u32 srtt_us = tp->srtt_us >> 3;
+	__s32 error_us;
+
+	if (s->smooth == SE_SMOOTH_UNSURE) {
+		s->smooth = SE_SMOOTH_KERNEL;
+		if ((s->flags & SE_ROLE_MASK) == SE_RESPONDER && srtt_us > 4 * us &&
+		    srtt_us - us > SE_HANDSHAKE_EXCESS_US) {
+			s->srtt_us = us << 3;
+			s->mdev_us = us << 1;
+			s->smooth = SE_SMOOTH_OWN;
+		}
+	} else if (s->smooth == SE_SMOOTH_OWN) {
+		error_us = us - (s->srtt_us >> 3);
+		s->srtt_us += error_us;
+		s->mdev_us += (error_us < 0 ? -error_us : error_us) - (s->mdev_us >> 2);
+	}
+}
+
+/* The process closes, or sends no more: the kernel's time as it is before the FIN, which a receiver acknowledges late. */
+static __always_inline void freeze_smooth(struct se_sock *s, struct tcp_sock *tp)
+{
+	if (s->smooth >= SE_SMOOTH_OWN || (s->smooth == SE_SMOOTH_UNSURE && s->traits & SE_DEFERS))
+		return;
+	s->srtt_us = tp->srtt_us;
+	s->mdev_us = tp->mdev_us;
+	s->smooth = SE_SMOOTH_FROZEN;
+}
+
+/*
+ * The round-trip time of the segment that was sent last of those which were acknowledged since the last look (rack.rtt_us, see
+ * net/ipv4/tcp_recovery.c, tcp_rack_advance). Only if it carried data or a SYN: a FIN, a probe of a closed window and a
+ * keepalive are acknowledged when the receiver likes. Without SACK there is only the smoothed time. True if there is one.
+ */
+static __always_inline bool take_sample(struct se_sock *s, struct tcp_sock *tp, __u8 state)
+{
+	__u32 delivered = tp->delivered, segments = delivered - s->delivered, at = s->rtt_count, end, us;
+
+	if (!segments)
 		return false;
 	s->delivered = delivered;
+	end = acked_end(tp);
+	if (end == s->acked_end || (end == tp->write_seq && fin_may_be_acked(state)))
+		return false;
+	s->acked_end = end;
+	us = tp->rack.rtt_us ?: tp->srtt_us >> 3 ?: 1;
+	if (segments == 1 && may_be_delayed(us, tp))
+		return false;
+	smooth(s, tp, us);
 	if (at < SE_RTT_BATCH) {
-		s->rtt_us[at] = tp->rack.rtt_us ?: tp->srtt_us >> 3 ?: 1;
+		s->rtt_us[at] = us;
 		s->rtt_count = at + 1;
 	}
 	return true;
@@ -169,6 +252,8 @@ static __always_inline void begin(struct se_sock *s, struct sock *sk, __u8 flags
 	s->rtt_count = 0;
 	s->delivered = 0;
 	s->over = 0;
+	s->traits &= SE_DEFERS; /* of its listener */
+	s->smooth = SE_SMOOTH_UNSURE;
 	s->scanned = 0;
 	s->seq_local = 0;
 	s->seq_remote = 0;
@@ -198,11 +283,33 @@ static __always_inline void on_open(struct sock *sk, __u8 role)
 	set_owner(s, &owner);
 }
 
+/*
+ * A socket that connects is established when its SYN has been acknowledged. One that was restored (TCP_REPAIR, as CRIU does it)
+ * has sent none: it goes on with somebody else's connection, on a side that the kernel was not told of.
+ */
+static __always_inline bool is_restored(struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	return tp && !tp->bytes_acked;
+}
+
+/* In a sockmap the kernel keeps the state of that behind sk_user_data. */
+static __always_inline __u8 bypass_trait(struct sock *sk)
+{
+	return (__u64)sk->sk_user_data & SK_USER_DATA_PSOCK ? SE_BYPASSED : 0;
+}
+
 /* Softirq: `current` is whoever was interrupted. The owner is the one that connected, or came with the listener. */
 static __always_inline void on_established(struct se_sock *s, struct sock *sk, bool connected)
 {
 	if (s->over || (s->flags & SE_ROLE_MASK) != SE_INITIATOR)
 		begin(s, sk, (connected ? SE_INITIATOR : SE_RESPONDER) | (s->flags & SE_EXEC_MASK));
+	if (connected && is_restored(sk)) {
+		s->flags &= ~SE_ROLE_MASK;
+		s->traits |= SE_RESTORED;
+	}
+	s->traits |= bypass_trait(sk);
 	note_begin(s, sk);
 }
 
@@ -278,7 +385,7 @@ static __always_inline void on_close(struct se_sock *s, struct sock *sk, int old
 	if ((s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER)
 		return;
 	if (tp)
-		take_sample(s, tp);
+		take_sample(s, tp, old);
 	if (s->rtt_count > SE_CLOSE_RTT)
 		flush_rtt(s, sk);
 	emit_close(old, s, sk);
@@ -295,12 +402,19 @@ static __always_inline void on_shut(struct sock *sk, int state)
 {
 	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	struct se_owner owner;
+	struct tcp_sock *tp;
 	struct se_flow *f;
 
 	if (!s || !sk->sk_lock.owned)
 		return;
 	if (is_missed(s, sk))
 		on_established(s, sk, false);
+	s->traits |= bypass_trait(sk);
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp) {
+		take_sample(s, tp, sk->__sk_common.skc_state);
+		freeze_smooth(s, tp);
+	}
 	if (!s->pid) {
 		owner = current_owner(true);
 		if (owner.pid)
@@ -383,7 +497,7 @@ static __always_inline void on_acked(struct se_sock *s, struct sock *sk)
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	__u64 acked_us;
 
-	if (!tp || !take_sample(s, tp))
+	if (!tp || !take_sample(s, tp, sk->__sk_common.skc_state))
 		return;
 	acked_us = tp->tcp_mstamp;
 	if (s->rtt_count == 1)
@@ -394,6 +508,26 @@ static __always_inline void on_acked(struct se_sock *s, struct sock *sk)
 		else
 			flush_rtt(s, sk);
 	}
+}
+
+/* A connection whose readers take turns: each of them costs more than a read. */
+static __always_inline bool changed_too_often(const struct se_sock *s, struct sock *sk)
+{
+	struct tcp_sock *tp;
+
+	if (s->owner_changes < SE_OWNER_CHANGES_MAX)
+		return false;
+	tp = bpf_skc_to_tcp_sock(sk);
+	return tp && tp->tcp_mstamp - s->owner_changed_us < SE_OWNER_CHANGE_US;
+}
+
+static __always_inline void owner_changed(struct se_sock *s, struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	s->owner_changes++;
+	if (tp)
+		s->owner_changed_us = tp->tcp_mstamp;
 }
 
 /*
@@ -417,7 +551,7 @@ int BPF_PROG(se_read, struct sock *sk)
 	exec = exec_flags(task->group_leader->self_exec_id);
 	if (s) {
 		same = s->pid == (__u32)task->tgid && (s->flags & SE_EXEC_MASK) == exec;
-		if ((same && s->flags & SE_OWNER_CONFIRMED) || s->owner_changes >= SE_OWNER_CHANGES_MAX)
+		if ((same && s->flags & SE_OWNER_CONFIRMED) || changed_too_often(s, sk))
 			return 0;
 		if (is_missed(s, sk))
 			on_established(s, sk, false);
@@ -436,7 +570,7 @@ int BPF_PROG(se_read, struct sock *sk)
 	same = same && s->start_ticks == owner.start_ticks;
 	set_owner(s, &owner);
 	if (!same)
-		s->owner_changes++;
+		owner_changed(s, sk);
 	return 0;
 }
 

@@ -39,7 +39,8 @@ fn matches(flow: &Flow, processes: &ProcessTable, a: &FlowsArguments) -> bool {
     let any_process = |wanted: &dyn Fn(&Process) -> bool| {
         flow.ends().any(|end| processes.peek(end.owner).is_some_and(|process| wanted(process)))
     };
-    let endpoints = [flow.key.initiator, flow.key.responder];
+    let views = [Some(&flow.key), flow.translated()];
+    let endpoints: Vec<_> = views.into_iter().flatten().flat_map(|view| [view.initiator, view.responder]).collect();
     a.port.is_none_or(|port| endpoints.iter().any(|e| e.port == port))
         && a.address.is_none_or(|ip| endpoints.iter().any(|e| e.addr.ip() == ip.to_canonical()))
         && a.process.as_deref().is_none_or(|text| {
@@ -81,8 +82,12 @@ rows! {
         protocol: Text = &'static str,
         /// who connected, or sent first
         initiator: Text = String,
-        /// who answered
+        /// who answered, as the initiator knows it
         responder: Text = String,
+        /// the initiator as the responder knows it, where addresses are translated between the two
+        translated_initiator: Text = Option<String>,
+        /// the responder as it knows itself, likewise
+        translated_responder: Text = Option<String>,
         /// out, in, or local: which side is on this host
         direction: Text = &'static str,
         /// how it stands
@@ -111,10 +116,12 @@ rows! {
         responder_parent: Text = Option<String>,
         /// its container, as namespace/pod/container in a pod, or its systemd unit
         responder_workload: Text = Option<String>,
-        /// payload from the initiator
-        sent: Bytes = u64,
-        /// payload to the initiator
-        received: Bytes = u64,
+        /// payload from the initiator; missing where it is not counted
+        sent: Bytes = Option<u64>,
+        /// payload to the initiator, likewise
+        received: Bytes = Option<u64>,
+        /// why payload is not counted: "sockmap" means that programs carry it past TCP
+        not_counted: Text = Option<&'static str>,
         /// segments or datagrams from the initiator
         packets_sent: Count = u64,
         /// segments or datagrams to the initiator
@@ -167,6 +174,8 @@ fn side_row(flow: &Flow, side: Side, processes: &ProcessTable) -> SideRow {
 
 fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Row {
     let total = flow.totals();
+    let counted = !flow.is_bypassed();
+    let translated = |side| flow.translated().map(|view| view.endpoint(side).to_string());
     let rtt = shown_rtt(flow);
     let [initiator, responder] = Side::BOTH.map(|side| side_row(flow, side, processes));
     let since_s = |then_ns: u64| now_ns.saturating_sub(then_ns) / 1_000_000_000;
@@ -174,6 +183,8 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Row {
         protocol: flow.key.proto.name(),
         initiator: flow.key.initiator.to_string(),
         responder: flow.key.responder.to_string(),
+        translated_initiator: translated(Side::Initiator),
+        translated_responder: translated(Side::Responder),
         direction: match Side::BOTH.map(|side| flow.end(side).is_some()) {
             [true, true] => "local",
             [true, false] => "out",
@@ -192,8 +203,9 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Row {
         responder_cmdline: responder.cmdline,
         responder_parent: responder.parent,
         responder_workload: responder.workload,
-        sent: total.bytes[0],
-        received: total.bytes[1],
+        sent: counted.then_some(total.bytes[0]),
+        received: counted.then_some(total.bytes[1]),
+        not_counted: (!counted).then_some("sockmap"),
         packets_sent: total.packets[0],
         packets_received: total.packets[1],
         retrans: total.retrans_of_both(),

@@ -42,6 +42,13 @@ const FRESH: Duration = Duration::from_millis(500);
 /// A scan takes at most one part in so many of a CPU: with many sockets there is more time between two, up to a limit.
 const SCAN_SHARE: u32 = 100;
 const SCAN_EVERY_MAX: Duration = Duration::from_secs(10);
+/// It is looked at who holds sockets so often, sooner if that is wanted, and less often if it takes more than one part in so
+/// many of a CPU.
+const WALK_EVERY: Duration = Duration::from_secs(10);
+const WALK_WANTED_EVERY: Duration = Duration::from_secs(1);
+const WALK_SHARE: u32 = 200;
+/// So long a reply waits for processes that are being looked up.
+const LOOKUPS_MAX: Duration = Duration::from_millis(100);
 /// How long the kernel goes on counting run time after the last `ctl stats`.
 const RUN_TIME_LEASE: Duration = Duration::from_secs(15);
 
@@ -103,6 +110,8 @@ pub struct Control {
     joined: Vec<u64>,
     /// Addresses of which collectors know that something listens there.
     ports_reported_at: BTreeSet<IpAddr>,
+    /// Owners of listeners that are gone, for which a walk was made.
+    gone: BTreeSet<u32>,
     /// A collector has joined, and hears of listening ports once more soon.
     ports_again: bool,
     due: Due,
@@ -114,6 +123,8 @@ struct Due {
     drain: Instant,
     scan: Instant,
     scanned: Option<Instant>,
+    /// A walk over open files: if it is wanted, and in any case.
+    walk: [Instant; 2],
     event: Instant,
     ports: Instant,
 }
@@ -139,6 +150,7 @@ impl Control {
             joined: vec![0; exporters.len()],
             ports_reported_at: BTreeSet::new(),
             ports_again: true,
+            gone: BTreeSet::new(),
             exporters,
             rtt: rtt_histogram(),
             aggregates: Aggregates::default(),
@@ -154,7 +166,15 @@ impl Control {
             late: Some(Box::new(Shard::new(&[]))),
             late_until_ns: 0,
             reports: Vec::new(),
-            due: Due { tick: now, drain: now, scan: now, scanned: None, event: now, ports: now + report::PORTS_FIRST },
+            due: Due {
+                tick: now,
+                drain: now,
+                scan: now,
+                scanned: None,
+                walk: [now, now + WALK_EVERY],
+                event: now,
+                ports: now + report::PORTS_FIRST,
+            },
         }
     }
 
@@ -197,6 +217,7 @@ impl Control {
             self.drain();
         }
         if now >= self.due.scan {
+            self.walk_if_due(now);
             self.scan();
         }
         self.report();
@@ -259,6 +280,10 @@ impl Control {
     }
 
     fn ask_for_processes(&mut self) {
+        let now_ns = boot_ns();
+        for owner in self.table.take_new_owners() {
+            self.processes.get(owner, now_ns);
+        }
         for question in self.processes.take_requests() {
             let _ = self.enrichment.lookup_requests.send(question);
         }
@@ -293,6 +318,25 @@ impl Control {
         }
         self.aggregates.roll_up(&self.processes, now_ns);
         self.processes.expire(now_ns);
+        self.processes.check(now_ns);
+    }
+
+    /// The owner of a socket is who uses it, but a server that only writes, and a listener, tell of nobody. Before a scan: it
+    /// tells what was found.
+    fn walk_if_due(&mut self, now: Instant) {
+        let alive = |pid: &u32| std::path::Path::new("/proc").join(pid.to_string()).exists();
+        let owners: BTreeSet<u32> = self.table.listeners().map(|listener| listener.owner.pid).collect();
+        let gone: BTreeSet<u32> = owners.into_iter().filter(|pid| *pid != 0 && !alive(pid)).collect();
+        let wanted = self.table.take_awaits_owner() | !gone.is_subset(&self.gone);
+        if now < self.due.walk[usize::from(!wanted)] {
+            return;
+        }
+        self.gone = gone;
+        let cpu_ns = thread_cpu_ns();
+        let walked = self.kernel.holders().walk().map(|()| 0);
+        self.count_error(walked, "walk over open files");
+        let affordable = Duration::from_nanos(thread_cpu_ns() - cpu_ns) * WALK_SHARE;
+        self.due.walk = [WALK_WANTED_EVERY, WALK_EVERY].map(|wait| now + wait.max(affordable));
     }
 
     /// UDP counters that have come.
@@ -371,7 +415,7 @@ impl Control {
             self.take_shards();
             self.drain();
             self.scan();
-            self.take_replies();
+            self.await_processes();
         }
         let answer = match &question.request {
             Request::Stats => {
@@ -386,6 +430,16 @@ impl Control {
             Request::Rtt(arguments) => Ok(api::owners::rtt(&self.owners(), arguments)),
         };
         let _ = question.reply.send(answer);
+    }
+
+    /// What is asked of /proc is there within milliseconds, and a question is asked once.
+    fn await_processes(&mut self) {
+        let until = Instant::now() + LOOKUPS_MAX;
+        self.take_replies();
+        while self.processes.unanswered() > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+            self.take_replies();
+        }
     }
 
     fn owners(&self) -> api::owners::Owners<'_> {

@@ -184,6 +184,12 @@ pub(super) fn write_flow(report: &FlowReport, part: &Part<'_>, sink: &mut impl S
     if key.proto == Proto::Tcp {
         tcp_elements(report, part.delta, sink);
     }
+    if let Some(translated) = &report.translated {
+        sink.row("Translated To", &format!("{} → {}", translated.initiator, translated.responder));
+    }
+    if report.bypassed {
+        sink.row("Bytes", "not counted: programs carry them past TCP (sockmap)");
+    }
     if report.state.is_over() {
         sink.text(&FLOW_END_REASON, report.state.name());
     }

@@ -19,6 +19,8 @@ pub(crate) fn report() -> FlowReport {
     ];
     FlowReport {
         key: FlowKey { proto: Proto::Tcp, initiator: endpoint(1, 40000), responder: endpoint(2, 443) },
+        translated: None,
+        bypassed: false,
         first_unix_ns: 1_000_000_000,
         since_unix_ns: 1_000_000_000,
         last_unix_ns: 2_000_000_000,

@@ -123,9 +123,10 @@ pub fn line(report: &FlowReport, style: &Style) -> String {
         [true, false] => "out",
         _ => "in",
     };
-    let (from, to) = (report.key.initiator.to_string(), report.key.responder.to_string());
+    let [from, to] = Side::BOTH.map(|side| endpoint(report, side));
     let rtt = report.rtt_us[0].or(report.rtt_us[1]).map_or("-".into(), |(us, _)| human::microseconds(us.into()));
-    let [sent, received] = report.total.bytes.map(human::bytes);
+    let bytes = |bytes| if report.bypassed { "?".into() } else { human::bytes(bytes) };
+    let [sent, received] = report.total.bytes.map(bytes);
     let state = paint(style, state_color(report.state), report.state.name());
     let process = processes(report);
     let proto = report.key.proto.name();
@@ -134,7 +135,7 @@ pub fn line(report: &FlowReport, style: &Style) -> String {
     let prefix = format!("{} {direction:<3} {}", paint(style, "2", &time), paint(style, "36", &pad(proto, 5)));
     let _ = if style.columns >= ONE_LINE_COLUMNS && endpoints_fit {
         // A long address may use the room that the other one leaves.
-        let left = ENDPOINT_COLUMNS.max(from.len()).min(2 * ENDPOINT_COLUMNS - to.len().min(ENDPOINT_COLUMNS));
+        let left = ENDPOINT_COLUMNS.max(width(&from)).min(2 * ENDPOINT_COLUMNS - width(&to).min(ENDPOINT_COLUMNS));
         let right = 2 * ENDPOINT_COLUMNS - left;
         let width = process_columns(style);
         let shown = paint(style, "1", &pad(&human::ellipsis(&process, width), width));
@@ -146,6 +147,15 @@ pub fn line(report: &FlowReport, style: &Style) -> String {
         writeln!(out, "{prefix} {from} → {to}  {state}\n{:17}{}{figures}", "", paint(style, "1", &shown))
     };
     out
+}
+
+/// `10.96.0.80:80 ⇒ 10.88.0.6:8000`: as the initiator knows a side, and as the responder does where that is another address.
+fn endpoint(report: &FlowReport, side: Side) -> String {
+    let known = report.key.endpoint(side);
+    match report.translated.as_deref().map(|view| view.endpoint(side)) {
+        Some(translated) if translated != known => format!("{known} ⇒ {translated}"),
+        _ => known.to_string(),
+    }
 }
 
 /// `curl[123] alice`, and for a host-local flow both sides.

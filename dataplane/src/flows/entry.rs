@@ -23,8 +23,10 @@ pub(super) struct Reported {
 /// What is kept of a flow. Most flows have one local end; the second one is boxed to keep the entry small.
 #[derive(Debug, Clone)]
 pub struct Flow {
-    /// The 5-tuple. Provisional while `guessed`.
+    /// The 5-tuple as the initiator sees it. Provisional while `guessed`.
     pub key: FlowKey,
+    /// As the responder sees it, where addresses are translated between the two.
+    pub(super) translated: Option<Box<FlowKey>>,
     pub(super) first_end: End,
     pub(super) first_side: Side,
     pub(super) second_end: Option<Box<End>>,
@@ -63,6 +65,7 @@ impl Flow {
     pub(super) fn new(key: FlowKey, first_end: End, first_side: Side, opened_ns: u64) -> Self {
         Self {
             key,
+            translated: None,
             first_end,
             first_side,
             second_end: None,
@@ -103,12 +106,41 @@ impl Flow {
         if self.first_end.cookie == cookie { self.first_side } else { self.first_side.other() }
     }
 
-    /// Address and port of a side.
+    /// The 5-tuple as the responder sees it, if that is another one than the initiator's.
     #[must_use]
-    pub fn endpoint(&self, side: Side) -> Endpoint {
+    pub fn translated(&self) -> Option<&FlowKey> {
+        self.translated.as_deref()
+    }
+
+    /// The 5-tuple as a side sees it.
+    pub(super) fn view(&self, side: Side) -> &FlowKey {
+        self.translated.as_deref().filter(|_| side == Side::Responder).unwrap_or(&self.key)
+    }
+
+    /// Address and port of a side, as it sees itself.
+    pub(super) fn local(&self, side: Side) -> Endpoint {
+        self.view(side).endpoint(side)
+    }
+
+    /// Whom a side talks to, as it sees it.
+    pub(super) fn remote(&self, side: Side) -> Endpoint {
+        self.view(side).endpoint(side.other())
+    }
+
+    /// Takes the 5-tuple as a side sees it.
+    pub(super) fn see(&mut self, side: Side, view: FlowKey) {
+        if view == *self.view(side) {
+            return;
+        }
         match side {
-            Side::Initiator => self.key.initiator,
-            Side::Responder => self.key.responder,
+            Side::Responder => self.translated = Some(Box::new(view)),
+            Side::Initiator => {
+                let known = std::mem::replace(&mut self.key, view);
+                self.translated.get_or_insert_with(|| Box::new(known));
+            }
+        }
+        if self.translated.as_deref() == Some(&self.key) {
+            self.translated = None;
         }
     }
 
@@ -130,10 +162,10 @@ impl Flow {
         total
     }
 
-    /// The kernel counts the SYN of the side that connected as a byte that was acknowledged.
+    /// The kernel counts the SYN of a socket that connected as a byte that was acknowledged.
     fn payload_sent(&self, side: Side, end: &End) -> u64 {
-        let syn = self.key.proto == Proto::Tcp && side == Side::Initiator;
-        end.bytes_sent.saturating_sub(u64::from(syn))
+        let as_side = self.key.proto == Proto::Tcp && side == Side::Initiator && !end.has(End::NOT_CONNECTED);
+        end.bytes_sent.saturating_sub(u64::from(end.has(End::CONNECTED) || as_side))
     }
 
     /// How it stands.
@@ -160,10 +192,27 @@ impl Flow {
     /// in every state.
     pub(super) fn is_of(&self, o: &TcpObservation) -> bool {
         let side = self.side_of(o.end.cookie);
-        let local = self.endpoint(side);
+        let local = self.local(side);
         self.end(side).is_some_and(|end| end.seq_local == o.end.seq_local)
-            && self.endpoint(side.other()) == o.remote
+            && self.remote(side) == o.remote
             && (local == o.local || local.port == 0 || o.local.port == 0)
+    }
+
+    /// The side on which a socket goes on that was made in the middle of this connection: its end there is gone, and the
+    /// other one, on this host too, has not noticed.
+    pub(super) fn resumed_on(&self, o: &TcpObservation) -> Option<Side> {
+        let is_interrupted = |side: &Side| {
+            self.end(*side).is_some_and(|end| end.has(End::CLOSED) && end.netns == o.end.netns)
+                && self.end(side.other()).is_some_and(|peer| !peer.has(End::CLOSED))
+                && (self.local(*side), self.remote(*side)) == (o.local, o.remote)
+        };
+        Side::BOTH.into_iter().filter(|_| self.key.proto == Proto::Tcp).find(is_interrupted)
+    }
+
+    /// Data of this connection may have bypassed the kernel's counters.
+    #[must_use]
+    pub fn is_bypassed(&self) -> bool {
+        self.ends().any(|end| end.has(End::BYPASSED))
     }
 
     pub(super) fn all_closed(&self) -> bool {
@@ -221,7 +270,12 @@ impl Flow {
     }
 
     pub(super) fn reverse(&mut self) {
-        self.key = self.key.reversed();
+        match &mut self.translated {
+            Some(translated) => {
+                (self.key, **translated) = (translated.reversed(), self.key.reversed());
+            }
+            None => self.key = self.key.reversed(),
+        }
         self.first_side = self.first_side.other();
         self.details.reverse();
         self.exported.reverse();

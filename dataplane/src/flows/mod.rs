@@ -99,6 +99,10 @@ pub struct FlowTable {
     flows_max: usize,
     /// Collectors that have joined.
     epoch: u32,
+    /// Owners of ends that have come since they were last taken.
+    new_owners: Vec<ProcKey>,
+    /// An accepted connection waits for its reader.
+    awaits_owner: bool,
     counts: TableCounts,
 }
 
@@ -126,6 +130,8 @@ impl FlowTable {
             timeouts,
             flows_max,
             epoch: 0,
+            new_owners: Vec::new(),
+            awaits_owner: false,
             counts: TableCounts::default(),
         }
     }
@@ -185,6 +191,16 @@ impl FlowTable {
             self.listeners.values().filter(|l| l.proto == Proto::Tcp).map(|l| ((l.netns, l.local.port), ())).collect();
     }
 
+    /// Whose sockets were heard of since the last call; some twice.
+    pub fn take_new_owners(&mut self) -> std::vec::Drain<'_, ProcKey> {
+        self.new_owners.drain(..)
+    }
+
+    /// Whether, since the last call, the report of an accepted connection had to wait because nobody has read from it.
+    pub fn take_awaits_owner(&mut self) -> bool {
+        std::mem::take(&mut self.awaits_owner)
+    }
+
     /// All that the kernel told of before this moment has been taken.
     pub fn drained_through(&mut self, at_ns: u64) {
         self.drained_through_ns = at_ns;
@@ -193,24 +209,26 @@ impl FlowTable {
         }
     }
 
-    /// The flow with this name that still lacks the end at `local`.
+    /// The UDP flow with this name that still lacks the end at `local`.
     fn partner(&self, hash: u64, local: Endpoint, remote: Endpoint) -> Option<u32> {
         let id = *self.pairs.get(&hash)?;
         let flow = self.flows.get(id as usize)?;
-        let (first_end, second_end) = (flow.endpoint(flow.first_side), flow.endpoint(flow.first_side.other()));
+        let (first_end, second_end) = (flow.local(flow.first_side), flow.remote(flow.first_side));
         (flow.second_end.is_none() && first_end == remote && second_end == local).then_some(id)
     }
 
-    /// Adds the second end to a flow. Its role also settles that of the first.
-    fn attach(&mut self, id: u32, end: End, side: Side, now_ns: u64) {
+    /// Adds the second end to a flow. Its role also settles that of the first. `view`: the 5-tuple as that end sees it.
+    fn attach(&mut self, id: u32, end: End, side: Side, view: FlowKey, now_ns: u64) {
         let flow = &mut self.flows[id as usize];
-        if flow.first_side == side && flow.guessed {
+        if flow.first_side == side {
             flow.reverse();
         }
         flow.guessed = false;
+        flow.see(side, view);
         flow.active_ns = flow.active_ns.max(end.at_ns);
         flow.second_end = Some(Box::new(end));
-        let (local, netns) = (flow.endpoint(side).addr, end.netns);
+        self.new_owners.push(end.owner);
+        let (local, netns) = (flow.local(side).addr, end.netns);
         if flow.is_unreported() && flow.ends().any(|end| end.has(End::PRE_EXISTING)) {
             flow.exported = flow.totals();
         }
@@ -233,11 +251,11 @@ impl FlowTable {
             self.counts.rejected += 1;
             return None;
         }
-        let key = FlowKey { proto, initiator: opened.local, responder: opened.remote };
-        let key = if opened.side == Side::Initiator { key } else { key.reversed() };
+        let key = FlowKey::seen_from(proto, opened.side, opened.local, opened.remote);
         let id = u32::try_from(self.flows.insert(Flow::new(key, end, opened.side, opened.at_ns))).ok()?;
         self.flows[id as usize].entered_tick = schedule::tick_of(now_ns);
         self.note_local(opened.local.addr, end.netns, now_ns);
+        self.new_owners.push(end.owner);
         self.counts.created += 1;
         self.timers.schedule(&mut self.flows, id, now_ns + self.timeouts.settle_ns);
         if end.has(End::CLOSED) {

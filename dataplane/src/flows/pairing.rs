@@ -1,8 +1,9 @@
 //! Finding the other end of a host-local connection.
 //!
-//! Addresses alone cannot tell: the same 5-tuple may exist in several network namespaces. Both ends of one TCP
-//! connection know both initial sequence numbers, so the pair (ISN, ISN) is the connection's name; two connections share
-//! it with probability 2^-64. UDP has no such name: a pair is looked for by addresses, loopback ones per namespace.
+//! Addresses cannot tell: the same 5-tuple may exist in several network namespaces, and where addresses are translated between
+//! both ends, each knows another one. Both ends of one TCP connection know both initial sequence numbers, which pass
+//! translation unchanged, so the pair (ISN, ISN) is the connection's name; two connections share it with probability 2^-64.
+//! UDP has no such name: a pair is looked for by addresses, loopback ones per namespace.
 
 use crate::model::flow::{Endpoint, Proto, Side, TcpObservation};
 
@@ -22,16 +23,16 @@ fn name(proto: Proto, a: (Endpoint, u32), b: (Endpoint, u32)) -> PairName {
 }
 
 /// Names under which the other end of a TCP connection may have been entered: one if the role is known, else one for
-/// each role. The kernel's counter of acknowledged bytes starts at the ISN on the side that connected, one later on the
-/// other side.
-pub(super) fn tcp(hasher: &ahash::RandomState, o: &TcpObservation) -> [Option<Candidate>; 2] {
+/// each role, and none if the connection has gone on for an unknown time. The kernel's counter of acknowledged bytes starts at
+/// the ISN on the side that connected, one later on the other side.
+pub(super) fn tcp(o: &TcpObservation) -> [Option<Candidate>; 2] {
     if !o.has_sequence_numbers() {
         return [None, None];
     }
-    let remote = (o.remote, o.seq_remote);
     let candidate = |side: Side| {
         let isn = o.end.seq_local.wrapping_sub(u32::from(side == Side::Responder));
-        Some((nonzero(hasher.hash_one(name(Proto::Tcp, (o.local, isn), remote))), side))
+        let (low, high) = (isn.min(o.seq_remote), isn.max(o.seq_remote));
+        Some((nonzero(u64::from(low) << 32 | u64::from(high)), side))
     };
     match o.side {
         Some(side) => [candidate(side), None],

@@ -45,8 +45,10 @@ impl FlowReport {
 /// What exporters get: one flow at one moment.
 #[derive(Debug, Clone)]
 pub struct FlowReport {
-    /// The 5-tuple.
+    /// The 5-tuple as the initiator sees it.
     pub key: FlowKey,
+    /// As the responder sees it, where addresses are translated between the two.
+    pub translated: Option<Box<FlowKey>>,
     /// First seen, nanoseconds since the epoch.
     pub first_unix_ns: u64,
     /// Where the previous report ended; in the first one, when the flow was first seen. What `delta` holds came between
@@ -58,6 +60,8 @@ pub struct FlowReport {
     pub delta: Counters,
     /// Since the flow began.
     pub total: Counters,
+    /// The bytes in both are not all: some bypassed the kernel's counters (sockmap).
+    pub bypassed: bool,
     /// Smoothed round-trip time and its deviation as measured by the socket on each side, microseconds.
     pub rtt_us: [Option<(u32, u32)>; 2],
     /// Which sides are on this host.

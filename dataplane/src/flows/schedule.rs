@@ -214,6 +214,7 @@ impl FlowTable {
         let (unreported, awaits_owner) = (flow.is_unreported(), flow.awaits_owner());
         let recent = tick_of(now_ns) < flow.entered_tick + OWNER_WAIT_TICKS;
         if unreported && !over && recent && (awaits_owner || self.may_lack_name(id)) {
+            self.awaits_owner |= awaits_owner;
             self.timers.schedule(&mut self.flows, id, now_ns + SECOND_NS);
             return;
         }
@@ -254,26 +255,28 @@ impl FlowTable {
         tick_of(now_ns) - reported.tick < self.timeouts.look_ticks() / 2
     }
 
-    /// One end of a connection is known, and the other one is on this host, too. That one is known once all sockets were
+    /// One end of a connection is known, and the other one may be on this host, too. That one is known once all sockets were
     /// looked at after the first one was opened, or closed: it may stay open for long. And if it had closed until then, once
-    /// that record has come from its ring, whose worker may be short of CPU.
+    /// that record has come from its ring, whose worker may be short of CPU. Where the remote address is none of this host, only
+    /// the latter is waited for: it may be translated, but most are of other hosts.
     fn may_lack_other_end(&self, id: u32, now_ns: u64) -> bool {
         let flow = &self.flows[id as usize];
-        let since_ns = match flow.state() {
-            State::Closed => flow.first_end.at_ns,
-            state if state.is_over() => return false,
-            _ => flow.opened_ns,
+        if flow.second_end.is_some() || !flow.is_named() || self.flows.len() >= self.flows_max {
+            return false;
+        }
+        let over = flow.state().is_over();
+        let since_ns = if over { flow.first_end.at_ns } else { flow.opened_ns };
+        let is_known = if self.is_within_host(flow) && (!over || flow.state() == State::Closed) {
+            since_ns < self.whole_scan_ns
+        } else {
+            !over || since_ns < self.drained_through_ns
         };
-        flow.second_end.is_none()
-            && since_ns >= self.whole_scan_ns
-            && now_ns.saturating_sub(since_ns) < self.timeouts.active_ns
-            && self.flows.len() < self.flows_max
-            && self.is_within_host(flow)
+        !is_known && now_ns.saturating_sub(since_ns) < self.timeouts.active_ns
     }
 
     /// A connection whose other end is on this host, too, as far as is known.
     fn is_within_host(&self, flow: &Flow) -> bool {
-        flow.key.proto == Proto::Tcp && self.is_local(flow.endpoint(flow.first_side.other()).addr)
+        flow.key.proto == Proto::Tcp && self.is_local(flow.remote(flow.first_side).addr)
     }
 
     /// What its sockets told before they closed may still be in a ring of another CPU, whose worker is short of CPU: it would be
@@ -311,7 +314,7 @@ impl FlowTable {
         for side in Side::BOTH {
             let flow = &self.flows[id as usize];
             if let Some(end) = flow.end(side) {
-                self.note_local(flow.endpoint(side).addr, end.netns, now_ns);
+                self.note_local(flow.local(side).addr, end.netns, now_ns);
             }
         }
     }
@@ -366,11 +369,13 @@ impl FlowTable {
         let identity = reported.identity.clone();
         FlowReport {
             key: flow.key,
+            translated: flow.translated.clone(),
             first_unix_ns: clock.unix_ns(flow.opened_ns),
             since_unix_ns: clock.unix_ns(since_ns),
             last_unix_ns: clock.unix_ns(until_ns),
             delta,
             total,
+            bypassed: flow.is_bypassed(),
             rtt_us: Side::BOTH
                 .map(|side| flow.end(side).filter(|end| end.srtt_us > 0).map(|end| (end.srtt_us, end.rttvar_us))),
             local: Side::BOTH.map(|side| flow.end(side).is_some()),

@@ -1,8 +1,8 @@
 //! TCP records into the table: which connection is meant, and whether its other end is there already.
 
-use sockeye_bpf::records::{FlowRecord, Kind, flags};
+use sockeye_bpf::records::{FlowRecord, Kind, flags, traits};
 
-use super::{FlowTable, Listener, Opened, pairing};
+use super::{Flow, FlowTable, Listener, Opened, pairing};
 use crate::model::flow::{Addr, End, Endpoint, ProcKey, Proto, Side, TcpObservation};
 
 impl FlowTable {
@@ -48,7 +48,7 @@ impl FlowTable {
         let addr = Addr(r.local_addr);
         let local = Endpoint { addr, port: r.local_port };
         let owner = ProcKey::new(r.pid, r.start_ticks, r.flags);
-        let v6only = r.v6only != 0;
+        let v6only = r.traits & traits::V6ONLY != 0;
         let listener = Listener { proto, local, v6: addr.ip().is_ipv6(), v6only, netns: r.netns, owner };
         self.listeners_next.insert((proto, r.netns, local), listener);
     }
@@ -82,10 +82,14 @@ impl FlowTable {
     }
 
     fn new_tcp(&mut self, o: &TcpObservation, now_ns: u64) {
-        let candidates = pairing::tcp(&self.names, o);
-        for (hash, side) in candidates.into_iter().flatten() {
-            if let Some(id) = self.partner(hash, o.local, o.remote) {
-                self.attach(id, o.end, side, now_ns);
+        if o.end.has(End::RESTORED) && self.resume(o) {
+            return;
+        }
+        let candidates = pairing::tcp(o);
+        for (name, side) in candidates.into_iter().flatten() {
+            if let Some(id) = self.other_end(name, o) {
+                let side = self.side_beside(id, side, o);
+                self.attach(id, o.end, side, o.view(side), now_ns);
                 self.flows[id as usize].observe(side, o);
                 self.remember_tcp(o, id);
                 return;
@@ -102,6 +106,46 @@ impl FlowTable {
         }
         self.remember_tcp(o, id);
         self.index(id, candidates.map(|c| c.map_or(0, |(hash, _)| hash)));
+    }
+
+    /// The flow of this name that lacks an end, which the observation is of.
+    fn other_end(&self, name: u64, o: &TcpObservation) -> Option<u32> {
+        let id = *self.pairs.get(&name)?;
+        let flow =
+            self.flows.get(id as usize).filter(|flow| flow.key.proto == Proto::Tcp && flow.second_end.is_none())?;
+        (flow.first_end.cookie != o.end.cookie).then_some(id)
+    }
+
+    /// The side of the second end of a flow. Both have connected if their SYNs crossed: then the one that did so first is the
+    /// initiator, as far as the milliseconds tell in which the kernel's records give the age of a socket.
+    fn side_beside(&self, id: u32, side: Side, o: &TcpObservation) -> Side {
+        const RESOLUTION_NS: u64 = 2_000_000;
+        let flow = &self.flows[id as usize];
+        if flow.guessed || flow.first_side != side {
+            return side;
+        }
+        let was_first = if flow.opened_ns.abs_diff(o.opened_ns) > RESOLUTION_NS {
+            o.opened_ns < flow.opened_ns
+        } else {
+            o.local < flow.local(side)
+        };
+        if was_first { Side::Initiator } else { Side::Responder }
+    }
+
+    /// A socket that was made in the middle of a connection takes the place of the one that was there. The other end has
+    /// counted all the time. False if no such connection is known.
+    fn resume(&mut self, o: &TcpObservation) -> bool {
+        let resumed = |(id, flow): (usize, &Flow)| flow.resumed_on(o).map(|side| (id as u32, side));
+        let Some((id, side)) = self.flows.iter().find_map(resumed) else { return false };
+        let gone = self.flows[id as usize].end(side).map_or(0, |end| end.cookie);
+        self.tcp.remove(&self.flows, gone, id);
+        let flow = &mut self.flows[id as usize];
+        if let Some(end) = flow.end_mut(side) {
+            *end = End { marks: o.end.marks | End::SHARED_COUNTERS, ..o.end };
+        }
+        flow.active_ns = flow.active_ns.max(o.end.at_ns);
+        self.tcp.insert(&self.flows, o.end.cookie, id);
+        true
     }
 
     /// Notes which flow the socket is in now.
@@ -130,9 +174,12 @@ impl FlowTable {
         }
         let before = *end;
         *end = o.end;
-        end.marks |= before.marks & End::PRE_EXISTING;
+        end.marks |= before.marks & (End::PRE_EXISTING | End::SHARED_COUNTERS | End::BYPASSED);
         end.packets_sent = extend(before.packets_sent, o.end.packets_sent);
         end.packets_received = extend(before.packets_received, o.end.packets_received);
+        if before.owner != o.end.owner {
+            self.new_owners.push(o.end.owner);
+        }
         flow.was_found();
         flow.observe(side, o);
         let reported = |end: &End| (end.bytes_sent, end.bytes_received, end.state, end.marks);
@@ -151,14 +198,12 @@ impl FlowTable {
     /// A flow that was entered before its handshake was over has learnt its name. Its other end may be there already,
     /// as a flow of its own: then the two become one.
     fn join_late(&mut self, id: u32, o: &TcpObservation, now_ns: u64) {
-        let candidates = pairing::tcp(&self.names, o);
-        for (hash, side) in candidates.into_iter().flatten() {
-            let Some(other) = self.partner(hash, o.local, o.remote) else { continue };
-            if other == id {
-                return;
-            }
+        let candidates = pairing::tcp(o);
+        for (name, side) in candidates.into_iter().flatten() {
+            let Some(other) = self.other_end(name, o) else { continue };
+            let side = self.side_beside(other, side, o);
             let gone = self.remove(id);
-            self.attach(other, gone.first_end, side, now_ns);
+            self.attach(other, gone.first_end, side, o.view(side), now_ns);
             let kept = &mut self.flows[other as usize];
             kept.exported.add(&gone.exported);
             kept.details.add(&gone.details);

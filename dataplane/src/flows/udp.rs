@@ -95,7 +95,8 @@ impl FlowTable {
     }
 
     fn attach_udp(&mut self, id: u32, end: End, side: Side, now_ns: u64) {
-        self.attach(id, end, side, now_ns);
+        let view = *self.flows[id as usize].view(side);
+        self.attach(id, end, side, view, now_ns);
         self.list_socket(id, SECOND_END);
     }
 
@@ -109,9 +110,7 @@ impl FlowTable {
         let id = *self.pairs.get(&hash)?;
         // A socket is never both ends of a flow.
         let flow = self.flows.get(id as usize).filter(|flow| flow.ends().all(|end| end.cookie != key.cookie))?;
-        let side = Side::BOTH
-            .into_iter()
-            .find(|side| (flow.endpoint(*side), flow.endpoint(side.other())) == (local, remote))?;
+        let side = Side::BOTH.into_iter().find(|side| (flow.local(*side), flow.remote(*side)) == (local, remote))?;
         flow.end(side).filter(|end| end.netns == key.netns).map(|_| (id, side))
     }
 
@@ -146,7 +145,7 @@ impl FlowTable {
     fn peer_of(&mut self, id: u32, other: u32) -> Option<(&mut End, UdpKey)> {
         let side = self.flows[id as usize].first_side.other();
         let flow = &mut self.flows[other as usize];
-        let (local, remote) = (flow.endpoint(side), flow.endpoint(side.other()));
+        let (local, remote) = (flow.local(side), flow.remote(side));
         let end = flow.end_mut(side)?;
         let key = key_of(end, local, remote);
         Some((end, key))
@@ -176,7 +175,7 @@ impl FlowTable {
     pub(super) fn forget_udp(&mut self, id: u32, flow: &Flow) {
         for side in Side::BOTH {
             let Some(end) = flow.end(side) else { continue };
-            let key = key_of(end, flow.endpoint(side), flow.endpoint(side.other()));
+            let key = key_of(end, flow.local(side), flow.remote(side));
             // Unless another flow has taken its place.
             if self.udp.get(&key) == Some(&id) {
                 self.udp.remove(&key);

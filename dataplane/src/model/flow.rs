@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-use sockeye_bpf::records::{CONGESTION_LEN, FlowRecord, flags};
+use sockeye_bpf::records::{CONGESTION_LEN, FlowRecord, flags, traits};
 
 /// An IP address in 16 bytes, IPv4 as `::ffff:a.b.c.d`. Displayed as IPv4 where it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,6 +107,24 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// The 5-tuple of a socket on a side.
+    #[must_use]
+    pub fn seen_from(proto: Proto, side: Side, local: Endpoint, remote: Endpoint) -> Self {
+        match side {
+            Side::Initiator => Self { proto, initiator: local, responder: remote },
+            Side::Responder => Self { proto, initiator: remote, responder: local },
+        }
+    }
+
+    /// Address and port of a side.
+    #[must_use]
+    pub fn endpoint(&self, side: Side) -> Endpoint {
+        match side {
+            Side::Initiator => self.initiator,
+            Side::Responder => self.responder,
+        }
+    }
+
     /// The same connection with the roles exchanged.
     #[must_use]
     pub fn reversed(self) -> Self {
@@ -262,9 +280,9 @@ pub struct End {
     /// First sequence number that the kernel's byte count includes: the same for the whole life of a TCP connection,
     /// and another one for the next connection of the same socket.
     pub seq_local: u32,
-    /// `CLOSED`, `OWNER_CONFIRMED`, `PRE_EXISTING`, `SHARED_COUNTERS`.
+    /// `CLOSED`, `OWNER_CONFIRMED` and so on.
     pub marks: u8,
-    /// Bytes that the peer acknowledged, on the initiator with its SYN (UDP: payload sent).
+    /// Bytes that the peer acknowledged, with the SYN of a socket that connected (UDP: payload sent).
     pub bytes_sent: u64,
     /// Bytes received.
     pub bytes_received: u64,
@@ -294,6 +312,14 @@ impl End {
     /// Its counters are also of other flows: UDP sockets that used the peer's port one after another. The peer's
     /// counters are the flow's alone.
     pub const SHARED_COUNTERS: u8 = 8;
+    /// It connected: its SYN is in `bytes_sent`.
+    pub const CONNECTED: u8 = 16;
+    /// It did not: there is no SYN in `bytes_sent`. With neither mark nobody knows, and it is as the flow's side says.
+    pub const NOT_CONNECTED: u8 = 32;
+    /// It was made in the middle of a connection (`TCP_REPAIR`).
+    pub const RESTORED: u8 = 64;
+    /// Programs may carry its data past TCP (sockmap): its byte counts are no truth.
+    pub const BYPASSED: u8 = 128;
 
     /// Whether a mark is set.
     #[must_use]
@@ -342,7 +368,8 @@ pub struct TcpObservation {
     pub local: Endpoint,
     /// The peer's.
     pub remote: Endpoint,
-    /// The side that this socket is on; `None` for sockets older than the agent.
+    /// The side that this socket is on, if the kernel has told: not always of one older than the agent, and never of one
+    /// that was restored.
     pub side: Option<Side>,
     /// The peer's ISN.
     pub seq_remote: u32,
@@ -370,6 +397,10 @@ impl TcpObservation {
             (closed, End::CLOSED),
             (r.flags & flags::OWNER_CONFIRMED != 0, End::OWNER_CONFIRMED),
             (r.flags & flags::PRE_EXISTING != 0, End::PRE_EXISTING),
+            (side == Some(Side::Initiator), End::CONNECTED),
+            (side == Some(Side::Responder) || r.traits & traits::RESTORED != 0, End::NOT_CONNECTED),
+            (r.traits & traits::RESTORED != 0, End::RESTORED),
+            (r.traits & traits::BYPASSED != 0, End::BYPASSED),
         ] {
             marks |= if set { mark } else { 0 };
         }
@@ -402,10 +433,16 @@ impl TcpObservation {
         }
     }
 
-    /// Whether the handshake got far enough for both initial sequence numbers to be known.
+    /// Whether both initial sequence numbers are known: the handshake got far enough, and the socket saw it.
     #[must_use]
     pub fn has_sequence_numbers(&self) -> bool {
-        !matches!(self.end.state, tcp_state::SYN_SENT | tcp_state::SYN_RECV)
+        !matches!(self.end.state, tcp_state::SYN_SENT | tcp_state::SYN_RECV) && !self.end.has(End::RESTORED)
+    }
+
+    /// The connection as this end sees it, if it is on that side.
+    #[must_use]
+    pub fn view(&self, side: Side) -> FlowKey {
+        FlowKey::seen_from(Proto::Tcp, side, self.local, self.remote)
     }
 }
 

@@ -18,6 +18,13 @@ const KEEP_NS: u64 = 120_000_000_000;
 /// The same when there are many: a flow that goes on asks again.
 const KEEP_CROWDED_NS: u64 = 10_000_000_000;
 
+/// How often a process that is in use is looked at again.
+const CHECK_EVERY_NS: u64 = 10_000_000_000;
+/// It is in use if it was asked for so recently: a listener's is at each scan, that of a flow at each report.
+const CHECK_USED_NS: u64 = 5_000_000_000;
+/// Most that are looked at in a second: each takes 30 us.
+const CHECKS_AT_ONCE: usize = 200;
+
 /// Name and pid of a process's parents.
 pub type Ancestors = Arc<[(String, u32)]>;
 
@@ -160,6 +167,8 @@ struct Entry {
     process: Arc<Process>,
     complete: bool,
     last_used_ns: u64,
+    /// When it was last known to be as it is here.
+    checked_ns: u64,
 }
 
 /// All processes with flows. Owned by the control thread; the completion is asked of the enrichment thread.
@@ -167,6 +176,7 @@ struct Entry {
 pub struct ProcessTable {
     entries: HashMap<ProcKey, Option<Entry>, ahash::RandomState>,
     wanted: Vec<LookupRequest>,
+    unanswered: usize,
     refused: u64,
     /// Where they live.
     pub workloads: WorkloadTable,
@@ -184,6 +194,8 @@ pub enum LookupRequest {
     },
     /// A socket's owner of which no record came: older than the agent, or the record was lost.
     Lookup(ProcKey),
+    /// Is it still as it is known? Answered only if not.
+    Check(Arc<Process>),
 }
 
 /// The reply to a [`LookupRequest`].
@@ -210,7 +222,7 @@ impl ProcessTable {
         let process = Arc::new(process);
         let in_container = self.workloads.peek(process.cgroup_id).map(|workload| workload.container.is_some());
         self.wanted.push(LookupRequest::Completion { process: Arc::clone(&process), in_container });
-        self.entries.insert(key, Some(Entry { process, complete: false, last_used_ns: now_ns }));
+        self.enter(key, process, false, now_ns);
     }
 
     /// Takes a reply of the enrichment thread.
@@ -219,22 +231,46 @@ impl ProcessTable {
             self.workloads.learn(*id, path, now_ns);
         }
         let complete = found.complete;
-        let entry = found.process.map(|process| Entry { process: Arc::new(process), complete, last_used_ns: now_ns });
-        match entry {
-            Some(entry) => {
-                self.entries.insert(found.key, Some(entry));
-            }
+        match found.process {
+            Some(process) => self.enter(found.key, Arc::new(process), complete, now_ns),
             // Asked for and not found: stays as it is; a lookup that failed is remembered as unknown.
             None => {
                 if let Some(Some(known)) = self.entries.get_mut(&found.key) {
                     known.complete = true;
                 } else {
                     let unknown = Process { key: found.key, ..Process::default() };
-                    let entry = Entry { process: Arc::new(unknown), complete: true, last_used_ns: now_ns };
-                    self.entries.insert(found.key, Some(entry));
+                    self.enter(found.key, Arc::new(unknown), true, now_ns);
                 }
             }
         }
+    }
+
+    fn enter(&mut self, key: ProcKey, process: Arc<Process>, complete: bool, now_ns: u64) {
+        let entry = Entry { process, complete, last_used_ns: now_ns, checked_ns: now_ns };
+        if matches!(self.entries.insert(key, Some(entry)), Some(None)) {
+            self.unanswered -= 1;
+        }
+    }
+
+    /// Asks whether processes that are in use are still as they are known here: a daemon gives up root after it has made its
+    /// sockets, and a program may rename itself. Call it about once per second; so many at most are asked for.
+    pub fn check(&mut self, now_ns: u64) {
+        let due = |entry: &&mut Entry| {
+            entry.complete
+                && entry.process.name_known()
+                && entry.checked_ns + CHECK_EVERY_NS <= now_ns
+                && entry.last_used_ns + CHECK_USED_NS > now_ns
+        };
+        for entry in self.entries.values_mut().flatten().filter(due).take(CHECKS_AT_ONCE) {
+            entry.checked_ns = now_ns;
+            self.wanted.push(LookupRequest::Check(Arc::clone(&entry.process)));
+        }
+    }
+
+    /// Processes that were asked for at first sight and are not known yet.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
     }
 
     /// The process, and whether all that can be known of it is there. Asks for it when it is not known at all.
@@ -256,6 +292,7 @@ impl ProcessTable {
             }
             None => {
                 self.entries.insert(key, None);
+                self.unanswered += 1;
                 self.wanted.push(LookupRequest::Lookup(key));
                 (None, false)
             }

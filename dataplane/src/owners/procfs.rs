@@ -39,7 +39,7 @@ pub fn start(
     thread::Builder::new().name("sockeye-enrich".into()).spawn(move || {
         let mut enricher = Enricher::new(cgroup_mount);
         for question in wanted {
-            let (mut answer, in_container) = enricher.answer(question);
+            let Some((mut answer, in_container)) = enricher.answer(question) else { continue };
             let package = answer.process.as_ref().filter(|process| process.exe.is_some()).zip(in_container);
             // The package may take long to find, the rest should not wait for it.
             let package = package.map(|(process, in_container)| {
@@ -83,8 +83,8 @@ impl Enricher {
         Self { users: Users::default(), parents: HashMap::default(), cgroup_mount, has_v1 }
     }
 
-    /// What /proc says, and whether the process lives in a container, if that is known.
-    fn answer(&mut self, question: LookupRequest) -> (LookupReply, Option<bool>) {
+    /// What /proc says, and whether the process lives in a container, if that is known. `None`: nothing has changed.
+    fn answer(&mut self, question: LookupRequest) -> Option<(LookupReply, Option<bool>)> {
         let (key, process, hint) = match question {
             LookupRequest::Completion { process, in_container } => {
                 let mut complete = (*process).clone();
@@ -94,9 +94,10 @@ impl Enricher {
                 (process.key, Some(complete), in_container)
             }
             LookupRequest::Lookup(key) => (key, read_proc(key), None),
+            LookupRequest::Check(known) => (known.key, Some(changed(&known)?), None),
         };
         let Some(mut process) = process else {
-            return (LookupReply { key, process: None, complete: true, cgroup: None }, None);
+            return Some((LookupReply { key, process: None, complete: true, cgroup: None }, None));
         };
         process.user = self.users.user(process.uid);
         process.group = self.users.group(process.gid);
@@ -107,7 +108,7 @@ impl Enricher {
             process.cgroup_id = id;
         }
         let in_container = has_another_root(key.pid).or(hint);
-        (LookupReply { key, process: Some(process), complete: true, cgroup }, in_container)
+        Some((LookupReply { key, process: Some(process), complete: true, cgroup }, in_container))
     }
 
     /// The cgroup by /proc: of a process that the kernel did not tell of, and on hosts where cgroup v1 knows more.
@@ -179,6 +180,13 @@ fn complete_from_proc(process: &mut Process) {
         process.cmdline = text;
         process.cmdline_partial = partial;
     }
+}
+
+/// The process as it is now, if its name or user are others than were known. `None` also if it is gone: what was known stays.
+fn changed(known: &Process) -> Option<Process> {
+    let status = read_status(known.key.pid)?;
+    let same = clean(status.name.as_bytes()) == known.name && (status.ruid, status.rgid) == (known.uid, known.gid);
+    if same { None } else { read_proc(known.key) }
 }
 
 /// A process of which the kernel's record is missing.
@@ -262,6 +270,18 @@ mod tests {
     }
 
     #[test]
+    fn only_a_process_that_has_changed_is_told_of_again() {
+        let known = read_proc(own_key()).unwrap();
+        assert_eq!(changed(&known), None);
+        let as_root = Process { uid: known.uid + 1, ..known.clone() };
+        assert_eq!(changed(&as_root).unwrap().uid, known.uid);
+        let before_its_name = Process { name: "before".into(), ..known.clone() };
+        assert_eq!(changed(&before_its_name).unwrap().name, known.name);
+        let gone = Process { key: ProcKey { start_ticks: 1, ..known.key }, name: "gone".into(), ..known };
+        assert_eq!(changed(&gone), None);
+    }
+
+    #[test]
     fn another_start_time_is_another_process() {
         let key = ProcKey { start_ticks: own_key().start_ticks.wrapping_add(1), ..own_key() };
         assert_eq!(read_proc(key), None);
@@ -273,7 +293,7 @@ mod tests {
     #[test]
     fn tells_where_a_process_comes_from_and_lives() {
         let mut enricher = Enricher::new(sockeye_bpf::preflight::find_cgroup2());
-        let (found, in_container) = enricher.answer(LookupRequest::Lookup(own_key()));
+        let (found, in_container) = enricher.answer(LookupRequest::Lookup(own_key())).unwrap();
         let process = found.process.unwrap();
         assert_eq!(in_container, Some(false));
         let own: u32 = process.ancestors.first().map_or(0, |(_, pid)| *pid);
