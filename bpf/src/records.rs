@@ -236,6 +236,18 @@ pub struct UdpKey {
     pub netns: u32,
 }
 
+/// Bits of [`UdpValue::traits`] (`enum se_udp_traits`).
+pub mod udp_traits {
+    /// The peer knows other addresses than this end: those in `wire_local` and `wire_remote`.
+    pub const TRANSLATED: u8 = 0x01;
+    /// The socket is older than the agent, was bound to a port, and not connected.
+    pub const SERVES: u8 = 0x02;
+    /// Something came to a multicast or broadcast address.
+    pub const GROUP: u8 = 0x04;
+    /// The socket is older than the agent, and was given no port by `bind()`.
+    pub const ASKS: u8 = 0x08;
+}
+
 /// Counters since the last drain (`struct se_udp_value`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -246,7 +258,8 @@ pub struct UdpValue {
     pub bytes_received: u64,
     /// First packet, `CLOCK_BOOTTIME`, nanoseconds.
     pub first_ns: u64,
-    /// Last packet, `CLOCK_BOOTTIME`, nanoseconds.
+    /// Last packet, nanoseconds: `CLOCK_MONOTONIC_COARSE` in the kernel's table, `CLOCK_BOOTTIME` as
+    /// [`UdpTables::take`](crate::scan::UdpTables::take) gives it.
     pub last_ns: u64,
     /// Datagrams sent.
     pub packets_sent: u32,
@@ -260,8 +273,20 @@ pub struct UdpValue {
     pub first_sent: u8,
     /// [`flags`] of the owner.
     pub flags: u8,
+    /// [`udp_traits`].
+    pub traits: u8,
     /// Padding.
-    pub pad0: [u8; 6],
+    pub pad0: u8,
+    /// Host order; with `udp_traits::TRANSLATED`.
+    pub wire_local_port: u16,
+    /// Host order; with `udp_traits::TRANSLATED`.
+    pub wire_remote_port: u16,
+    /// Where the first packet lay in the kernel's memory, 0 = not known: who received the same one has the same here.
+    pub first_head: u64,
+    /// With `udp_traits::TRANSLATED`: this end as its peer sees it, network order, IPv4 as `::ffff:a.b.c.d`.
+    pub wire_local: [u8; 16],
+    /// The peer as it sees itself, likewise.
+    pub wire_remote: [u8; 16],
 }
 
 /// One UDP packet that found the UDP table full (`struct se_datagram`).

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd};
 
 use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::KernelError;
 use crate::records::{CloseRecord, FlowRecord, Record, UdpKey, UdpValue};
@@ -129,6 +130,11 @@ pub(crate) fn run(link: &Link, name: &str) -> Result<(), KernelError> {
     Ok(())
 }
 
+fn read_ns(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
 /// The UDP table and its empty twin.
 pub struct UdpTables {
     slot: MapHandle,
@@ -147,7 +153,7 @@ impl UdpTables {
     ///
     /// # Errors
     /// If the exchange or the reading fails.
-    pub fn take(&mut self, each: impl FnMut(&UdpKey, &UdpValue)) -> Result<usize, KernelError> {
+    pub fn take(&mut self, mut each: impl FnMut(&UdpKey, &UdpValue)) -> Result<usize, KernelError> {
         let (full, empty) = (self.active, 1 - self.active);
         if self.tables[full].keys().next().is_none() {
             return Ok(0); // what is written from now on is for the next time
@@ -157,7 +163,11 @@ impl UdpTables {
             .update(&0u32.to_ne_bytes(), &fd, MapFlags::ANY)
             .map_err(|source| KernelError::Bpf { what: "cannot exchange the UDP table", source })?;
         self.active = empty;
-        drain_map(self.tables[full].as_fd(), &mut self.scratch, each)
+        let suspended_ns = read_ns(ClockId::Boottime).saturating_sub(read_ns(ClockId::Monotonic));
+        let to_boot_time = |key: &UdpKey, value: &UdpValue| {
+            each(key, &UdpValue { last_ns: (value.last_ns + suspended_ns).max(value.first_ns), ..*value });
+        };
+        drain_map(self.tables[full].as_fd(), &mut self.scratch, to_boot_time)
             .map_err(|source| KernelError::Io { what: "cannot read the UDP table".into(), source })
     }
 }

@@ -52,7 +52,8 @@ fn c_and_rust_agree_on_every_record() {
         (
             "se_udp_value",
             rust_layout!(UdpValue: bytes_sent bytes_received first_ns last_ns packets_sent packets_received pid
-                start_ticks first_sent flags pad0),
+                start_ticks first_sent flags traits pad0 wire_local_port wire_remote_port first_head wire_local
+                wire_remote),
         ),
         ("se_datagram", rust_layout!(DatagramRecord: kind sent flags pad0 pid at_ns key start_ticks packets bytes)),
         ("se_udp_close", rust_layout!(UdpCloseRecord: kind pad0 cookie)),

@@ -263,10 +263,13 @@ fn processes(row: &Map<String, Value>) -> String {
     };
     let direction = row.get("direction").and_then(Value::as_str);
     let known = |name| side(name).unwrap_or_else(|| "?".into());
+    let more =
+        row.get("other_responders").and_then(Value::as_array).map(|others| format!(" and {} more", others.len()));
+    let more = more.unwrap_or_default();
     match direction {
-        Some("local") => format!("{} → {}", known("initiator"), known("responder")),
+        Some("local") => format!("{} → {}{more}", known("initiator"), known("responder")),
         Some("out") => known("initiator"),
-        _ => known("responder"),
+        _ => known("responder") + &more,
     }
 }
 

@@ -108,18 +108,32 @@ struct se_udp_key {
 	__u32 netns;
 };
 
+/* What else is known of a UDP socket and peer. */
+enum se_udp_traits {
+	SE_UDP_TRANSLATED = 0x01, /* wire_local and wire_remote hold other addresses than the key */
+	SE_UDP_SERVES = 0x02,     /* older than the agent: was bound to a port, and not connected */
+	SE_UDP_GROUP = 0x04,      /* came to a multicast or broadcast address */
+	SE_UDP_ASKS = 0x08,       /* older than the agent: was given no port by bind() */
+};
+
 struct se_udp_value {
 	__u64 bytes_sent;     /* payload */
 	__u64 bytes_received; /* payload */
 	__u64 first_ns;
-	__u64 last_ns;
+	__u64 last_ns; /* CLOCK_MONOTONIC_COARSE */
 	__u32 packets_sent;
 	__u32 packets_received;
 	__u32 pid;
 	__u32 start_ticks;
 	__u8 first_sent; /* 1: the first packet went out */
 	__u8 flags;
-	__u8 pad0[6];
+	__u8 traits; /* enum se_udp_traits */
+	__u8 pad0;
+	__u16 wire_local_port;
+	__u16 wire_remote_port;
+	__u64 first_head; /* where the first packet lay in memory, 0 = not known: who received the same one has the same here */
+	__u8 wire_local[16];  /* as the peer sees this end, if addresses are translated where this end is */
+	__u8 wire_remote[16]; /* and as it sees itself */
 };
 
 struct se_datagram {

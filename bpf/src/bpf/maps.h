@@ -21,7 +21,7 @@ struct se_sock {
 	__u8 flags;
 	__u8 owner_changes;
 	__u8 over;       /* the last connection of this socket has ended, and its close is told */
-	__u8 traits;     /* enum se_traits */
+	__u8 traits;     /* enum se_traits, of UDP sockets se_udp_traits */
 	__u32 netns;     /* of UDP sockets: cgroup_skb programs cannot read it from the socket */
 	__u64 opened_ns; /* 0 = before the agent */
 	__u64 scanned;   /* what the scan told of last: see scanned_mark() */

@@ -29,6 +29,14 @@ static __always_inline __u8 older_role(struct sock *sk)
 	return sk->sk_max_ack_backlog ? SE_RESPONDER : SE_ROLE_UNKNOWN;
 }
 
+/* A UDP server has a port of its own and any number of peers; who needs no certain port is a client. */
+static __always_inline __u8 older_udp_traits(struct sock *sk)
+{
+	if (!(BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK))
+		return SE_UDP_ASKS;
+	return sk->__sk_common.skc_dport ? 0 : SE_UDP_SERVES;
+}
+
 static __always_inline int seed_flags(struct sock *sk)
 {
 	__u8 state = sk->__sk_common.skc_state;
@@ -68,6 +76,8 @@ int se_seed(struct bpf_iter__task_file *ctx)
 	s->flags = flags | exec_flags(leader->self_exec_id);
 	s->netns = sk->__sk_common.skc_net.net->ns.inum;
 	s->cookie = bpf_get_socket_cookie(sk);
+	if (flags & SE_UDP)
+		s->traits = older_udp_traits(sk);
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return 0;
@@ -191,7 +201,7 @@ static __always_inline int scan_socket(struct sock *sk, struct se_sock *stored)
 	} else {
 		return 0;
 	}
-	s.traits = stored->traits;
+	s.traits = s.flags & SE_UDP ? 0 : stored->traits;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (kind == SE_SCAN && tp) {
 		if ((state == TCP_SYN_SENT || state == TCP_SYN_RECV) && !begin_of_handshake(&s, state, sk, tp))

@@ -29,6 +29,13 @@ static __always_inline void copy16(__u8 *to, const void *from)
 	((__u64 *)to)[1] = ((const __u64 *)from)[1];
 }
 
+static __always_inline bool same16(const void *a, const void *b)
+{
+	const __u64 *x = a, *y = b;
+
+	return x[0] == y[0] && x[1] == y[1];
+}
+
 /* The socket's 5-tuple. inet_sport outlives skc_num, which is 0 once the port was given back. */
 static __always_inline void read_tuple(struct se_flow *f, struct sock *sk, struct tcp_sock *tp)
 {

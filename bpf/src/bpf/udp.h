@@ -1,11 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* UDP: who created a socket, and what each of its peers sent and received. */
+/* UDP: who uses a socket, and what each of its peers sent and received. */
 #ifndef SOCKEYE_UDP_H
 #define SOCKEYE_UDP_H
 
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
 #define SE_V6_EXTENSIONS_MAX 4
+/* include/uapi/linux/if_packet.h. LOOPBACK is what the host's own sockets get of what it sends to a group. */
+#define SE_PACKET_BROADCAST 1
+#define SE_PACKET_MULTICAST 2
+#define SE_PACKET_LOOPBACK 5
+/* include/linux/skbuff.h and uapi/linux/netfilter/nf_conntrack_common.h: sk_buff._nfct is a pointer and a state */
+#define SE_NFCT_STATE 7ULL
+#define SE_NFCT_REPLY 3
+#define SE_IPS_NAT 0x30 /* IPS_SRC_NAT | IPS_DST_NAT */
+
+/* Since Linux 6.2. */
+extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
 
 struct ip4_header {
 	__u8 version_ihl;
@@ -75,23 +86,40 @@ int se_sock_release(struct bpf_sock *sk)
 
 struct se_packet {
 	struct se_udp_key key;
+	__u8 wire_local[16]; /* if traits say so */
+	__u8 wire_remote[16];
+	__u16 wire_local_port;
+	__u16 wire_remote_port;
 	__u32 bytes; /* payload */
 	__u32 packets;
+	__u64 head;
+	__u8 traits;
 	bool sent;
 };
+
+/* Bytes of the packet where they lie, if they are in one piece, else a copy of them. NULL: there are not as many. */
+static __always_inline const void *peek(struct __sk_buff *skb, const __u32 at, void *copy, const __u32 bytes)
+{
+	const void *from = (void *)(long)skb->data + at, *end = (void *)(long)skb->data_end;
+
+	if (from + bytes <= end)
+		return from;
+	return bpf_skb_load_bytes(skb, at, copy, bytes) ? NULL : copy;
+}
 
 /* Length of the IP headers, or 0 when the packet is not UDP, or -1 when it cannot be read. Fills addresses. */
 static __always_inline int parse_ip4(struct __sk_buff *skb, struct se_packet *p)
 {
-	struct ip4_header ip;
+	struct ip4_header copy;
+	const struct ip4_header *ip = peek(skb, 0, &copy, sizeof(copy));
 
-	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
+	if (!ip)
 		return -1;
-	if (ip.protocol != IPPROTO_UDP)
+	if (ip->protocol != IPPROTO_UDP)
 		return 0;
-	map_v4(p->key.local_addr, p->sent ? ip.saddr : ip.daddr);
-	map_v4(p->key.remote_addr, p->sent ? ip.daddr : ip.saddr);
-	return (ip.version_ihl & 0x0f) * 4;
+	map_v4(p->key.local_addr, p->sent ? ip->saddr : ip->daddr);
+	map_v4(p->key.remote_addr, p->sent ? ip->daddr : ip->saddr);
+	return (ip->version_ihl & 0x0f) * 4;
 }
 
 static __always_inline int parse_ip6(struct __sk_buff *skb, struct se_packet *p)
@@ -121,22 +149,129 @@ static __always_inline int parse_ip6(struct __sk_buff *skb, struct se_packet *p)
 /* 1 = a UDP packet in p, 0 = something else, -1 = unreadable. A GSO packet carries gso_segs datagrams, one header. */
 static __always_inline int parse_udp(struct __sk_buff *skb, struct se_packet *p)
 {
-	struct udp_header udp;
+	const struct udp_header *udp;
+	struct udp_header copy;
 	int at;
 
 	at = skb->protocol == bpf_htons(ETH_P_IP) ? parse_ip4(skb, p) : parse_ip6(skb, p);
 	if (at <= 0)
 		return at;
-	if (bpf_skb_load_bytes(skb, at, &udp, sizeof(udp)))
+	/* Without options and extensions, as nearly always. */
+	if (at == sizeof(struct ip4_header))
+		udp = peek(skb, sizeof(struct ip4_header), &copy, sizeof(copy));
+	else if (at == sizeof(struct ip6_header))
+		udp = peek(skb, sizeof(struct ip6_header), &copy, sizeof(copy));
+	else
+		udp = bpf_skb_load_bytes(skb, at, &copy, sizeof(copy)) ? NULL : &copy;
+	if (!udp)
 		return -1;
-	p->key.local_port = bpf_ntohs(p->sent ? udp.source : udp.dest);
-	p->key.remote_port = bpf_ntohs(p->sent ? udp.dest : udp.source);
-	p->bytes = skb->len - at - sizeof(udp);
+	p->key.local_port = bpf_ntohs(p->sent ? udp->source : udp->dest);
+	p->key.remote_port = bpf_ntohs(p->sent ? udp->dest : udp->source);
+	p->bytes = skb->len - at - sizeof(*udp);
 	p->packets = skb->gso_segs ? skb->gso_segs : 1;
 	return 1;
 }
 
-static __always_inline void add_packet(struct se_udp_value *v, const struct se_packet *p, __u64 now)
+/*
+ * The address translation of this network namespace has been applied to a packet that is sent before cgroup_skb/egress runs, and
+ * is undone on one that is received before cgroup_skb/ingress does. So the packet alone tells of a sender another 5-tuple
+ * than its process knows.
+ */
+static __always_inline void set_key(struct se_packet *p, const __u8 *local, __be16 local_port, const __u8 *remote,
+				    __be16 remote_port)
+{
+	copy16(p->wire_local, p->key.local_addr);
+	copy16(p->wire_remote, p->key.remote_addr);
+	p->wire_local_port = p->key.local_port;
+	p->wire_remote_port = p->key.remote_port;
+	copy16(p->key.local_addr, local);
+	copy16(p->key.remote_addr, remote);
+	p->key.local_port = bpf_ntohs(local_port);
+	p->key.remote_port = bpf_ntohs(remote_port);
+	p->traits |= SE_UDP_TRANSLATED;
+}
+
+static __always_inline void widen(__u8 *addr, const union nf_inet_addr *from, bool is_ip4)
+{
+	if (is_ip4)
+		map_v4(addr, from->all[0]);
+	else
+		copy16(addr, from);
+}
+
+/* What the process sent, from the packet's entry in the connection tracking: state 3 and above is a reply. */
+static __always_inline void untranslate(struct sk_buff *skb, struct se_packet *p, bool is_ip4)
+{
+	union nf_inet_addr from = {}, to = {};
+	__u8 local[16], remote[16];
+	__be16 from_port, to_port;
+	struct nf_conn *ct;
+	__u64 nfct;
+
+	if (!bpf_core_field_exists(skb->_nfct) || !bpf_core_type_exists(struct nf_conn))
+		return;
+	nfct = skb->_nfct;
+	ct = (void *)(nfct & ~SE_NFCT_STATE);
+	if (!ct || !(BPF_CORE_READ(ct, status) & SE_IPS_NAT))
+		return;
+	if ((nfct & SE_NFCT_STATE) < SE_NFCT_REPLY) {
+		BPF_CORE_READ_INTO(&from, ct, tuplehash[0].tuple.src.u3);
+		BPF_CORE_READ_INTO(&to, ct, tuplehash[0].tuple.dst.u3);
+		from_port = BPF_CORE_READ(ct, tuplehash[0].tuple.src.u.all);
+		to_port = BPF_CORE_READ(ct, tuplehash[0].tuple.dst.u.all);
+	} else {
+		BPF_CORE_READ_INTO(&from, ct, tuplehash[1].tuple.src.u3);
+		BPF_CORE_READ_INTO(&to, ct, tuplehash[1].tuple.dst.u3);
+		from_port = BPF_CORE_READ(ct, tuplehash[1].tuple.src.u.all);
+		to_port = BPF_CORE_READ(ct, tuplehash[1].tuple.dst.u.all);
+	}
+	widen(local, &from, is_ip4);
+	widen(remote, &to, is_ip4);
+	set_key(p, local, from_port, remote, to_port);
+}
+
+/* The same before Linux 6.2, where a program cannot look behind __sk_buff: a connected socket knows its peer. */
+static __always_inline void untranslate_connected(struct bpf_sock *sk, struct se_packet *p)
+{
+	__u8 local[16], remote[16];
+
+	if (!sk->dst_port)
+		return;
+	if (sk->family == AF_INET) {
+		map_v4(local, sk->src_ip4);
+		map_v4(remote, sk->dst_ip4);
+	} else {
+		__u32 *l = (__u32 *)local, *r = (__u32 *)remote;
+
+		l[0] = sk->src_ip6[0];
+		l[1] = sk->src_ip6[1];
+		l[2] = sk->src_ip6[2];
+		l[3] = sk->src_ip6[3];
+		r[0] = sk->dst_ip6[0];
+		r[1] = sk->dst_ip6[1];
+		r[2] = sk->dst_ip6[2];
+		r[3] = sk->dst_ip6[3];
+	}
+	if (!same16(remote, p->key.remote_addr) || bpf_ntohs(sk->dst_port) != p->key.remote_port)
+		set_key(p, local, bpf_htons(sk->src_port), remote, sk->dst_port);
+}
+
+/*
+ * The sender runs in this hook itself: who sends is the owner, and not who made the socket. Packets of user space's sockets are
+ * sent in no other context.
+ */
+static __always_inline void follow_sender(struct se_sock *s)
+{
+	struct se_owner owner = current_owner(false);
+
+	if (!owner.pid)
+		return;
+	s->pid = owner.pid;
+	s->start_ticks = owner.start_ticks;
+	s->flags = (s->flags & ~SE_EXEC_MASK) | owner.exec;
+}
+
+static __always_inline void add_packet(struct se_udp_value *v, const struct se_packet *p)
 {
 	if (p->sent) {
 		__sync_fetch_and_add(&v->bytes_sent, p->bytes);
@@ -145,10 +280,26 @@ static __always_inline void add_packet(struct se_udp_value *v, const struct se_p
 		__sync_fetch_and_add(&v->bytes_received, p->bytes);
 		__sync_fetch_and_add(&v->packets_received, p->packets);
 	}
-	v->last_ns = now;
+	v->last_ns = bpf_ktime_get_coarse_ns(); /* to some milliseconds, for a tenth of what an exact one costs */
 }
 
-static __always_inline void spill_packet(const struct se_packet *p, const struct se_sock *s, __u64 now)
+static __always_inline void set_wire(struct se_udp_value *v, const struct se_packet *p)
+{
+	copy16(v->wire_local, p->wire_local);
+	copy16(v->wire_remote, p->wire_remote);
+	v->wire_local_port = p->wire_local_port;
+	v->wire_remote_port = p->wire_remote_port;
+	v->traits |= SE_UDP_TRANSLATED;
+}
+
+static __always_inline void set_udp_owner(struct se_udp_value *v, const struct se_sock *s)
+{
+	v->pid = s->pid;
+	v->start_ticks = s->start_ticks;
+	v->flags = s->flags;
+}
+
+static __always_inline void spill_packet(const struct se_packet *p, const struct se_sock *s)
 {
 	struct se_datagram *d = reserve(SE_DATAGRAM, sizeof(*d));
 
@@ -159,7 +310,7 @@ static __always_inline void spill_packet(const struct se_packet *p, const struct
 	d->flags = s ? s->flags : 0;
 	d->pad0 = 0;
 	d->pid = s ? s->pid : 0;
-	d->at_ns = now;
+	d->at_ns = bpf_ktime_get_boot_ns();
 	d->key = p->key;
 	d->start_ticks = s ? s->start_ticks : 0;
 	d->packets = p->packets;
@@ -167,10 +318,23 @@ static __always_inline void spill_packet(const struct se_packet *p, const struct
 	submit(d);
 }
 
-static __always_inline void account(struct se_packet *p, const struct se_sock *s)
+/* One more packet of a socket and peer that have an entry. */
+static __always_inline void account_again(struct se_udp_value *v, const struct se_packet *p, struct se_sock *s)
+{
+	add_packet(v, p);
+	if (!p->sent)
+		return;
+	if (s && (__u32)(bpf_get_current_pid_tgid() >> 32) != s->pid)
+		follow_sender(s);
+	if (s && v->pid != s->pid)
+		set_udp_owner(v, s);
+	if (p->traits & SE_UDP_TRANSLATED && !(v->traits & SE_UDP_TRANSLATED))
+		set_wire(v, p);
+}
+
+static __always_inline void account(struct se_packet *p, struct se_sock *s)
 {
 	struct se_udp_value *v, fresh = {};
-	__u64 now = bpf_ktime_get_boot_ns();
 	struct se_stats *st;
 	__u32 zero = 0;
 	void *table = bpf_map_lookup_elem(&se_udp, &zero);
@@ -179,27 +343,34 @@ static __always_inline void account(struct se_packet *p, const struct se_sock *s
 		return;
 	v = bpf_map_lookup_elem(table, &p->key);
 	if (v) {
-		add_packet(v, p, now);
+		account_again(v, p, s);
 		return;
 	}
-	fresh.first_ns = now;
+	fresh.first_ns = bpf_ktime_get_boot_ns();
 	fresh.first_sent = p->sent;
-	fresh.pid = s ? s->pid : 0;
-	fresh.start_ticks = s ? s->start_ticks : 0;
-	fresh.flags = s ? s->flags : 0;
-	add_packet(&fresh, p, now);
+	fresh.first_head = p->head;
+	if (s) {
+		if (p->sent)
+			follow_sender(s);
+		set_udp_owner(&fresh, s);
+		fresh.traits = s->traits;
+	}
+	if (p->traits & SE_UDP_TRANSLATED)
+		set_wire(&fresh, p);
+	fresh.traits |= p->traits;
+	add_packet(&fresh, p);
 	if (!bpf_map_update_elem(table, &p->key, &fresh, BPF_NOEXIST))
 		return;
 	/* Another CPU may have been faster; else the table is full. */
 	v = bpf_map_lookup_elem(table, &p->key);
 	if (v) {
-		add_packet(v, p, now);
+		add_packet(v, p);
 		return;
 	}
 	st = stats();
 	if (st)
 		count(&st->udp_table_full);
-	spill_packet(p, s, now);
+	spill_packet(p, s);
 }
 
 /* TCP must leave as early as possible: it pays for these hooks with every packet and gets nothing from them. */
@@ -210,6 +381,21 @@ static __always_inline bool is_tcp(struct __sk_buff *skb)
 	if (ip + 10 > end)
 		return false; /* not in one piece: parsed with care below */
 	return ip[ip[0] >> 4 == 4 ? 9 : 6] == IPPROTO_TCP;
+}
+
+/* What __sk_buff does not show. */
+static __always_inline void look_behind(struct __sk_buff *ctx, struct bpf_sock *sk, struct se_packet *p)
+{
+	struct sk_buff *skb;
+
+	if (bpf_cast_to_kern_ctx) {
+		skb = bpf_cast_to_kern_ctx(ctx);
+		p->head = (__u64)skb->head;
+		if (p->sent)
+			untranslate(skb, p, ctx->protocol == bpf_htons(ETH_P_IP));
+	} else if (p->sent) {
+		untranslate_connected(sk, p);
+	}
 }
 
 static __always_inline void on_packet(struct __sk_buff *skb, bool sent)
@@ -233,10 +419,14 @@ static __always_inline void on_packet(struct __sk_buff *skb, bool sent)
 			count(&st->udp_unparsed);
 		return;
 	}
-	p.key.cookie = bpf_get_socket_cookie(skb);
+	look_behind(skb, sk, &p);
+	if (!sent && (skb->pkt_type == SE_PACKET_BROADCAST || skb->pkt_type == SE_PACKET_MULTICAST ||
+		      skb->pkt_type == SE_PACKET_LOOPBACK))
+		p.traits |= SE_UDP_GROUP;
 	s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	if (s)
 		p.key.netns = s->netns;
+	p.key.cookie = s ? s->cookie : bpf_get_socket_cookie(skb);
 	account(&p, s);
 }
 

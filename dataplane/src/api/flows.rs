@@ -1,5 +1,7 @@
 //! `ctl flows`.
 
+use std::collections::BTreeSet;
+
 use sockeye_ctl::protocol::{Answer, FlowsArguments, SortBy, Table, keep};
 use sockeye_ctl::rows;
 
@@ -116,6 +118,8 @@ rows! {
         responder_parent: Text = Option<String>,
         /// its container, as namespace/pod/container in a pod, or its systemd unit
         responder_workload: Text = Option<String>,
+        /// further processes on the responder's side, as name[pid]: they receive the same datagrams, or had the port before
+        other_responders: Text = Option<Vec<String>>,
         /// payload from the initiator; missing where it is not counted
         sent: Bytes = Option<u64>,
         /// payload to the initiator, likewise
@@ -172,6 +176,14 @@ fn side_row(flow: &Flow, side: Side, processes: &ProcessTable) -> SideRow {
     }
 }
 
+fn other_responders(flow: &Flow, processes: &ProcessTable) -> Option<Vec<String>> {
+    let shown = flow.end(Side::Responder).map(|end| end.owner);
+    let owners: BTreeSet<_> =
+        flow.other_owners().filter(|owner| Some(*owner) != shown).map(|owner| (owner.pid, owner)).collect();
+    let text = |(pid, owner)| format!("{}[{pid}]", processes.peek(owner).map_or("?", |process| &process.name));
+    (!owners.is_empty()).then(|| owners.into_iter().map(text).collect())
+}
+
 fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Row {
     let total = flow.totals();
     let counted = !flow.is_bypassed();
@@ -203,6 +215,7 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Row {
         responder_cmdline: responder.cmdline,
         responder_parent: responder.parent,
         responder_workload: responder.workload,
+        other_responders: other_responders(flow, processes),
         sent: counted.then_some(total.bytes[0]),
         received: counted.then_some(total.bytes[1]),
         not_counted: (!counted).then_some("sockmap"),

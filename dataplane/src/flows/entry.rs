@@ -2,7 +2,7 @@
 
 use super::details::{Details, FlowRtt};
 use crate::flows::report::Identity;
-use crate::model::flow::{Counters, End, Endpoint, FlowKey, Proto, Side, State, TcpObservation};
+use crate::model::flow::{Counters, End, Endpoint, FlowKey, ProcKey, Proto, Side, State, TcpObservation};
 
 /// Stands for no flow.
 pub(super) const NO_FLOW: u32 = u32::MAX;
@@ -20,18 +20,36 @@ pub(super) struct Reported {
     pub(super) epoch: u32,
 }
 
+/// What few flows have.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rare {
+    /// The 5-tuple as the responder sees it, where addresses are translated between the two.
+    translated: Option<FlowKey>,
+    /// Further UDP sockets on the responder's side.
+    pub(super) others: Vec<Other>,
+}
+
+/// A UDP socket beside the responder's: one that received the same datagrams (multicast, broadcast), or had the port before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Other {
+    pub(super) end: End,
+    /// Its place in the list of its socket's flows.
+    pub(super) position: u32,
+}
+
 /// What is kept of a flow. Most flows have one local end; the second one is boxed to keep the entry small.
 #[derive(Debug, Clone)]
 pub struct Flow {
     /// The 5-tuple as the initiator sees it. Provisional while `guessed`.
     pub key: FlowKey,
-    /// As the responder sees it, where addresses are translated between the two.
-    pub(super) translated: Option<Box<FlowKey>>,
+    pub(super) rare: Option<Box<Rare>>,
     pub(super) first_end: End,
     pub(super) first_side: Side,
     pub(super) second_end: Option<Box<End>>,
     /// Neither end told who connected, and the other end has not been found.
     pub(super) guessed: bool,
+    /// It goes to a multicast or broadcast address.
+    pub(super) group: bool,
     /// Entries in the pair index that lead here; 0 = none.
     pub(super) pair_hashes: [u64; 2],
     /// Opened, or first seen; `CLOCK_BOOTTIME` nanoseconds.
@@ -65,11 +83,12 @@ impl Flow {
     pub(super) fn new(key: FlowKey, first_end: End, first_side: Side, opened_ns: u64) -> Self {
         Self {
             key,
-            translated: None,
+            rare: None,
             first_end,
             first_side,
             second_end: None,
             guessed: false,
+            group: false,
             pair_hashes: [0; 2],
             opened_ns,
             active_ns: first_end.at_ns,
@@ -97,6 +116,46 @@ impl Flow {
         if side == self.first_side { Some(&mut self.first_end) } else { self.second_end.as_deref_mut() }
     }
 
+    /// Further UDP sockets on the responder's side.
+    pub(super) fn others(&self) -> &[Other] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.others)
+    }
+
+    /// Who else received what the responder did (multicast, broadcast), or had its port before.
+    pub fn other_owners(&self) -> impl Iterator<Item = ProcKey> {
+        self.others().iter().map(|other| other.end.owner)
+    }
+
+    /// The end that is this socket.
+    pub(super) fn end_of(&mut self, cookie: u64) -> Option<&mut End> {
+        if self.first_end.cookie == cookie {
+            return Some(&mut self.first_end);
+        }
+        if self.second_end.as_ref().is_some_and(|end| end.cookie == cookie) {
+            return self.second_end.as_deref_mut();
+        }
+        let others = self.rare.as_mut().map(|rare| rare.others.iter_mut()).into_iter().flatten();
+        others.map(|other| &mut other.end).find(|end| end.cookie == cookie)
+    }
+
+    /// The responder's end, together with the other sockets on its side: what a group of receivers got is one stream, and
+    /// sockets that had the port one after another got parts of it.
+    fn responders(&self, end: &End) -> End {
+        let mut all = *end;
+        for Other { end, .. } in self.others() {
+            all.bytes_sent += end.bytes_sent;
+            all.packets_sent += end.packets_sent;
+            if self.group {
+                all.bytes_received = all.bytes_received.max(end.bytes_received);
+                all.packets_received = all.packets_received.max(end.packets_received);
+            } else {
+                all.bytes_received += end.bytes_received;
+                all.packets_received += end.packets_received;
+            }
+        }
+        all
+    }
+
     /// Both local ends, the first seen one first.
     pub fn ends(&self) -> impl Iterator<Item = &End> {
         std::iter::once(&self.first_end).chain(self.second_end.as_deref())
@@ -109,12 +168,12 @@ impl Flow {
     /// The 5-tuple as the responder sees it, if that is another one than the initiator's.
     #[must_use]
     pub fn translated(&self) -> Option<&FlowKey> {
-        self.translated.as_deref()
+        self.rare.as_ref()?.translated.as_ref()
     }
 
     /// The 5-tuple as a side sees it.
     pub(super) fn view(&self, side: Side) -> &FlowKey {
-        self.translated.as_deref().filter(|_| side == Side::Responder).unwrap_or(&self.key)
+        self.translated().filter(|_| side == Side::Responder).unwrap_or(&self.key)
     }
 
     /// Address and port of a side, as it sees itself.
@@ -132,16 +191,15 @@ impl Flow {
         if view == *self.view(side) {
             return;
         }
+        let rare = self.rare.get_or_insert_default();
         match side {
-            Side::Responder => self.translated = Some(Box::new(view)),
+            Side::Responder => rare.translated = Some(view),
             Side::Initiator => {
                 let known = std::mem::replace(&mut self.key, view);
-                self.translated.get_or_insert_with(|| Box::new(known));
+                rare.translated.get_or_insert(known);
             }
         }
-        if self.translated.as_deref() == Some(&self.key) {
-            self.translated = None;
-        }
+        rare.translated = rare.translated.filter(|translated| *translated != self.key);
     }
 
     /// Totals since the flow began. Each direction is known from up to two ends; the one that saw more is nearer to
@@ -152,6 +210,13 @@ impl Flow {
         for side in Side::BOTH {
             let (i, peer) = (side as usize, side.other() as usize);
             let Some(end) = self.end(side).filter(|end| !end.has(End::SHARED_COUNTERS)) else { continue };
+            let together;
+            let end = if side == Side::Responder && !self.others().is_empty() {
+                together = self.responders(end);
+                &together
+            } else {
+                end
+            };
             total.bytes[i] = total.bytes[i].max(self.payload_sent(side, end));
             total.packets[i] = total.packets[i].max(end.packets_sent);
             total.bytes[peer] = total.bytes[peer].max(end.bytes_received);
@@ -270,10 +335,8 @@ impl Flow {
     }
 
     pub(super) fn reverse(&mut self) {
-        match &mut self.translated {
-            Some(translated) => {
-                (self.key, **translated) = (translated.reversed(), self.key.reversed());
-            }
+        match self.rare.as_mut().and_then(|rare| rare.translated.as_mut()) {
+            Some(translated) => (self.key, *translated) = (translated.reversed(), self.key.reversed()),
             None => self.key = self.key.reversed(),
         }
         self.first_side = self.first_side.other();

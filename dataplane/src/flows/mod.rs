@@ -7,6 +7,7 @@ pub mod aggregates;
 mod cookies;
 mod details;
 mod entry;
+mod meeting;
 mod pairing;
 pub mod report;
 mod schedule;
@@ -24,6 +25,7 @@ pub use schedule::{TICK_NS, Timeouts};
 
 use crate::model::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side};
 use cookies::Cookies;
+use meeting::Meeting;
 use schedule::TimerQueue;
 
 /// So many flows have their place from the start: untouched, it is no memory yet, while a list that grows by being copied
@@ -80,6 +82,8 @@ pub struct FlowTable {
     udp_sockets: Map<u64, Vec<u32>>,
     /// Names of TCP flows that have one local end so far, and of all UDP flows -> flow.
     pairs: Map<u64, u32>,
+    /// UDP flows with one end whose other end may be in another namespace.
+    meeting: Meeting,
     names: ahash::RandomState,
     listeners: Map<(Proto, u32, Endpoint), Listener>,
     listeners_next: Map<(Proto, u32, Endpoint), Listener>,
@@ -117,6 +121,7 @@ impl FlowTable {
             udp: Map::default(),
             udp_sockets: Map::default(),
             pairs: Map::default(),
+            meeting: Meeting::default(),
             names: ahash::RandomState::new(),
             listeners: Map::default(),
             listeners_next: Map::default(),
@@ -213,8 +218,8 @@ impl FlowTable {
     fn partner(&self, hash: u64, local: Endpoint, remote: Endpoint) -> Option<u32> {
         let id = *self.pairs.get(&hash)?;
         let flow = self.flows.get(id as usize)?;
-        let (first_end, second_end) = (flow.local(flow.first_side), flow.remote(flow.first_side));
-        (flow.second_end.is_none() && first_end == remote && second_end == local).then_some(id)
+        let side = flow.first_side.other();
+        (flow.second_end.is_none() && flow.local(side) == local && flow.remote(side) == remote).then_some(id)
     }
 
     /// Adds the second end to a flow. Its role also settles that of the first. `view`: the 5-tuple as that end sees it.
@@ -239,7 +244,9 @@ impl FlowTable {
             self.unname(id, names);
         }
         self.counts.paired += 1;
-        self.note_local(local, netns, now_ns);
+        if !self.flows[id as usize].group {
+            self.note_local(local, netns, now_ns);
+        }
         if over {
             self.schedule_close(id, now_ns);
         }
@@ -254,7 +261,10 @@ impl FlowTable {
         let key = FlowKey::seen_from(proto, opened.side, opened.local, opened.remote);
         let id = u32::try_from(self.flows.insert(Flow::new(key, end, opened.side, opened.at_ns))).ok()?;
         self.flows[id as usize].entered_tick = schedule::tick_of(now_ns);
-        self.note_local(opened.local.addr, end.netns, now_ns);
+        self.flows[id as usize].group = opened.group;
+        if !opened.group {
+            self.note_local(opened.local.addr, end.netns, now_ns);
+        }
         self.new_owners.push(end.owner);
         self.counts.created += 1;
         self.timers.schedule(&mut self.flows, id, now_ns + self.timeouts.settle_ns);
@@ -283,6 +293,11 @@ impl FlowTable {
     /// Whether an address is one of this host, as far as its flows have told.
     fn is_local(&self, addr: Addr) -> bool {
         addr.is_loopback() || self.local_addrs.contains_key(&addr)
+    }
+
+    /// Whether an address is one of this host in another namespace, likewise.
+    fn is_elsewhere(&self, addr: Addr, netns: u32) -> bool {
+        self.local_addrs.get(&addr).is_some_and(|(last_netns, _)| *last_netns != netns)
     }
 
     fn index(&mut self, id: u32, hashes: [u64; 2]) {
@@ -315,6 +330,7 @@ impl FlowTable {
         self.unname(id, flow.pair_hashes);
         if flow.key.proto == Proto::Udp {
             self.forget_udp(id, &flow);
+            self.meeting.forget(&self.names, id, &flow);
         }
         flow
     }
@@ -327,4 +343,6 @@ struct Opened {
     remote: Endpoint,
     side: Side,
     at_ns: u64,
+    /// It goes to a multicast or broadcast address.
+    group: bool,
 }

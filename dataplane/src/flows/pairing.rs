@@ -3,24 +3,13 @@
 //! Addresses cannot tell: the same 5-tuple may exist in several network namespaces, and where addresses are translated between
 //! both ends, each knows another one. Both ends of one TCP connection know both initial sequence numbers, which pass
 //! translation unchanged, so the pair (ISN, ISN) is the connection's name; two connections share it with probability 2^-64.
-//! UDP has no such name: a pair is looked for by addresses, loopback ones per namespace.
+//! UDP has no such name. Within a namespace a pair is looked for by addresses; across namespaces they prove nothing, and both
+//! ends must have seen the same packets (`meeting.rs`).
 
-use crate::model::flow::{Endpoint, Proto, Side, TcpObservation};
+use crate::model::flow::{Endpoint, Side, TcpObservation};
 
 /// An entry to look for in the pair index, and the side that this end is on if it is found there.
 pub(super) type Candidate = (u64, Side);
-
-/// A role-neutral name of a connection: the same from both ends.
-#[derive(Hash)]
-struct PairName {
-    proto: Proto,
-    low: (Endpoint, u32),
-    high: (Endpoint, u32),
-}
-
-fn name(proto: Proto, a: (Endpoint, u32), b: (Endpoint, u32)) -> PairName {
-    if a <= b { PairName { proto, low: a, high: b } } else { PairName { proto, low: b, high: a } }
-}
 
 /// Names under which the other end of a TCP connection may have been entered: one if the role is known, else one for
 /// each role, and none if the connection has gone on for an unknown time. The kernel's counter of acknowledged bytes starts at
@@ -40,10 +29,14 @@ pub(super) fn tcp(o: &TcpObservation) -> [Option<Candidate>; 2] {
     }
 }
 
-/// The name of a UDP flow.
+/// The name of a UDP flow, the same from both ends: `netns` is that of both, or 0 where it does not matter.
 pub(super) fn udp(hasher: &ahash::RandomState, local: Endpoint, remote: Endpoint, netns: u32) -> u64 {
-    let scope = if local.addr.is_loopback() || remote.addr.is_loopback() { netns } else { 0 };
-    nonzero(hasher.hash_one(name(Proto::Udp, (local, scope), (remote, scope))))
+    nonzero(hasher.hash_one((local.min(remote), local.max(remote), netns)))
+}
+
+/// A name that no other end has.
+pub(super) fn unique(hasher: &ahash::RandomState, local: Endpoint, remote: Endpoint, cookie: u64) -> u64 {
+    nonzero(hasher.hash_one((local, remote, cookie)))
 }
 
 /// 0 stands for "no entry".

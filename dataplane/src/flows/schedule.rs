@@ -12,6 +12,7 @@ use slab::Slab;
 
 use super::details::congestion_name;
 use super::entry::Reported;
+use super::meeting::Meets;
 use super::{Flow, FlowTable};
 use crate::flows::report::{FlowReport, Identity};
 use crate::model::clock::WallClock;
@@ -222,6 +223,16 @@ impl FlowTable {
             self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
             return;
         }
+        if unreported {
+            match self.meets(id, now_ns) {
+                Meets::Alone => {}
+                Meets::Joined => return,
+                Meets::Later => {
+                    self.timers.schedule(&mut self.flows, id, now_ns + SECOND_NS);
+                    return;
+                }
+            }
+        }
         let flow = &mut self.flows[id as usize];
         if unreported && flow.waited_ticks < NAMES_WAIT_TICKS && !names_known(flow, processes, now_ns) {
             flow.waited_ticks += 1;
@@ -369,7 +380,7 @@ impl FlowTable {
         let identity = reported.identity.clone();
         FlowReport {
             key: flow.key,
-            translated: flow.translated.clone(),
+            translated: flow.translated().map(|view| Box::new(*view)),
             first_unix_ns: clock.unix_ns(flow.opened_ns),
             since_unix_ns: clock.unix_ns(since_ns),
             last_unix_ns: clock.unix_ns(until_ns),

@@ -95,7 +95,8 @@ impl FlowTable {
                 return;
             }
         }
-        let opened = Opened { local: o.local, remote: o.remote, side: self.tcp_side(o), at_ns: o.opened_ns };
+        let opened =
+            Opened { local: o.local, remote: o.remote, side: self.tcp_side(o), at_ns: o.opened_ns, group: false };
         let Some(id) = self.enter(Proto::Tcp, opened, o.end, now_ns) else { return };
         let flow = &mut self.flows[id as usize];
         flow.observe(opened.side, o);

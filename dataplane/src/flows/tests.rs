@@ -3,6 +3,8 @@ mod reporting;
 mod roles;
 mod translation;
 mod udp;
+mod udp_meeting;
+mod udp_sides;
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -156,7 +156,7 @@ impl Side {
 }
 
 /// A process in time: pids are reused, start times are not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ProcKey {
     /// Thread group id in the initial pid namespace; 0 = unknown.
     pub pid: u32,

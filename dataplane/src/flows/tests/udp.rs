@@ -2,7 +2,7 @@ use sockeye_bpf::records::UdpValue;
 
 use super::*;
 
-fn udp(cookie: u64, local: (u8, u16), remote: (u8, u16), netns: u32) -> UdpKey {
+pub(super) fn udp(cookie: u64, local: (u8, u16), remote: (u8, u16), netns: u32) -> UdpKey {
     UdpKey {
         cookie,
         local_addr: addr(local.0),
@@ -13,7 +13,7 @@ fn udp(cookie: u64, local: (u8, u16), remote: (u8, u16), netns: u32) -> UdpKey {
     }
 }
 
-fn datagrams(sent: u32, received: u32, first_sent: bool, at_ns: u64) -> UdpValue {
+pub(super) fn datagrams(sent: u32, received: u32, first_sent: bool, at_ns: u64) -> UdpValue {
     let mut v = UdpValue::new_zeroed();
     (v.packets_sent, v.packets_received) = (sent, received);
     (v.bytes_sent, v.bytes_received) = (u64::from(sent) * 100, u64::from(received) * 100);
