@@ -244,7 +244,7 @@ pub mod udp_traits {
     pub const SERVES: u8 = 0x02;
     /// Something came to a multicast or broadcast address.
     pub const GROUP: u8 = 0x04;
-    /// The socket is older than the agent, and was given no port by `bind()`.
+    /// The socket is older than the agent, is connected, and was given no port by `bind()`.
     pub const ASKS: u8 = 0x08;
 }
 

@@ -361,9 +361,22 @@ impl Traffic {
     /// If it does not start.
     #[must_use]
     pub fn start(netns: Option<&str>, args: &[&str]) -> Self {
+        Self::start_program("programs/traffic.py", netns, args)
+    }
+
+    /// Starts a subcommand of `programs/odd.py`: programs that use the network in uncommon ways.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn odd(netns: Option<&str>, args: &[&str]) -> Self {
+        Self::start_program("programs/odd.py", netns, args)
+    }
+
+    fn start_program(program: &str, netns: Option<&str>, args: &[&str]) -> Self {
         let mut command = net::command(netns, PYTHON);
         let mut child = command
-            .arg(here("programs/traffic.py"))
+            .arg(here(program))
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -396,6 +409,11 @@ impl Traffic {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.0.id()
+    }
+
+    /// Tells it that nothing more will come.
+    pub fn dismiss(&mut self) {
+        self.input = None;
     }
 
     /// Waits for its end.

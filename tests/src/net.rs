@@ -1,6 +1,6 @@
 //! Network namespaces, a veth pair, and a delay between them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,6 +25,77 @@ pub fn command(netns: Option<&str>, program: &str) -> Command {
 fn ip(args: &str) {
     let status = Command::new("ip").args(args.split(' ')).status().expect("iproute2");
     assert!(status.success(), "ip {args}: {status}");
+}
+
+/// A namespace of its own, deleted in the end.
+pub struct Namespace {
+    /// Name below /run/netns.
+    pub name: String,
+}
+
+impl Namespace {
+    /// With loopback up.
+    #[must_use]
+    pub fn new() -> Self {
+        let name = format!("se{}s{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        ip(&format!("netns add {name}"));
+        ip(&format!("-n {name} link set lo up"));
+        Self { name }
+    }
+
+    /// Its name, as programs are started with it.
+    #[must_use]
+    pub fn some(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+
+    /// `ip` in it.
+    pub fn ip(&self, args: &str) {
+        ip(&format!("-n {} {args}", self.name));
+    }
+
+    /// Rules for nftables in it.
+    ///
+    /// # Panics
+    /// If they are refused.
+    pub fn nft(&self, rules: &str) {
+        let mut child = command(self.some(), "nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nftables");
+        child.stdin.take().expect("a pipe").write_all(rules.as_bytes()).expect("it reads");
+        let status = child.wait().expect("an end");
+        assert!(status.success(), "nft: {status}: {rules}");
+    }
+
+    /// Forwards packets.
+    ///
+    /// # Panics
+    /// If it cannot be switched on.
+    pub fn forward(&self) {
+        let script = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+        let status = command(self.some(), "sh").args(["-c", script]).status().expect("sh");
+        assert!(status.success(), "{script}: {status}");
+    }
+
+    /// A veth pair between two, each end with an address and its prefix length.
+    pub fn join(&self, address: &str, other: &Self, other_address: &str) {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        self.ip(&format!("link add e{number} type veth peer name f{number} netns {}", other.name));
+        for (side, device, address) in [(self, 'e', address), (other, 'f', other_address)] {
+            side.ip(&format!("addr add {address} broadcast + dev {device}{number}"));
+            side.ip(&format!("link set {device}{number} up"));
+        }
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
 }
 
 /// Two namespaces with an address each: 10.77.0.1 and 10.77.0.2.

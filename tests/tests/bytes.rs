@@ -200,3 +200,14 @@ fn a_udp_port_that_changes_hands() {
     let flow = collected.flow(source, server_port.into());
     assert_eq!((flow["in_bytes"].as_u64(), flow["out_bytes"].as_u64()), (Some(170), Some(170)), "{flow:#}");
 }
+
+/// Programs carry the data past TCP and its counters: that is said, and no wrong figure is shown.
+#[test]
+fn what_a_sockmap_carries_is_not_counted() {
+    let agent = Agent::start(&[]);
+    let mut program = Traffic::odd(None, &["sockmap"]);
+    let said = program.says();
+    let port = said["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
+    let flow = wait_for("the flow", Duration::from_secs(5), || agent.flows_of_port(port).first().cloned());
+    assert_eq!((flow["not_counted"].as_str(), flow.get("sent"), flow.get("received")), (Some("sockmap"), None, None));
+}

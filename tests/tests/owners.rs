@@ -2,9 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use serde_json::Value;
-use sockeye_tests::{Agent, Collector, PYTHON, exporting_agent, here, program, serve, settle, slowness, talk};
+use serde_json::{Map, Value, json};
+use sockeye_ctl::Request;
+use sockeye_tests::{
+    Agent, Collector, PYTHON, Traffic, exporting_agent, here, program, serve, settle, slowness, talk, wait_for,
+};
 
 struct Lab {
     agent: Agent,
@@ -145,4 +149,90 @@ fn a_user_namespace_does_not_make_root() {
     let collected = lab.finish();
     let flow = collected.flow(said["local"].as_u64().expect("a port"), port.into());
     assert_eq!(flow["src_uid"], 65534, "{flow:#}");
+}
+
+/// Rows of `ctl ports` for a port.
+fn listeners(agent: &Agent, port: u64) -> Vec<Map<String, Value>> {
+    let answer = agent.ask(&Request::Ports).expect("ports");
+    let rows = &answer.tables.last().expect("a table").rows;
+    rows.iter().filter(|row| row["port"] == port).cloned().collect()
+}
+
+/// Daemons make their sockets as root, and then become what they are.
+#[test]
+fn a_daemon_is_who_serves_and_not_who_made_its_sockets() {
+    for mode in ["drop", "fork", "rename"] {
+        let lab = lab();
+        let mut daemon = Traffic::odd(None, &["daemon", mode, "0"]);
+        let serves = daemon.says();
+        let port = serves["port"].as_u64().expect("a port");
+        let mut client = Traffic::odd(None, &["ask_daemon", &port.to_string()]);
+        let said = client.says();
+        let user = if mode == "drop" { "www-data" } else { "root" };
+        let name = if mode == "rename" { "renamed" } else { "python3" };
+        let is_right = |row: &Map<String, Value>, side: &str| {
+            row.get(&format!("{side}pid")) == Some(&serves["pid"])
+                && row.get(&format!("{side}user")) == Some(&json!(user))
+                && row.get(&format!("{side}process")) == Some(&json!(name))
+        };
+        let mut last = (Vec::new(), Vec::new());
+        wait_for("the daemon behind its ports and flows", Duration::from_secs(15), || {
+            last = (listeners(&lab.agent, port), lab.agent.flows_of_port(port as u16));
+            let ports = last.0.len() == 2 && last.0.iter().all(|row| is_right(row, ""));
+            let flows = last.1.len() == 2 && last.1.iter().all(|row| is_right(row, "responder_"));
+            (ports && flows).then_some(())
+        });
+        let collected = lab.finish();
+        for local in [&said["tcp"], &said["udp"]] {
+            let flow = collected.flow(local.as_u64().expect("a port"), port);
+            assert_eq!((&flow["dst_pid"], &flow["dst_user"]), (&serves["pid"], &json!(user)), "{mode}: {flow:#}");
+        }
+    }
+}
+
+/// The parent accepts, a child writes, and nobody ever reads: the child has the descriptor.
+#[test]
+fn a_stream_that_nobody_reads_from_belongs_to_who_holds_it() {
+    let lab = lab();
+    let mut server = Traffic::odd(None, &["streams", "0"]);
+    let port = server.says()["port"].as_u64().expect("a port");
+    let mut client = Traffic::odd(None, &["listen_to_stream", &port.to_string()]);
+    let local = client.says()["local"].as_u64().expect("a port");
+    let child = server.says()["pid"].clone();
+    wait_for("the child as the owner", Duration::from_secs(6), || {
+        lab.agent.flows_of_port(port as u16).first().filter(|flow| flow["responder_pid"] == child).map(|_| ())
+    });
+    settle();
+    let flow = lab.finish();
+    assert_eq!(flow.flow(local, port)["dst_pid"], child);
+}
+
+/// Helpers that take turns: the owner is who reads now, however often it has changed.
+#[test]
+fn twenty_readers_one_after_another() {
+    let lab = lab();
+    let mut program = Traffic::odd(None, &["readers", "0", "20"]);
+    let last = program.says();
+    let local = last["local"].as_u64().expect("a port");
+    wait_for("the last reader as the owner", Duration::from_secs(6), || {
+        lab.agent.flows_of_port(local as u16).first().filter(|flow| flow["responder_pid"] == last["pid"]).map(|_| ())
+    });
+}
+
+/// The first reply after the start names processes that are older than the agent.
+#[test]
+fn older_processes_are_named_at_once() {
+    let (server, port, _) = serve("serve", "127.0.0.1");
+    let mut old = Traffic::start(None, &["talk_on", "127.0.0.1", &port.to_string(), "10", "20"]);
+    old.says();
+    let agent = Agent::start(&[]);
+    let flows = agent.flows_of_port(port);
+    assert_eq!(flows.len(), 1, "{flows:#?}");
+    let shown = ["responder_process", "before_agent"].map(|column| flows[0].get(column).and_then(Value::as_str));
+    assert_eq!(shown, [Some("python3"), Some("yes")], "{flows:#?}");
+    assert_eq!(flows[0]["responder_pid"], server.pid());
+    let mut ctl = Command::new(program("ctl"));
+    ctl.arg("--socket").arg(agent.socket()).args(["flows", "--port", &port.to_string()]);
+    let text = String::from_utf8(ctl.output().expect("ctl runs").stdout).expect("text");
+    assert!(text.contains("> "), "its age is not known, only that it is more: {text}");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sockeye_ctl::Request;
 use sockeye_ctl::protocol::{FlowsArguments, RttArguments, RttBy};
 use sockeye_tests::net::{ADDRESSES, Pair};
-use sockeye_tests::{Agent, Traffic, exporting_agent, serve, talk};
+use sockeye_tests::{Agent, Traffic, exporting_agent, serve, settle, talk};
 
 const ONE_WAY_US: u32 = 10_000;
 const ROUND_TRIP_US: f64 = 20_000.0;
@@ -84,4 +84,47 @@ fn loopback_is_well_under_a_millisecond() {
         assert!(flow["rtt"].as_f64().expect("microseconds") < 1000.0, "{flow:#?}");
     }
     agent.stop();
+}
+
+/// Samples of a process on one side, and its 90th percentile in microseconds.
+fn process_p90(agent: &Agent, pid: u64) -> (u64, f64) {
+    let of = RttArguments { by: RttBy::Process, limit: usize::MAX, name: None };
+    let answer = agent.ask(&Request::Rtt(of)).expect("an answer");
+    let rows = answer.table("rtt").map(|table| table.rows.clone()).unwrap_or_default();
+    let row = rows.into_iter().find(|row| row["name"].as_str().is_some_and(|name| name.contains(&format!("[{pid}]"))));
+    let row = row.unwrap_or_default();
+    let figure = |name: &str| row.get(name).and_then(serde_json::Value::as_f64).unwrap_or_default();
+    (figure("samples") as u64, figure("p90"))
+}
+
+/// The FIN is acknowledged by a timer of 40 ms, which is none of the network's.
+#[test]
+fn a_server_that_lingers_is_not_a_slow_network() {
+    let (mut agent, collector) = exporting_agent();
+    let mut program = Traffic::odd(None, &["lingers", "0", "5"]);
+    let said = program.says();
+    let port = said["port"].as_u64().expect("a port");
+    settle();
+    let flows = agent.flows_of_port(port as u16);
+    let seen = said["seen"].as_object().expect("ports");
+    assert_eq!((flows.len(), seen.len()), (5, 5));
+    for (local, kernel) in seen {
+        let row = flows.iter().find(|row| row["initiator"] == format!("127.0.0.1:{local}")).expect("its flow");
+        assert_eq!(row["rtt"], kernel[0], "the kernel's just before the close: {row:#?}");
+    }
+    let (samples, p90) = process_p90(&agent, said["pid"].as_u64().expect("a pid"));
+    assert!(samples >= 5 && p90 < 5000.0, "{samples} samples, p90 {p90} us");
+    agent.stop();
+    collector.finish().assert_clean();
+}
+
+/// The client's thinking time is none of the network's either.
+#[test]
+fn a_deferred_accept_is_not_a_slow_network() {
+    let agent = Agent::start(&[]);
+    let mut program = Traffic::odd(None, &["defers", "0", "3"]);
+    let said = program.says();
+    settle();
+    let (samples, p90) = process_p90(&agent, said["server"].as_u64().expect("a pid"));
+    assert!(samples >= 3 && p90 < 5000.0, "{samples} samples, p90 {p90} us");
 }

@@ -29,12 +29,14 @@ static __always_inline __u8 older_role(struct sock *sk)
 	return sk->sk_max_ack_backlog ? SE_RESPONDER : SE_ROLE_UNKNOWN;
 }
 
-/* A UDP server has a port of its own and any number of peers; who needs no certain port is a client. */
+/* A UDP server has a port of its own and any number of peers; who has one peer and needs no certain port is a client. */
 static __always_inline __u8 older_udp_traits(struct sock *sk)
 {
-	if (!(BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK))
-		return SE_UDP_ASKS;
-	return sk->__sk_common.skc_dport ? 0 : SE_UDP_SERVES;
+	bool has_port = BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK;
+
+	if (sk->__sk_common.skc_dport)
+		return has_port ? 0 : SE_UDP_ASKS;
+	return has_port ? SE_UDP_SERVES : 0;
 }
 
 static __always_inline int seed_flags(struct sock *sk)

@@ -217,7 +217,6 @@ impl Control {
             self.drain();
         }
         if now >= self.due.scan {
-            self.walk_if_due(now);
             self.scan();
         }
         self.report();
@@ -375,6 +374,7 @@ impl Control {
     }
 
     fn scan(&mut self) {
+        self.walk_if_due(Instant::now());
         self.scan_for(|_| true);
     }
 
@@ -419,8 +419,8 @@ impl Control {
             self.take_shards();
             self.drain();
             self.scan();
-            self.await_processes();
         }
+        self.await_processes();
         let answer = match &question.request {
             Request::Stats => {
                 self.count_run_time();
