@@ -34,11 +34,13 @@ pub struct KernelOptions {
     pub ring_bytes: Option<u32>,
     /// Flows in the UDP table between two drains.
     pub udp_table_entries: u32,
+    /// Processes of other pid namespaces cannot be seen: what is older than this call is not known beforehand.
+    pub blind: bool,
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        Self { cgroup: None, ring_bytes: None, udp_table_entries: 32768 }
+        Self { cgroup: None, ring_bytes: None, udp_table_entries: 32768, blind: false }
     }
 }
 
@@ -59,6 +61,8 @@ pub struct Kernel {
     misses_orphans: bool,
     udp: Option<UdpTables>,
     counts: MapHandle,
+    known: MapHandle,
+    cgroups: MapHandle,
     programs: Vec<ProgramHandle>,
     charged: Option<io::Error>,
     _links: Vec<Link>,
@@ -78,6 +82,9 @@ impl Kernel {
         let set = bpf("cannot size the maps");
         let udp_inner = create_udp_table(options.udp_table_entries)?;
         open.maps.se_rings.set_max_entries(cpus as u32).map_err(set)?;
+        if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
+            constants.se_blind = u8::from(options.blind);
+        }
         let charged = match create_uncharged(open.open_object(), &open.maps.se_socks) {
             Ok(map) => open.maps.se_socks.reuse_fd(map.as_fd()).map(|()| None).map_err(bpf("cannot use a map"))?,
             Err(why) => Some(why),
@@ -110,10 +117,15 @@ impl Kernel {
         let holders = HolderWalk::new(holders, handle(&skel.maps.se_walk)?);
         let udp = UdpTables::new(handle(&skel.maps.se_udp)?, [udp_inner, create_udp_table(options.udp_table_entries)?]);
         let counts = handle(&skel.maps.se_counts)?;
+        let (known, cgroups) = (handle(&skel.maps.se_known)?, handle(&skel.maps.se_cgroups)?);
         let loaded = skel.object().progs().filter(|p| p.autoload());
         let programs = loaded.map(|p| ProgramHandle::new(&p)).collect::<io::Result<_>>();
         let programs = programs.map_err(|source| KernelError::Io { what: "cannot keep a program".into(), source })?;
-        Ok((Self { scanner, holders, misses_orphans, udp: Some(udp), counts, programs, charged, _links: links }, rings))
+        let udp = Some(udp);
+        Ok((
+            Self { scanner, holders, misses_orphans, udp, counts, known, cgroups, programs, charged, _links: links },
+            rings,
+        ))
     }
 
     /// The UDP counters. They can be taken once, to be read on a thread of their own.
@@ -154,6 +166,17 @@ impl Kernel {
     #[must_use]
     pub fn charged_because(&self) -> Option<&io::Error> {
         self.charged.as_ref()
+    }
+
+    /// A process is not remembered any more: the kernel tells of it again when it next has to do with a socket.
+    pub fn forget_process(&self, pid: u32, start_ticks: u32) {
+        // It may be gone from there, too, which is as good.
+        let _ = self.known.delete(&(u64::from(pid) << 32 | u64::from(start_ticks)).to_ne_bytes());
+    }
+
+    /// The same of a cgroup, which is told of again with a process in it.
+    pub fn forget_cgroup(&self, id: u64) {
+        let _ = self.cgroups.delete(&id.to_ne_bytes());
     }
 
     /// The counters of each possible CPU.

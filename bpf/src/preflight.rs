@@ -1,6 +1,7 @@
 //! What the host must offer, found out before anything is loaded: probe, then decide.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapType;
@@ -44,6 +45,42 @@ pub fn probe() -> Vec<Need> {
         btf(Path::new(BTF_PATH)),
         cgroup(find_cgroup2().as_deref()),
     ]
+}
+
+/// What cannot be seen from where the process runs, although all needs are met: each with a remedy. For containers.
+#[must_use]
+pub fn limits(with_cgroup: bool) -> Vec<Need> {
+    let pid = (!is_in_hosts_pid_namespace()).then(|| {
+        Need::unmet(
+            "pid namespace",
+            "the agent is not in the host's pid namespace: sockets that were open before it came have no process until one \
+             uses them, and of processes it knows only what the kernel tells",
+            "run it with the host's (docker run --pid=host, in Kubernetes hostPID: true)",
+        )
+    });
+    let mount = find_cgroup2().filter(|mount| with_cgroup && !is_cgroup_root(mount));
+    let cgroup = mount.map(|mount| {
+        Need::unmet(
+            "cgroup root",
+            format!("{} is not the root of the host's cgroups: UDP of processes outside of it is not seen", mount.display()),
+            "run it with the host's cgroup namespace (docker run --cgroupns=host), or mount the host's /sys/fs/cgroup there",
+        )
+    });
+    [pid, cgroup].into_iter().flatten().collect()
+}
+
+/// Number of the first pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+const HOSTS_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// Whether processes of all pid namespaces are seen. True if nobody can tell.
+#[must_use]
+pub fn is_in_hosts_pid_namespace() -> bool {
+    fs::metadata("/proc/self/ns/pid").map_or(true, |ns| ns.ino() == HOSTS_PID_NAMESPACE)
+}
+
+/// Every cgroup but the root has a type.
+fn is_cgroup_root(mount: &Path) -> bool {
+    !mount.join("cgroup.type").exists()
 }
 
 /// Kinds of programs and maps that the agent is made of, each tried with the kernel. Not tracing programs: they can only be
@@ -128,12 +165,13 @@ fn cgroup(mount: Option<&Path>) -> Need {
 /// The mount point of cgroup v2, on unified and on hybrid hosts.
 #[must_use]
 pub fn find_cgroup2() -> Option<PathBuf> {
-    cgroup2_in(&fs::read_to_string("/proc/self/mounts").ok()?)
+    let mounts = cgroup2_in(&fs::read_to_string("/proc/self/mounts").ok()?);
+    mounts.iter().find(|mount| is_cgroup_root(mount)).or(mounts.first()).cloned()
 }
 
-/// The first mount of type cgroup2 in `/proc/self/mounts` format.
-fn cgroup2_in(text: &str) -> Option<PathBuf> {
-    mounts(text).find(|mount| mount.kind == "cgroup2").map(|mount| mount.path())
+/// The mounts of type cgroup2 in `/proc/self/mounts` format. A container may have its own part of it, and the host's root.
+fn cgroup2_in(text: &str) -> Vec<PathBuf> {
+    mounts(text).filter(|mount| mount.kind == "cgroup2").map(|mount| mount.path()).collect()
 }
 
 /// A line of `/proc/self/mounts`.
@@ -172,12 +210,12 @@ mod tests {
     #[test]
     fn finds_cgroup2_on_unified_and_hybrid_hosts() {
         let unified = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0\n";
-        assert_eq!(cgroup2_in(unified), Some(PathBuf::from("/sys/fs/cgroup")));
+        assert_eq!(cgroup2_in(unified), [PathBuf::from("/sys/fs/cgroup")]);
         let hybrid = "tmpfs /sys/fs/cgroup tmpfs ro 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        assert_eq!(cgroup2_in(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        assert_eq!(cgroup2_in("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n"), None);
-        assert_eq!(cgroup2_in("none /mnt/a\\040b cgroup2 rw 0 0\n"), Some(PathBuf::from("/mnt/a b")));
+        assert_eq!(cgroup2_in(hybrid), [PathBuf::from("/sys/fs/cgroup/unified")]);
+        assert!(cgroup2_in("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n").is_empty());
+        assert_eq!(cgroup2_in("none /mnt/a\\040b cgroup2 rw 0 0\n"), [PathBuf::from("/mnt/a b")]);
     }
 
     #[test]

@@ -246,6 +246,8 @@ pub mod udp_traits {
     pub const GROUP: u8 = 0x04;
     /// The socket is older than the agent, is connected, and was given no port by `bind()`.
     pub const ASKS: u8 = 0x08;
+    /// The socket is the kernel's own: it has no process.
+    pub const KERNEL: u8 = 0x10;
 }
 
 /// Counters since the last drain (`struct se_udp_value`).

@@ -70,7 +70,11 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         flows_max: usize::try_from(args.flows_max).unwrap_or(usize::MAX),
         scan_every: Duration::from_secs(args.scan_interval),
         probe,
+        limits: preflight::limits(!args.no_cgroup),
     };
+    for limit in &options.limits {
+        eprintln!("sockeye: {}: {}.", limit.finding, limit.remedy.as_deref().unwrap_or_default());
+    }
     let control = Control::new(kernel, drainer, ports, exporters, enrichment, options);
     let stop_control = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&stop_control);
@@ -165,6 +169,7 @@ fn kernel_options(args: &Args) -> KernelOptions {
     KernelOptions {
         cgroup: if args.no_cgroup { None } else { preflight::find_cgroup2() },
         ring_bytes: args.ring_kib.map(|kib| kib * 1024),
+        blind: !preflight::is_in_hosts_pid_namespace(),
         ..KernelOptions::default()
     }
 }
@@ -175,6 +180,9 @@ pub(crate) fn check(args: &Args) -> Result<()> {
             None => println!("ok       {:<16} {}", need.name, need.finding),
             Some(remedy) => println!("missing  {:<16} {}: {remedy}", need.name, need.finding),
         }
+    }
+    for limit in preflight::limits(!args.no_cgroup) {
+        println!("degraded {:<16} {}: {}", limit.name, limit.finding, limit.remedy.unwrap_or_default());
     }
     let (kernel, rings) = Kernel::start(&kernel_options(args))?;
     let kib = rings.first().map_or(0, |ring| ring.size_bytes() / 1024);

@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use sockeye_bpf::kernel::{Kernel, KernelOptions};
-use sockeye_bpf::records::{FlowRecord, Kind, Record};
+use sockeye_bpf::records::{FlowRecord, IdentityRecord, Kind, Record};
 use sockeye_bpf::ring::{Drain, Ring};
 use sockeye_tests::wait_for;
 
@@ -52,4 +52,36 @@ fn a_close_is_told_of_by_its_process_and_at_its_end() {
         assert!([FIN_WAIT1, FIN_WAIT2, LAST_ACK].contains(&reported[1].1), "{name}: {reported:?}");
         assert_eq!((records[0].cookie, records[0].seq_local), (records[1].cookie, records[1].seq_local), "{name}");
     }
+}
+
+/// What the agent has forgotten the kernel must tell of again: else a container that was silent for long stays unknown for ever.
+#[test]
+fn what_was_forgotten_is_told_of_again() {
+    let (kernel, mut rings) = Kernel::start(&KernelOptions::default()).expect("the kernel side");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let mut heard: (Vec<IdentityRecord>, Vec<u64>) = Default::default();
+    let mut connect_and_hear = || {
+        let _client = TcpStream::connect(address).expect("a connection");
+        std::thread::sleep(Duration::from_millis(50));
+        for ring in &mut rings {
+            ring.drain(usize::MAX, |bytes| match Record::parse(bytes) {
+                Some(Record::Identity(identity)) if identity.pid == std::process::id() => heard.0.push(*identity),
+                Some(Record::Cgroup(cgroup)) => heard.1.push(cgroup.cgroup_id),
+                _ => {}
+            });
+        }
+        heard.clone()
+    };
+    let (processes, cgroups) = connect_and_hear();
+    let own = processes[0];
+    assert!(cgroups.contains(&own.cgroup_id));
+    let times = |(processes, cgroups): (Vec<IdentityRecord>, Vec<u64>)| {
+        (processes.len(), cgroups.iter().filter(|id| **id == own.cgroup_id).count())
+    };
+    let before = times((processes, cgroups));
+    assert_eq!(times(connect_and_hear()), before, "once is enough");
+    kernel.forget_process(own.pid, own.start_ticks);
+    kernel.forget_cgroup(own.cgroup_id);
+    assert_eq!(times(connect_and_hear()), (before.0 + 1, before.1 + 1));
 }

@@ -80,8 +80,6 @@ static __always_inline void read_args(struct se_identity *id, struct mm_struct *
 	unsigned long start = BPF_CORE_READ(mm, arg_start), end = BPF_CORE_READ(mm, arg_end);
 	__u64 len;
 
-	id->args_len = 0;
-	id->args_total = 0;
 	if (!start || end <= start)
 		return;
 	len = end - start;
@@ -127,14 +125,14 @@ static long climb_step(__u64 step, struct se_climb *c)
 }
 
 /* Sends the path of a cgroup unless it was sent before: a container can be gone before anybody can look at it. */
-static __always_inline void send_cgroup(struct kernfs_node *kn, __u64 id)
+static __always_inline void send_cgroup(struct kernfs_node *kn, __u64 id, const bool early)
 {
 	struct se_climb c = { .kn = kn };
 	__u8 one = 1;
 
 	if (bpf_map_lookup_elem(&se_cgroups, &id))
 		return;
-	c.cg = reserve(SE_CGROUP, sizeof(*c.cg));
+	c.cg = early ? offer_early(SE_CGROUP, sizeof(*c.cg)) : reserve(SE_CGROUP, sizeof(*c.cg));
 	if (!c.cg)
 		return;
 	c.cg->kind = SE_CGROUP;
@@ -147,8 +145,9 @@ static __always_inline void send_cgroup(struct kernfs_node *kn, __u64 id)
 	bpf_map_update_elem(&se_cgroups, &id, &one, BPF_ANY);
 }
 
-/* What tells the calling process from all others, and whether its identity was sent. */
+/* What tells a process from all others, and whether its identity was sent. */
 struct se_self {
+	struct task_struct *task;
 	__u32 flags; /* PF_* */
 	struct se_owner owner;
 	struct kernfs_node *kn;
@@ -160,6 +159,7 @@ static __always_inline void read_self_traced(struct se_self *self)
 {
 	struct task_struct *task = bpf_get_current_task_btf(), *leader = task->group_leader;
 
+	self->task = (void *)bpf_get_current_task();
 	self->flags = task->flags;
 	self->owner.pid = leader->tgid;
 	self->owner.start_ticks = leader->start_boottime / SE_NS_PER_TICK;
@@ -170,11 +170,12 @@ static __always_inline void read_self_traced(struct se_self *self)
 	__builtin_memcpy(self->now.comm, leader->comm, SE_COMM_LEN);
 }
 
-static __always_inline void read_self(struct se_self *self)
+static __always_inline void read_task(struct se_self *self, struct task_struct *task)
 {
-	struct task_struct *task = (void *)bpf_get_current_task(), *leader = BPF_CORE_READ(task, group_leader);
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 	struct kernfs_node *kn = BPF_CORE_READ(leader, cgroups, dfl_cgrp, kn);
 
+	self->task = task;
 	self->flags = BPF_CORE_READ(task, flags);
 	self->owner.pid = BPF_CORE_READ(leader, tgid);
 	self->owner.start_ticks = BPF_CORE_READ(leader, start_boottime) / SE_NS_PER_TICK;
@@ -193,17 +194,20 @@ static __always_inline bool is_same(const struct se_sent *a, const struct se_sen
 	       x[1] == y[1];
 }
 
-/* The identity of the calling process, once for each image, cgroup, user and name that it has. */
-static __always_inline void send_identity(const struct se_self *self, __u64 key)
+/*
+ * The identity of a process, once for each image, cgroup, user and name that it has. `early`: it is not the one that runs this
+ * hook, so its command line cannot be read, and nothing is lost if there is no room: /proc tells.
+ */
+static __always_inline void send_identity(const struct se_self *self, __u64 key, const bool early)
 {
-	struct task_struct *task = (void *)bpf_get_current_task(), *leader = BPF_CORE_READ(task, group_leader), *parent;
+	struct task_struct *task = self->task, *leader = BPF_CORE_READ(task, group_leader), *parent;
 	struct se_identity *id;
 	struct mm_struct *mm;
 	struct se_stats *st;
 
-	send_cgroup(self->kn, self->now.cgroup_id);
+	send_cgroup(self->kn, self->now.cgroup_id, early);
 	st = stats();
-	id = reserve(SE_IDENTITY, sizeof(*id));
+	id = early ? offer_early(SE_IDENTITY, sizeof(*id)) : reserve(SE_IDENTITY, sizeof(*id));
 	if (!id || !st) {
 		if (id)
 			bpf_ringbuf_discard(id, BPF_RB_NO_WAKEUP);
@@ -224,7 +228,10 @@ static __always_inline void send_identity(const struct se_self *self, __u64 key)
 	BPF_CORE_READ_INTO(&id->comm, leader, comm);
 	BPF_CORE_READ_INTO(&id->parent_comm, parent, group_leader, comm);
 	read_exe(id, mm);
-	read_args(id, mm, st);
+	id->args_len = 0;
+	id->args_total = 0;
+	if (!early)
+		read_args(id, mm, st);
 	submit(id);
 	bpf_map_update_elem(&se_known, &key, &self->now, BPF_ANY);
 }
@@ -243,14 +250,28 @@ static __always_inline struct se_owner current_owner(const bool traced)
 	if (traced)
 		read_self_traced(&self);
 	else
-		read_self(&self);
+		read_task(&self, (void *)bpf_get_current_task());
 	if (self.flags & PF_KTHREAD)
 		return nobody;
 	self.owner.exec = exec_flags(self.now.exec_id);
 	key = (__u64)self.owner.pid << 32 | self.owner.start_ticks;
 	sent = bpf_map_lookup_elem(&se_known, &key);
 	if (!sent || !is_same(sent, &self.now))
-		send_identity(&self, key);
+		send_identity(&self, key, false);
+	return self.owner;
+}
+
+/* A process that is older than the agent, made known to user space. */
+static __always_inline struct se_owner older_owner(struct task_struct *task)
+{
+	struct se_self self = {};
+	__u64 key;
+
+	read_task(&self, task);
+	self.owner.exec = exec_flags(self.now.exec_id);
+	key = (__u64)self.owner.pid << 32 | self.owner.start_ticks;
+	if (!bpf_map_lookup_elem(&se_known, &key))
+		send_identity(&self, key, true);
 	return self.owner;
 }
 

@@ -114,6 +114,7 @@ enum se_udp_traits {
 	SE_UDP_SERVES = 0x02,     /* older than the agent: was bound to a port, and not connected */
 	SE_UDP_GROUP = 0x04,      /* came to a multicast or broadcast address */
 	SE_UDP_ASKS = 0x08,       /* older than the agent: is connected, and was given no port by bind() */
+	SE_UDP_KERNEL = 0x10,     /* the kernel's own socket */
 };
 
 struct se_udp_value {

@@ -66,12 +66,14 @@ struct sock {
 	__u16 sk_protocol;
 	int sk_err;
 	__u32 sk_max_ack_backlog;
+	unsigned char sk_kern_sock : 1;
 	unsigned char sk_userlocks : 4; /* on newer kernels a whole byte */
 	void *sk_user_data;
 };
 
 struct sk_buff {
 	__u8 cb[48];
+	struct sock *sk;
 	unsigned long _nfct;
 	unsigned char *head;
 };

@@ -53,6 +53,9 @@ struct se_sock {
 	__u32 rtt_us[SE_RTT_BATCH];
 };
 
+/* Set by the loader: sockets that are older than the agent may be of processes that it cannot see. */
+const volatile __u8 se_blind;
+
 /* What a walk over all open files has found. */
 enum se_held {
 	SE_HELD_BY_OWNER = 1,

@@ -18,17 +18,6 @@ static __always_inline struct sock *inet_socket_of(struct file *file)
 	return sk && is_inet(sk) ? sk : NULL;
 }
 
-/*
- * On which side a connection is that is older than the agent. An accepted socket is a copy of its listener (sk_clone_lock), with
- * the length of the queue that listen() was given, and without the mark that bind() was given a port.
- */
-static __always_inline __u8 older_role(struct sock *sk)
-{
-	if (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
-		return SE_INITIATOR;
-	return sk->sk_max_ack_backlog ? SE_RESPONDER : SE_ROLE_UNKNOWN;
-}
-
 /* A UDP server has a port of its own and any number of peers; who has one peer and needs no certain port is a client. */
 static __always_inline __u8 older_udp_traits(struct sock *sk)
 {
@@ -58,8 +47,9 @@ static __always_inline int seed_flags(struct sock *sk)
 SEC("iter/task_file")
 int se_seed(struct bpf_iter__task_file *ctx)
 {
-	struct task_struct *task = ctx->task, *leader;
+	struct task_struct *task = ctx->task;
 	struct sock *sk = inet_socket_of(ctx->file);
+	struct se_owner owner;
 	struct tcp_sock *tp;
 	struct se_sock *s;
 	int flags;
@@ -72,10 +62,10 @@ int se_seed(struct bpf_iter__task_file *ctx)
 	s = bpf_sk_storage_get(&se_socks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s)
 		return 0;
-	leader = task->group_leader;
-	s->pid = leader->tgid;
-	s->start_ticks = leader->start_boottime / SE_NS_PER_TICK;
-	s->flags = flags | exec_flags(leader->self_exec_id);
+	owner = older_owner(task);
+	s->pid = owner.pid;
+	s->start_ticks = owner.start_ticks;
+	s->flags = flags | owner.exec;
 	s->netns = sk->__sk_common.skc_net.net->ns.inum;
 	s->cookie = bpf_get_socket_cookie(sk);
 	if (flags & SE_UDP)

@@ -517,6 +517,17 @@ static __always_inline void on_acked(struct se_sock *s, struct sock *sk)
 	}
 }
 
+/*
+ * On which side a connection is that is older than the agent. An accepted socket is a copy of its listener (sk_clone_lock), with
+ * the length of the queue that listen() was given, and without the mark that bind() was given a port.
+ */
+static __always_inline __u8 older_role(struct sock *sk)
+{
+	if (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
+		return SE_INITIATOR;
+	return sk->sk_max_ack_backlog ? SE_RESPONDER : SE_ROLE_UNKNOWN;
+}
+
 /* A connection whose readers take turns: each of them costs more than a read. */
 static __always_inline bool changed_too_often(const struct se_sock *s, struct sock *sk)
 {
@@ -567,11 +578,13 @@ int BPF_PROG(se_read, struct sock *sk)
 	if (!owner.pid)
 		return 0;
 	if (!s) {
-		/* All of its beginning was missed (see se_destroy): which side it is on is for user space to find out. */
+		/* All of its beginning was missed (see se_destroy), or it is older than the agent, which could not see it. */
 		s = track(sk);
 		if (!s)
 			return 0;
-		begin(s, sk, SE_ROLE_UNKNOWN);
+		begin(s, sk, older_role(sk) | (se_blind ? SE_PRE_EXISTING : 0));
+		if (se_blind)
+			s->opened_ns = 0;
 		note_begin(s, sk);
 	}
 	same = same && s->start_ticks == owner.start_ticks;

@@ -262,8 +262,11 @@ static __always_inline void untranslate_connected(struct bpf_sock *sk, struct se
  */
 static __always_inline void follow_sender(struct se_sock *s)
 {
-	struct se_owner owner = current_owner(false);
+	struct se_owner owner;
 
+	if (s->traits & SE_UDP_KERNEL)
+		return; /* its packets are sent in any context */
+	owner = current_owner(false);
 	if (!owner.pid)
 		return;
 	s->pid = owner.pid;
@@ -398,6 +401,27 @@ static __always_inline void look_behind(struct __sk_buff *ctx, struct bpf_sock *
 	}
 }
 
+/* A socket that was neither created nor found before: one of the kernel, or of a process that the agent does not see. */
+static __always_inline struct se_sock *adopt(struct __sk_buff *ctx, struct bpf_sock *sk)
+{
+	struct sk_buff *skb;
+	struct se_sock *s;
+	struct sock *full;
+
+	if (!bpf_cast_to_kern_ctx)
+		return NULL; /* in which namespace it is cannot be read */
+	s = track(sk);
+	if (!s)
+		return NULL;
+	skb = bpf_cast_to_kern_ctx(ctx);
+	s->flags = SE_UDP | SE_PRE_EXISTING;
+	full = BPF_CORE_READ(skb, sk);
+	s->traits = BPF_CORE_READ_BITFIELD_PROBED(full, sk_kern_sock) ? SE_UDP_KERNEL : 0;
+	s->netns = BPF_CORE_READ(full, __sk_common.skc_net.net, ns.inum);
+	s->cookie = bpf_get_socket_cookie(ctx);
+	return s;
+}
+
 static __always_inline void on_packet(struct __sk_buff *skb, bool sent)
 {
 	struct se_packet p = { .sent = sent };
@@ -424,6 +448,8 @@ static __always_inline void on_packet(struct __sk_buff *skb, bool sent)
 		      skb->pkt_type == SE_PACKET_LOOPBACK))
 		p.traits |= SE_UDP_GROUP;
 	s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+	if (!s)
+		s = adopt(skb, sk);
 	if (s)
 		p.key.netns = s->netns;
 	p.key.cookie = s ? s->cookie : bpf_get_socket_cookie(skb);

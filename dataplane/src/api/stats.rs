@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sockeye_bpf::kernel::Kernel;
+use sockeye_bpf::preflight::Need;
 use sockeye_bpf::records::{CpuStats, Kind};
 use sockeye_ctl::protocol::{Answer, Table};
 use sockeye_ctl::rows;
@@ -32,6 +33,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) exporters: &'a [ExportPort],
     pub(crate) rtt: &'a RttHistogram,
     pub(crate) totals: &'a Totals,
+    pub(crate) limits: &'a [Need],
     pub(crate) started: Instant,
 }
 
@@ -64,6 +66,7 @@ pub(crate) fn stats(s: &Sources<'_>) -> Answer {
     Answer {
         tables: vec![
             Table::of([agent(s)]),
+            Table::of(s.limits.iter().map(limit)),
             Table::of(rings(s, &cpus)),
             Table::of(losses(s, &cpus)),
             Table::of(s.workers.iter().map(worker)),
@@ -74,6 +77,22 @@ pub(crate) fn stats(s: &Sources<'_>) -> Answer {
             Table::of(programs(s.kernel)),
         ],
     }
+}
+
+rows! {
+    /// What cannot be seen from where the agent runs. Empty on a host.
+    struct Limit: "limits" {
+        /// what it is about
+        name: Text = &'static str,
+        /// what cannot be seen, and why
+        finding: Text = String,
+        /// what to do about it
+        remedy: Text = String,
+    }
+}
+
+fn limit(need: &Need) -> Limit {
+    Limit { name: need.name, finding: need.finding.clone(), remedy: need.remedy.clone().unwrap_or_default() }
 }
 
 rows! {

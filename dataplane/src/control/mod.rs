@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use sockeye_bpf::error::KernelError;
 use sockeye_bpf::kernel::Kernel;
+use sockeye_bpf::preflight::Need;
 use sockeye_bpf::programs::RunTimeStats;
 use sockeye_bpf::records::{FlowRecord, KINDS, Kind, UdpKey, UdpValue};
 use sockeye_bpf::scan::Scanned;
@@ -63,6 +64,8 @@ pub struct ControlOptions {
     pub scan_every: Duration,
     /// Who we are to a collector.
     pub probe: Probe,
+    /// What cannot be seen from where the agent runs.
+    pub limits: Vec<Need>,
 }
 
 /// The control thread's ends of the threads that ask /proc and the container runtimes.
@@ -316,7 +319,9 @@ impl Control {
             self.late = Some(late);
         }
         self.aggregates.roll_up(&self.processes, now_ns);
-        self.processes.expire(now_ns);
+        let (processes, cgroups) = self.processes.expire(now_ns);
+        processes.iter().for_each(|key| self.kernel.forget_process(key.pid, key.start_ticks));
+        cgroups.iter().for_each(|id| self.kernel.forget_cgroup(*id));
         self.processes.check(now_ns);
     }
 
@@ -462,6 +467,7 @@ impl Control {
             exporters: &self.exporters,
             rtt: &self.rtt,
             totals: &self.totals,
+            limits: &self.options.limits,
             started: self.started,
         }
     }

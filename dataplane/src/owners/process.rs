@@ -321,11 +321,13 @@ impl ProcessTable {
         std::mem::take(&mut self.wanted)
     }
 
-    /// Forgets processes that no flow has asked for in a while.
-    pub fn expire(&mut self, now_ns: u64) {
+    /// Forgets processes and cgroups that no flow has asked for in a while, and returns them: the kernel must tell of them again.
+    pub fn expire(&mut self, now_ns: u64) -> (Vec<ProcKey>, Vec<u64>) {
         let keep_ns = if self.entries.len() > PROCESSES_MAX / 2 { KEEP_CROWDED_NS } else { KEEP_NS };
-        self.entries.retain(|_, entry| entry.as_ref().is_none_or(|entry| entry.last_used_ns + keep_ns > now_ns));
-        self.workloads.expire(now_ns);
+        let is_over =
+            |entry: &mut Option<Entry>| entry.as_ref().is_some_and(|entry| entry.last_used_ns + keep_ns <= now_ns);
+        let processes = self.entries.extract_if(|_, entry| is_over(entry)).map(|(key, _)| key).collect();
+        (processes, self.workloads.expire(now_ns))
     }
 
     /// Processes that were not remembered because the table was full.

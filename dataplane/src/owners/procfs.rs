@@ -119,6 +119,10 @@ impl Enricher {
         }
         let text = fs::read_to_string(format!("/proc/{}/cgroup", process.key.pid)).ok()?;
         let path = path_in_proc(&text)?;
+        // Of another cgroup namespace than ours /proc shows a part of the path only, and the kernel told all of it.
+        if path.starts_with("/..") {
+            return None;
+        }
         let unified = text.lines().find_map(|line| line.strip_prefix("0::"));
         if read_stat(process.key.pid)?.start_ticks != process.key.start_ticks {
             return None;

@@ -285,9 +285,9 @@ impl WorkloadTable {
         std::mem::take(&mut self.wanted)
     }
 
-    /// Forgets cgroups that nothing has asked for in a while.
-    pub fn expire(&mut self, now_ns: u64) {
-        self.entries.retain(|_, entry| entry.last_used_ns + KEEP_NS > now_ns);
+    /// Forgets cgroups that nothing has asked for in a while, and returns them.
+    pub fn expire(&mut self, now_ns: u64) -> Vec<u64> {
+        self.entries.extract_if(|_, entry| entry.last_used_ns + KEEP_NS <= now_ns).map(|(id, _)| id).collect()
     }
 
     /// Cgroups that were not remembered because the table was full.
