@@ -31,21 +31,21 @@ for line in sys.stdin:
     m = json.loads(line)
     if m.get("profile", {}).get("test") and m.get("executable") and "test" in m["target"]["kind"]:
         print(m["target"]["name"], m["executable"])')
-TESTS=${TESTS:-verifier records scan bytes owners load}
+TESTS=${TESTS:-verifier records scan bytes owners sides translation load}
 for name in $TESTS; do
   path=$(awk -v name="$name" '$1 == name { print $2 }' <<<"$built")
   [ -n "$path" ] || { echo "run.sh: there is no end-to-end test '$name' in tests/tests" >&2; exit 1; }
   strip -o "$ours/e2e/$name" "$path"
 done
 cp -r tests/oracle tests/programs "$ours/tests/"
-echo 'root:x:0:0:root:/root:/bin/sh' > "$pay/etc/passwd"
+printf 'root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/:/bin/false\n' > "$pay/etc/passwd"
 stdlib=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 mkdir -p "$pay$stdlib" "$pay/usr/lib/python3/dist-packages"
 cp -r "$stdlib/." "$pay$stdlib/"
 rm -rf "$pay$stdlib"/{test,idlelib,tkinter,lib2to3,ensurepip,distutils,config-*,pydoc_data}
 find "$pay$stdlib" -name __pycache__ -prune -exec rm -rf {} +
 cp -r /usr/lib/python3/dist-packages/zmq "$pay/usr/lib/python3/dist-packages/"
-tests/kernels/mkpay.sh "$pay" /usr/bin/python3 ip nsenter setpriv unshare chrt taskset bpftool id \
+tests/kernels/mkpay.sh "$pay" /usr/bin/python3 ip nft nsenter setpriv unshare chrt taskset bpftool id \
   "$ours"/bin/* "$ours"/e2e/* \
   $(find "$pay$stdlib/lib-dynload" "$pay/usr/lib/python3/dist-packages/zmq" -name '*.so')
 
@@ -54,11 +54,11 @@ tests/kernels/mkpay.sh "$pay" /usr/bin/python3 ip nsenter setpriv unshare chrt t
 cat > "$ours/run" <<'GUEST'
 #!/bin/sh
 clone=$1; shift
-modprobe tun; modprobe veth
+for module in tun veth nf_tables nft_chain_nat nft_nat nft_masq nft_redir nft_ct; do modprobe $module; done
 export SOCKEYE_BIN=/opt/sockeye/bin SOCKEYE_TEST_SLOW=3 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mkdir -p "$clone"
 [ -e "$clone/tests" ] || ln -s /opt/sockeye/tests "$clone/tests"
-for file in oracle/collector.py oracle/until_told.py programs/traffic.py; do
+for file in oracle/collector.py oracle/until_told.py programs/traffic.py programs/odd.py; do
   [ -r "$clone/tests/$file" ] || { echo "not in the guest: $clone/tests/$file"; exit 97; }
 done
 for test in "$@"; do
@@ -72,7 +72,7 @@ done
 exit $rc
 GUEST
 
-export MODS="veth tun" MEM=3072 VMTIMEOUT=${VMTIMEOUT:-900}
+export MODS="veth tun nf_tables nft_chain_nat nft_nat nft_masq nft_redir nft_ct" MEM=3072 VMTIMEOUT=${VMTIMEOUT:-900}
 failed=0
 for kernel in ${KERNELS:-bookworm trixie sid}; do
   for smp in ${SMPS:-4 8}; do
