@@ -11,6 +11,7 @@ mod hold;
 mod lab;
 mod load;
 mod netflow;
+mod order;
 mod overhead;
 mod peers;
 mod plots;

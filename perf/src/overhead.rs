@@ -21,6 +21,7 @@ use crate::awake::Awake;
 use crate::collect::Sink;
 use crate::distance::{self, is_same};
 use crate::load::{Run, Server, Workload};
+use crate::order::order;
 use crate::stats::interval;
 use crate::table::{Report, Table, progress, round2};
 
@@ -147,10 +148,9 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     arms.insert(0, Arm::Off);
     let (mut distances_ns, mut moved) = (Vec::new(), 0);
     for turn in 0..turns_max {
-        // Each is first, last, before and after each other one as often: a drift cancels out, and so does what one leaves.
-        arms.rotate_left(1);
-        arms.reverse();
-        let runs = turn_of(&arms, &options.traffic, seconds, &start_agent, &server, &cgroup)?;
+        // Each is at each place and after each other one as often: a drift cancels out, and so does what one leaves.
+        let in_order: Vec<Arm> = order(arms.len(), turn).into_iter().map(|at| arms[at]).collect();
+        let runs = turn_of(&in_order, &options.traffic, seconds, &start_agent, &server, &cgroup)?;
         bar.inc(1);
         for (i, &workload) in options.traffic.iter().enumerate() {
             let of = |arm| runs.iter().find(|(ran, _)| *ran == arm).map(|(_, runs)| &runs[i]);
