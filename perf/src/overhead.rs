@@ -180,7 +180,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     compared.iter().for_each(|compared| table.push(compared.row()));
     let mut notes = vec![
         "Slow-down: median of the turns' ratios to the same traffic with nothing, with the interval that holds the true \
-         median with 93 % or more."
+         median with 90 % or more."
             .into(),
         "Empty hooks: the same hooks with programs that do nothing. Bare mechanisms: with a state for each TCP socket, and \
          an empty record of the agent's size for each connection that ends. Both in the same turns; it is what any agent \
