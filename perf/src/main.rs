@@ -20,7 +20,9 @@ mod saturate;
 mod scaling;
 mod soak;
 mod stats;
+mod stopwatch;
 mod table;
+mod tails;
 mod tether;
 
 use std::path::PathBuf;

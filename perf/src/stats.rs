@@ -1,5 +1,8 @@
 //! Medians with an honest interval.
 
+/// Fewest values from which an interval of 90 % can be read: the second and the last but one of eight are 93 %.
+pub(crate) const FEWEST: usize = 8;
+
 /// Probability that an interval holds the true median.
 const CONFIDENCE: f64 = 0.9;
 
@@ -30,6 +33,21 @@ fn beyond(n: usize) -> usize {
     n / 2
 }
 
+/// What an interval says of a bar.
+pub(crate) fn verdict(bar: f64, values: &[f64]) -> &'static str {
+    if values.len() < FEWEST {
+        return "too few turns to say";
+    }
+    let (low, _, high) = interval(values);
+    if high <= bar {
+        "met"
+    } else if low > bar {
+        "not met"
+    } else {
+        "too noisy to say"
+    }
+}
+
 /// The value below which a share of all values lies; 0 if there are none.
 pub(crate) fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -40,6 +58,16 @@ pub(crate) fn quantile(values: &mut [f64], share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_is_met_by_the_whole_interval() {
+        // The extremes lie outside of it.
+        let values = |low, high| [-9.0, low, 2.0, 2.0, 2.0, 2.0, high, 9.0];
+        let verdicts = [(-1.0, 2.0), (1.0, 2.1), (2.0, 3.0)].map(|(low, high)| verdict(2.0, &values(low, high)));
+        assert_eq!(verdicts, ["met", "too noisy to say", "too noisy to say"]);
+        assert_eq!(verdict(1.9, &values(2.0, 2.0)), "not met");
+        assert_eq!(verdict(2.0, &values(2.0, 2.0)[1..]), "too few turns to say");
+    }
 
     #[test]
     fn as_many_values_as_the_tables_of_the_sign_test_say_are_outside() {
