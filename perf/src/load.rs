@@ -1,6 +1,6 @@
 //! The traffic that overhead, soak and peers make: clients and servers on threads of this process, on loopback.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
+
+use crate::stopwatch::{Quantiles, Stopwatch};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Workload {
@@ -32,14 +34,33 @@ impl Workload {
             Self::UdpStream => "UDP stream, 64 bytes",
         }
     }
+
+    /// Whether the client waits for an answer to each request.
+    pub(crate) fn has_round_trips(self) -> bool {
+        matches!(self, Self::TcpRr | Self::TcpCrr | Self::UdpRr)
+    }
 }
 
-/// One run: operations a second, and CPU time of both sides per operation.
+/// One run: operations a second, CPU time of both sides per operation, and how long single round trips took.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Run {
     pub(crate) operations: u64,
     pub(crate) rate: f64,
     pub(crate) cpu_ns_per_op: f64,
+    /// If the traffic has any.
+    pub(crate) round_trips_us: Option<Quantiles>,
+}
+
+/// One run, and how far the CPUs were apart right before.
+pub(crate) struct Measured {
+    pub(crate) run: Run,
+    pub(crate) line_ns: f64,
+}
+
+/// What a client did.
+struct Talked {
+    operations: u64,
+    round_trips: Option<Stopwatch>,
 }
 
 /// Servers of all kinds of traffic, each on a thread, and their addresses.
@@ -121,70 +142,85 @@ impl Server {
         let talking = self.talk(tcp, workload, &stop)?;
         thread::sleep(Duration::from_secs_f64(seconds));
         stop.store(true, Ordering::Relaxed);
-        let operations = talking.join().map_err(|_| anyhow::anyhow!("a client died"))??;
+        let talked = talking.join().map_err(|_| anyhow::anyhow!("a client died"))??;
         let elapsed = began.elapsed().as_secs_f64();
         let cpu_ns = (own_cpu_ns()? - before) as f64;
-        Ok(Run { operations, rate: operations as f64 / elapsed, cpu_ns_per_op: cpu_ns / operations.max(1) as f64 })
+        let operations = talked.operations;
+        Ok(Run {
+            operations,
+            rate: operations as f64 / elapsed,
+            cpu_ns_per_op: cpu_ns / operations.max(1) as f64,
+            round_trips_us: talked.round_trips.and_then(|laps| laps.quantiles()),
+        })
     }
 
-    fn talk(&self, tcp: SocketAddr, workload: Workload, stop: &Arc<AtomicBool>) -> Result<JoinHandle<Result<u64>>> {
+    fn talk(&self, tcp: SocketAddr, workload: Workload, stop: &Arc<AtomicBool>) -> Result<JoinHandle<Result<Talked>>> {
         let stop = Arc::clone(stop);
         let (sink, udp, (udp_sink, arrived)) = (self.sink, self.udp, self.udp_sink.clone());
         Ok(thread::Builder::new().name("perf-client".into()).spawn(move || {
             pin(0);
-            let mut operations = 0;
-            let mut byte = [7];
             let going = || !stop.load(Ordering::Relaxed);
             match workload {
-                Workload::TcpRr => {
-                    let mut stream = TcpStream::connect(tcp)?;
-                    stream.set_nodelay(true)?;
-                    while going() {
-                        stream.write_all(&byte)?;
-                        stream.read_exact(&mut byte)?;
-                        operations += 1;
-                    }
-                }
-                Workload::TcpCrr => {
-                    while going() {
-                        let mut stream = TcpStream::connect(tcp)?;
-                        stream.write_all(&byte)?;
-                        stream.read_exact(&mut byte)?;
-                        operations += 1;
-                    }
-                }
-                Workload::TcpBulk => {
-                    let mut stream = TcpStream::connect(sink)?;
-                    let block = vec![7; 1 << 16];
-                    while going() {
-                        stream.write_all(&block)?;
-                        operations += 1;
-                    }
-                }
-                Workload::UdpRr => {
-                    let socket = UdpSocket::bind(local())?;
-                    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-                    socket.connect(udp)?;
-                    while going() {
-                        socket.send(&byte)?;
-                        socket.recv(&mut byte)?;
-                        operations += 1;
-                    }
-                }
-                Workload::UdpStream => {
-                    let socket = UdpSocket::bind(local())?;
-                    socket.connect(udp_sink)?;
-                    let before = arrived.load(Ordering::Relaxed);
-                    while going() {
-                        socket.send(&[7; 64])?;
-                    }
-                    // What was sent and dropped is no operation.
-                    operations = arrived.load(Ordering::Relaxed) - before;
-                }
+                Workload::TcpRr => tcp_rr(tcp, going),
+                Workload::TcpCrr => round_trips(going, || tcp_once(&mut TcpStream::connect(tcp)?)),
+                Workload::TcpBulk => tcp_bulk(sink, going),
+                Workload::UdpRr => udp_rr(udp, going),
+                Workload::UdpStream => udp_stream(udp_sink, &arrived, going),
             }
-            Ok(operations)
         })?)
     }
+}
+
+/// One after the other, each timed.
+fn round_trips(going: impl Fn() -> bool, mut once: impl FnMut() -> io::Result<()>) -> Result<Talked> {
+    let mut stopwatch = Stopwatch::start()?;
+    while going() {
+        once()?;
+        stopwatch.lap();
+    }
+    Ok(Talked { operations: stopwatch.laps(), round_trips: Some(stopwatch) })
+}
+
+fn tcp_once(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(&[7])?;
+    stream.read_exact(&mut [0])
+}
+
+fn tcp_rr(server: SocketAddr, going: impl Fn() -> bool) -> Result<Talked> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_nodelay(true)?;
+    round_trips(going, || tcp_once(&mut stream))
+}
+
+fn tcp_bulk(sink: SocketAddr, going: impl Fn() -> bool) -> Result<Talked> {
+    let mut stream = TcpStream::connect(sink)?;
+    let (block, mut operations) = (vec![7; 1 << 16], 0);
+    while going() {
+        stream.write_all(&block)?;
+        operations += 1;
+    }
+    Ok(Talked { operations, round_trips: None })
+}
+
+fn udp_rr(server: SocketAddr, going: impl Fn() -> bool) -> Result<Talked> {
+    let socket = UdpSocket::bind(local())?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.connect(server)?;
+    round_trips(going, || {
+        socket.send(&[7])?;
+        socket.recv(&mut [0]).map(|_| ())
+    })
+}
+
+fn udp_stream(sink: SocketAddr, arrived: &AtomicU64, going: impl Fn() -> bool) -> Result<Talked> {
+    let socket = UdpSocket::bind(local())?;
+    socket.connect(sink)?;
+    let before = arrived.load(Ordering::Relaxed);
+    while going() {
+        socket.send(&[7; 64])?;
+    }
+    // What was sent and dropped is no operation.
+    Ok(Talked { operations: arrived.load(Ordering::Relaxed) - before, round_trips: None })
 }
 
 /// Sends back what comes, a byte at a time, one connection after another.

@@ -11,6 +11,7 @@ mod hold;
 mod lab;
 mod load;
 mod netflow;
+mod order;
 mod overhead;
 mod peers;
 mod plots;
@@ -19,7 +20,9 @@ mod saturate;
 mod scaling;
 mod soak;
 mod stats;
+mod stopwatch;
 mod table;
+mod tails;
 mod tether;
 
 use std::path::PathBuf;

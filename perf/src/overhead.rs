@@ -20,14 +20,14 @@ use crate::args::parse_seconds;
 use crate::awake::Awake;
 use crate::collect::Sink;
 use crate::distance::{self, is_same};
-use crate::load::{Run, Server, Workload};
-use crate::stats::interval;
+use crate::load::{Measured, Server, Workload};
+use crate::order::order;
+use crate::stats::{FEWEST, interval, verdict};
 use crate::table::{Report, Table, progress, round2};
+use crate::tails::{self, Tails, Turn};
 
 /// Client and server.
 const PINNED_CPUS: usize = 2;
-/// Fewest pairs from which an interval of 90 % can be read: the second and the last but one of eight are 93 %.
-const PAIRS_MIN: usize = 8;
 const DRAIN_EVERY: Duration = Duration::from_millis(20);
 /// Until the kernel has cleared up behind the hooks that were there before.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -140,73 +140,109 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
         arms.splice(0..0, [Hooks::Tracepoints, Hooks::CgroupSkb].map(Arm::Empty));
         arms.push(Arm::AgentNoUdp);
     }
-    let mut compared = Vec::new();
-    for &workload in &options.traffic {
-        compared.extend(arms.iter().map(|&arm| Compared { workload, arm, pairs: Vec::new(), of_limit: Vec::new() }));
-    }
+    let mut findings = Findings::new(&options.traffic, &arms, options.quick);
     arms.insert(0, Arm::Off);
-    let (mut distances_ns, mut moved) = (Vec::new(), 0);
     for turn in 0..turns_max {
-        // Each is first, last, before and after each other one as often: a drift cancels out, and so does what one leaves.
-        arms.rotate_left(1);
-        arms.reverse();
-        let runs = turn_of(&arms, &options.traffic, seconds, &start_agent, &server, &cgroup)?;
+        // Each is at each place and after each other one as often: a drift cancels out, and so does what one leaves.
+        let in_order: Vec<Arm> = order(arms.len(), turn).into_iter().map(|at| arms[at]).collect();
+        let runs = turn_of(&in_order, &options.traffic, seconds, &start_agent, &server, &cgroup)?;
         bar.inc(1);
-        for (i, &workload) in options.traffic.iter().enumerate() {
-            let of = |arm| runs.iter().find(|(ran, _)| *ran == arm).map(|(_, runs)| &runs[i]);
-            let Some(off) = of(Arm::Off) else { continue };
-            for compared in compared.iter_mut().filter(|compared| compared.workload == workload) {
-                let Some(on) = of(compared.arm) else { continue };
-                if let Some(limit) = of(LIMIT).filter(|limit| is_same(limit.line_ns, on.line_ns)) {
-                    compared.of_limit.push(on.run.rate / limit.run.rate * 100.0);
-                }
-                if !is_same(off.line_ns, on.line_ns) && !options.quick {
-                    moved += 1;
-                    continue;
-                }
-                compared.pairs.push(Pair {
-                    slow_down: (1.0 - on.run.rate / off.run.rate) * 100.0,
-                    cpu_ns: on.run.cpu_ns_per_op - off.run.cpu_ns_per_op,
-                });
-                distances_ns.push(on.line_ns);
-            }
-        }
-        if turn + 1 >= PAIRS_MIN && compared.iter().all(Compared::is_narrow) {
+        options.traffic.iter().enumerate().for_each(|(i, &workload)| findings.add(workload, i, &runs));
+        if turn + 1 >= FEWEST && findings.compared.iter().all(Compared::is_narrow) {
             break;
         }
     }
     bar.finish_and_clear();
     let mut table = Table::new(&COLUMNS);
-    compared.iter().for_each(|compared| table.push(compared.row()));
-    let mut notes = vec![
-        "Slow-down: median of the turns' ratios to the same traffic with nothing, with the interval that holds the true \
-         median with 93 % or more."
-            .into(),
-        "Empty hooks: the same hooks with programs that do nothing. Bare mechanisms: with a state for each TCP socket, and \
-         an empty record of the agent's size for each connection that ends. Both in the same turns; it is what any agent \
-         pays that is built like this. Last column: operations a second with the agent, as a share of those with bare \
-         mechanisms in the same turn, median."
-            .into(),
-        "The agent exports to a ZMQ collector. CPU: user and system time of client and server, the kernel programs \
-         included; the agent's own threads and the collector not."
-            .into(),
-        "Client and server are pinned to a CPU each, or the scheduler's choice would decide the figures. Without --sleepy \
-         a process of idle priority keeps these CPUs awake."
-            .into(),
-        format!(
-            "From CPU to CPU a cache line took {}; {moved} comparisons were dropped because it changed in between.",
-            distance::in_words(&distances_ns)
-        ),
-        "Kernel programs, runs per operation and ns per run (counting itself costs some of it):".into(),
-    ];
+    findings.compared.iter().for_each(|compared| table.push(compared.row()));
+    let mut notes = findings.notes();
     notes.extend(per_hook(&agents.start(&[])?, &options.traffic, &server, seconds.max(0.2))?);
-    Ok(Report { title: "overhead", table, more: Vec::new(), notes })
+    Ok(Report { title: "overhead", table, more: tails::tables(&findings.tails), notes })
 }
 
-/// One run, and how far the CPUs were apart right before.
-struct Measured {
-    run: Run,
-    line_ns: f64,
+/// What all turns have shown so far.
+struct Findings {
+    compared: Vec<Compared>,
+    tails: Vec<Tails>,
+    /// Between the CPUs, of each comparison.
+    distances_ns: Vec<f64>,
+    /// Comparisons dropped because of them.
+    moved: u64,
+    /// Drop none: there are too few.
+    even_if_moved: bool,
+}
+
+impl Findings {
+    fn new(workloads: &[Workload], arms: &[Arm], even_if_moved: bool) -> Self {
+        let mut compared = Vec::new();
+        for &workload in workloads {
+            compared.extend(arms.iter().map(|&arm| Compared {
+                workload,
+                arm,
+                pairs: Vec::new(),
+                of_limit: Vec::new(),
+            }));
+        }
+        let tails = workloads.iter().copied().filter_map(Tails::of).collect();
+        Self { compared, tails, distances_ns: Vec::new(), moved: 0, even_if_moved }
+    }
+
+    /// One turn of one kind of traffic, the i-th of each arm's.
+    fn add(&mut self, workload: Workload, i: usize, runs: &[(Arm, Vec<Measured>)]) {
+        let of = |arm| runs.iter().find(|(ran, _)| *ran == arm).map(|(_, runs)| &runs[i]);
+        let Some(off) = of(Arm::Off) else { return };
+        for compared in self.compared.iter_mut().filter(|compared| compared.workload == workload) {
+            let Some(on) = of(compared.arm) else { continue };
+            if let Some(limit) = of(LIMIT).filter(|limit| is_same(limit.line_ns, on.line_ns)) {
+                compared.of_limit.push(on.run.rate / limit.run.rate * 100.0);
+            }
+            if !is_same(off.line_ns, on.line_ns) && !self.even_if_moved {
+                self.moved += 1;
+                continue;
+            }
+            compared.pairs.push(Pair {
+                slow_down: (1.0 - on.run.rate / off.run.rate) * 100.0,
+                cpu_ns: on.run.cpu_ns_per_op - off.run.cpu_ns_per_op,
+            });
+            self.distances_ns.push(on.line_ns);
+        }
+        let (Some(bare), Some(agent)) = (of(LIMIT), of(Arm::Agent)) else { return };
+        for tails in self.tails.iter_mut().filter(|tails| tails.workload() == workload) {
+            tails.add(Turn { nothing: off, bare, agent }, self.even_if_moved);
+        }
+    }
+
+    /// What has to be known to read the tables.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = vec![
+            "Slow-down: median of the turns' ratios to the same traffic with nothing, with the interval that holds the \
+             true median with 90 % or more."
+                .into(),
+            "Empty hooks: the same hooks with programs that do nothing. Bare mechanisms: with a state for each TCP \
+             socket, and an empty record of the agent's size for each connection that ends. Both in the same turns; it is \
+             what any agent pays that is built like this. Last column: operations a second with the agent, as a share of \
+             those with bare mechanisms in the same turn, median."
+                .into(),
+            "The agent exports to a ZMQ collector. CPU: user and system time of client and server, the kernel programs \
+             included; the agent's own threads and the collector not."
+                .into(),
+            "Client and server are pinned to a CPU each, or the scheduler's choice would decide the figures. Without \
+             --sleepy a process of idle priority keeps these CPUs awake."
+                .into(),
+        ];
+        if !self.tails.is_empty() {
+            notes.extend(tails::notes());
+        }
+        notes.extend([
+            format!(
+                "From CPU to CPU a cache line took {}; {} comparisons were dropped because it changed in between.",
+                distance::in_words(&self.distances_ns),
+                self.moved
+            ),
+            "Kernel programs, runs per operation and ns per run (counting itself costs some of it):".into(),
+        ]);
+        notes
+    }
 }
 
 /// All kinds of traffic with each arm.
@@ -272,8 +308,12 @@ impl Drop for Attached {
 }
 
 impl Compared {
+    fn each(&self, figure: fn(&Pair) -> f64) -> Vec<f64> {
+        self.pairs.iter().map(figure).collect()
+    }
+
     fn interval_of(&self, figure: fn(&Pair) -> f64) -> (f64, f64, f64) {
-        interval(&self.pairs.iter().map(figure).collect::<Vec<_>>())
+        interval(&self.each(figure))
     }
 
     fn bar_percent(&self) -> Option<f64> {
@@ -282,7 +322,7 @@ impl Compared {
 
     fn is_narrow(&self) -> bool {
         let width = |(low, _, high)| high - low;
-        self.pairs.len() >= PAIRS_MIN
+        self.pairs.len() >= FEWEST
             && self.bar_percent().is_none_or(|bar| width(self.interval_of(|pair| pair.slow_down)) <= bar)
     }
 
@@ -296,9 +336,7 @@ impl Compared {
         let (cpu_low, cpu, cpu_high) = self.interval_of(|pair| pair.cpu_ns);
         let verdict = match self.bar_percent() {
             None => "no bar",
-            Some(bar) if high <= bar => "met",
-            Some(bar) if low > bar => "not met",
-            Some(_) => "too noisy to say",
+            Some(bar) => verdict(bar, &self.each(|pair| pair.slow_down)),
         };
         vec![
             json!(self.workload.name()),

@@ -21,7 +21,7 @@ use crate::distance;
 use crate::load::{Run, Server, Workload};
 use crate::netflow::NetFlow;
 use crate::stats::interval;
-use crate::table::{Report, Table, progress, round2};
+use crate::table::{Report, Table, median_cells, progress, round2};
 use crate::tether::tethered;
 
 /// Until a tool has loaded and attached what it needs.
@@ -227,17 +227,10 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
 }
 
 fn row(tool: &Peer, found: &Findings) -> Vec<Value> {
-    let slow_downs = match found.slow_downs[..] {
-        [] => [Value::Null, Value::Null, Value::Null],
-        _ => {
-            let (low, median, high) = interval(&found.slow_downs);
-            [median, low, high].map(round2)
-        }
-    };
     let countable = !matches!(tool.count, Count::No);
     let seen_percent = 100.0 * found.seen as f64 / found.connections.max(1) as f64;
     let mut row = vec![json!(tool.name)];
-    row.extend(slow_downs);
+    row.extend(median_cells(&found.slow_downs));
     row.extend([
         round2(interval(&found.cpu_us).1),
         json!(found.connections),

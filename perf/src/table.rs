@@ -4,6 +4,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 use sockeye_ctl::{grid, human};
 
+use crate::stats::interval;
+
 /// Rows of values under names.
 pub(crate) struct Table {
     columns: Vec<&'static str>,
@@ -75,6 +77,15 @@ pub(crate) fn progress(what: &str, steps: u64) -> ProgressBar {
     }
     bar.set_message(what.to_owned());
     bar
+}
+
+/// Median, and from where to where its interval goes; nothing of nothing.
+pub(crate) fn median_cells(values: &[f64]) -> [Value; 3] {
+    if values.is_empty() {
+        return [Value::Null, Value::Null, Value::Null];
+    }
+    let (low, median, high) = interval(values);
+    [median, low, high].map(round2)
 }
 
 /// A figure with two digits after the point.
