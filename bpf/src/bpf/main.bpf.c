@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * sockeye's kernel side. Read in this order: maps.h (state, rings, loss counters), identity.h (who owns a socket),
- * tcp.h, udp.h, scan.h and holders.h (the iterators).
+ * rtt.h and tcp.h, translation.h and udp.h, scan.h and holders.h (the iterators).
  */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -11,7 +11,9 @@
 #include "intf.h"
 #include "maps.h"
 #include "identity.h"
+#include "rtt.h"
 #include "tcp.h"
+#include "translation.h"
 #include "udp.h"
 #include "scan.h"
 #include "holders.h"

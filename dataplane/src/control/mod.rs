@@ -1,6 +1,7 @@
 //! The control thread: the only owner of the flow table. Merges what the workers hand over, scans the kernel, schedules
 //! the reports, answers `ctl`.
 
+mod owners;
 mod report;
 
 use std::collections::BTreeSet;
@@ -43,13 +44,6 @@ const FRESH: Duration = Duration::from_millis(500);
 /// A scan takes at most one part in so many of a CPU: with many sockets there is more time between two, up to a limit.
 const SCAN_SHARE: u32 = 100;
 const SCAN_EVERY_MAX: Duration = Duration::from_secs(10);
-/// It is looked at who holds sockets so often, sooner if that is wanted, and less often if it takes more than one part in so
-/// many of a CPU.
-const WALK_EVERY: Duration = Duration::from_secs(10);
-const WALK_WANTED_EVERY: Duration = Duration::from_secs(1);
-const WALK_SHARE: u32 = 200;
-/// So long a reply waits for processes that are being looked up.
-const LOOKUPS_MAX: Duration = Duration::from_millis(100);
 /// How long the kernel goes on counting run time after the last `ctl stats`.
 const RUN_TIME_LEASE: Duration = Duration::from_secs(15);
 
@@ -174,7 +168,7 @@ impl Control {
                 drain: now,
                 scan: now,
                 scanned: None,
-                walk: [now, now + WALK_EVERY],
+                walk: [now, now + owners::WALK_EVERY],
                 event: now,
                 ports: now + report::PORTS_FIRST,
             },
@@ -281,29 +275,6 @@ impl Control {
         }
     }
 
-    fn ask_for_processes(&mut self) {
-        let now_ns = boot_ns();
-        for owner in self.table.take_new_owners() {
-            self.processes.get(owner, now_ns);
-        }
-        for question in self.processes.take_requests() {
-            let _ = self.enrichment.lookup_requests.send(question);
-        }
-        for question in self.processes.workloads.take_requests() {
-            let _ = self.enrichment.name_requests.send(question);
-        }
-    }
-
-    fn take_replies(&mut self) {
-        let now_ns = boot_ns();
-        while let Ok(found) = self.enrichment.lookup_replies.try_recv() {
-            self.processes.found(found, now_ns);
-        }
-        while let Ok(named) = self.enrichment.name_replies.try_recv() {
-            self.processes.workloads.named(named);
-        }
-    }
-
     /// Late closes, and a request for UDP counters.
     fn drain(&mut self) {
         let now_ns = boot_ns();
@@ -323,24 +294,6 @@ impl Control {
         processes.iter().for_each(|key| self.kernel.forget_process(key.pid, key.start_ticks));
         cgroups.iter().for_each(|id| self.kernel.forget_cgroup(*id));
         self.processes.check(now_ns);
-    }
-
-    /// The owner of a socket is who uses it, but a server that only writes, and a listener, tell of nobody. Before a scan: it
-    /// tells what was found.
-    fn walk_if_due(&mut self, now: Instant) {
-        let alive = |pid: &u32| std::path::Path::new("/proc").join(pid.to_string()).exists();
-        let owners: BTreeSet<u32> = self.table.listeners().map(|listener| listener.owner.pid).collect();
-        let gone: BTreeSet<u32> = owners.into_iter().filter(|pid| *pid != 0 && !alive(pid)).collect();
-        let wanted = self.table.take_awaits_owner() | !gone.is_subset(&self.gone);
-        if now < self.due.walk[usize::from(!wanted)] {
-            return;
-        }
-        self.gone = gone;
-        let cpu_ns = thread_cpu_ns();
-        let walked = self.kernel.holders().walk().map(|()| 0);
-        self.count_error(walked, "walk over open files");
-        let affordable = Duration::from_nanos(thread_cpu_ns() - cpu_ns) * WALK_SHARE;
-        self.due.walk = [WALK_WANTED_EVERY, WALK_EVERY].map(|wait| now + wait.max(affordable));
     }
 
     /// UDP counters that have come.
@@ -439,16 +392,6 @@ impl Control {
             Request::Rtt(arguments) => Ok(api::owners::rtt(&self.owners(), arguments)),
         };
         let _ = question.reply.send(answer);
-    }
-
-    /// What is asked of /proc is there within milliseconds, and a question is asked once.
-    fn await_processes(&mut self) {
-        let until = Instant::now() + LOOKUPS_MAX;
-        self.take_replies();
-        while self.processes.unanswered() > 0 && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-            self.take_replies();
-        }
     }
 
     fn owners(&self) -> api::owners::Owners<'_> {

@@ -1,0 +1,69 @@
+//! Control's part in finding out who owns sockets: questions to the threads that ask /proc and the container runtimes, and the
+//! kernel's walk over open files.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::Control;
+use crate::model::clock::{boot_ns, thread_cpu_ns};
+
+/// It is looked at who holds sockets so often, sooner if that is wanted, and less often if it takes more than one part in so
+/// many of a CPU.
+pub(super) const WALK_EVERY: Duration = Duration::from_secs(10);
+const WALK_WANTED_EVERY: Duration = Duration::from_secs(1);
+const WALK_SHARE: u32 = 200;
+/// So long a reply waits for processes that are being looked up.
+const LOOKUPS_MAX: Duration = Duration::from_millis(100);
+impl Control {
+    pub(super) fn ask_for_processes(&mut self) {
+        let now_ns = boot_ns();
+        for owner in self.table.take_new_owners() {
+            self.processes.get(owner, now_ns);
+        }
+        for question in self.processes.take_requests() {
+            let _ = self.enrichment.lookup_requests.send(question);
+        }
+        for question in self.processes.workloads.take_requests() {
+            let _ = self.enrichment.name_requests.send(question);
+        }
+    }
+
+    pub(super) fn take_replies(&mut self) {
+        let now_ns = boot_ns();
+        while let Ok(found) = self.enrichment.lookup_replies.try_recv() {
+            self.processes.found(found, now_ns);
+        }
+        while let Ok(named) = self.enrichment.name_replies.try_recv() {
+            self.processes.workloads.named(named);
+        }
+    }
+
+    /// The owner of a socket is who uses it, but a server that only writes, and a listener, tell of nobody. Before a scan: it
+    /// tells what was found.
+    pub(super) fn walk_if_due(&mut self, now: Instant) {
+        let alive = |pid: &u32| Path::new("/proc").join(pid.to_string()).exists();
+        let owners: BTreeSet<u32> = self.table.listeners().map(|listener| listener.owner.pid).collect();
+        let gone: BTreeSet<u32> = owners.into_iter().filter(|pid| *pid != 0 && !alive(pid)).collect();
+        let wanted = self.table.take_awaits_owner() | !gone.is_subset(&self.gone);
+        if now < self.due.walk[usize::from(!wanted)] {
+            return;
+        }
+        self.gone = gone;
+        let cpu_ns = thread_cpu_ns();
+        let walked = self.kernel.holders().walk().map(|()| 0);
+        self.count_error(walked, "walk over open files");
+        let affordable = Duration::from_nanos(thread_cpu_ns() - cpu_ns) * WALK_SHARE;
+        self.due.walk = [WALK_WANTED_EVERY, WALK_EVERY].map(|wait| now + wait.max(affordable));
+    }
+
+    /// What is asked of /proc is there within milliseconds, and a question is asked once.
+    pub(super) fn await_processes(&mut self) {
+        let until = Instant::now() + LOOKUPS_MAX;
+        self.take_replies();
+        while self.processes.unanswered() > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+            self.take_replies();
+        }
+    }
+}
