@@ -27,6 +27,13 @@ fn ip(args: &str) {
     assert!(status.success(), "ip {args}: {status}");
 }
 
+/// Whether programs at the cgroup hooks see the kernel's own packet (Linux 6.2 and later): where it lies, and its entry in the
+/// connection tracking.
+#[must_use]
+pub fn shows_packets() -> bool {
+    std::fs::read_to_string("/proc/kallsyms").is_ok_and(|symbols| symbols.contains(" bpf_cast_to_kern_ctx"))
+}
+
 /// A namespace of its own, deleted in the end.
 pub struct Namespace {
     /// Name below /run/netns.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use sockeye_tests::net::Namespace;
+use sockeye_tests::net::{Namespace, shows_packets};
 use sockeye_tests::{Agent, Traffic, exporting_agent, settle, wait_for};
 
 fn text(row: &Map<String, Value>, column: &str) -> String {
@@ -125,7 +125,7 @@ fn a_redirected_connection() {
 /// As containers ask Docker's resolver: both ends in one namespace, packets translated on their way there and back.
 #[test]
 fn a_resolver_behind_a_translation_of_the_sockets_own_namespace() {
-    for how in ["connected", "unconnected"] {
+    for how in ["connected", "unconnected"].into_iter().filter(|how| *how == "connected" || shows_packets()) {
         let (mut agent, collector) = exporting_agent();
         let net = Namespace::new();
         net.nft("table ip nat {
@@ -165,6 +165,13 @@ fn equal_addresses_in_isolated_networks() {
     let args = ["udp_from", "10.88.0.1", "500", "10.88.0.2", "500", "20"];
     let mut clients = tenants.each_ref().map(|[a, _]| Traffic::odd(a.some(), &args));
     clients.iter_mut().for_each(|client| drop(client.says()));
+    if !shows_packets() {
+        // Nothing tells them apart: then they are not joined.
+        settle();
+        let rows = agent.flows_of_port(500);
+        assert!(rows.len() == 4 && rows.iter().all(|row| row["direction"] != "local"), "{rows:#?}");
+        return;
+    }
     let rows = wait_for("two flows with both ends", Duration::from_secs(6), || {
         let rows = agent.flows_of_port(500);
         (rows.len() == 2 && rows.iter().all(|row| row["direction"] == "local")).then_some(rows)
@@ -181,7 +188,8 @@ fn receivers_of_a_group_are_of_one_flow() {
     let (mut agent, collector) = exporting_agent();
     let [a, b] = [Namespace::new(), Namespace::new()];
     a.join("10.77.0.1/24", &b, "10.77.0.2/24");
-    let mut receivers = [(&a, "10.77.0.1"), (&b, "10.77.0.2"), (&b, "10.77.0.2")].map(|(net, address)| {
+    let elsewhere = if shows_packets() { (&b, "10.77.0.2") } else { (&a, "10.77.0.1") };
+    let mut receivers = [(&a, "10.77.0.1"), elsewhere, elsewhere].map(|(net, address)| {
         let mut receiver = Traffic::odd(net.some(), &["receive_group", address, "45901"]);
         receiver.says();
         receiver

@@ -229,8 +229,6 @@ static __always_inline void account_again(struct se_udp_value *v, const struct s
 	add_packet(v, p);
 	if (!p->sent)
 		return;
-	if (s && caller_pid() != s->pid)
-		follow_sender(s);
 	if (s && v->pid != s->pid)
 		set_udp_owner(v, s);
 	if (p->traits & SE_UDP_TRANSLATED && !(v->traits & SE_UDP_TRANSLATED))
@@ -247,6 +245,9 @@ static __always_inline void account(struct se_packet *p, struct se_sock *s)
 	if (!table)
 		return;
 	v = bpf_map_lookup_elem(table, &p->key);
+	/* Its program may be another one, although the process is the same: that is looked at once for each entry. */
+	if (s && p->sent && (!v || caller_pid() != s->pid))
+		follow_sender(s);
 	if (v) {
 		account_again(v, p, s);
 		return;
@@ -255,8 +256,6 @@ static __always_inline void account(struct se_packet *p, struct se_sock *s)
 	fresh.first_sent = p->sent;
 	fresh.first_head = p->head;
 	if (s) {
-		if (p->sent)
-			follow_sender(s);
 		set_udp_owner(&fresh, s);
 		fresh.traits = s->traits;
 	}
