@@ -6,6 +6,8 @@ use super::entry::{NO_FLOW, Other};
 use super::{Flow, FlowTable, Opened, pairing};
 use crate::model::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side};
 
+/// By so much the time of a last datagram may be too early: the longest tick of a kernel.
+const COARSE_NS: u64 = 10_000_000;
 /// Positions in [`Flow::ends`].
 const FIRST_END: usize = 0;
 const SECOND_END: usize = 1;
@@ -301,7 +303,7 @@ impl FlowTable {
             self.flows[id as usize].udp_before = older;
             return;
         };
-        if peer.at_ns >= since_ns {
+        if peer.at_ns + COARSE_NS >= since_ns {
             peer.marks |= End::SHARED_COUNTERS;
         }
         let copy = copy_with_shared_counters(peer);

@@ -71,7 +71,8 @@ impl PortInTurns {
                             sum.bytes_received += value.bytes_received;
                             sum.packets_sent += value.packets_sent;
                             sum.packets_received += value.packets_received;
-                            sum.last_ns = at_ns;
+                            // The kernel's clock for this ticks each 4 ms.
+                            sum.last_ns = (at_ns - at_ns % 4_000_000).max(sum.first_ns);
                         }
                         None => rows.push((key, value)),
                     }
