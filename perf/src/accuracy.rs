@@ -16,6 +16,7 @@ use sockeye_ctl::protocol::{FlowsArguments, Request};
 
 use crate::agent::Agents;
 use crate::table::{Report, Table, progress};
+use crate::uncommon::{Case, Lab};
 
 /// Flows of one round: few enough that the first of them is still shown when the last one is over.
 const ROUND: u64 = 100;
@@ -38,7 +39,7 @@ pub(crate) struct Options {
 }
 
 /// splitmix64: small, seeded, the same everywhere.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -50,12 +51,12 @@ impl Random {
     }
 
     /// Below a bound.
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
     /// A size: all orders of magnitude are as likely, and nothing at all is, too.
-    fn size(&mut self) -> u64 {
+    pub(crate) fn size(&mut self) -> u64 {
         let bits = self.below(u64::from(BYTES_MAX.ilog2()) + 1);
         self.below((1 << bits) + 1)
     }
@@ -107,11 +108,12 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let mut random = Random(options.seed);
     let mut findings = Findings::default();
     let (tcp_server, udp_server) = (tcp_server()?, udp_server()?);
+    let lab = Lab::new().context("the networks with address translation cannot be made")?;
     let bar = progress("accuracy, flows", flows);
     let mut left = flows;
     while left > 0 {
         let count = left.min(ROUND);
-        round(count, &mut random, [tcp_server, udp_server], agent.client(), &mut findings)?;
+        round(count, &mut random, [tcp_server, udp_server], &lab, agent.client(), &mut findings)?;
         left -= count;
         bar.inc(count);
     }
@@ -137,6 +139,7 @@ fn round(
     count: u64,
     random: &mut Random,
     [tcp, udp]: [SocketAddr; 2],
+    lab: &Lab,
     client: &Client,
     findings: &mut Findings,
 ) -> Result<()> {
@@ -149,7 +152,11 @@ fn round(
         };
         truths.insert((local, truth.kind == Kind::Udp), truth);
     }
+    let cases = lab.cases(random)?;
     thread::sleep(SETTLE);
+    for case in &cases {
+        compare_case(case, client, findings)?;
+    }
     let kernel = Sockets::read(tcp)?;
     let mut shown = HashMap::new();
     for port in [tcp.port(), udp.port()] {
@@ -168,6 +175,25 @@ fn round(
         let port = if *is_udp { udp.port() } else { tcp.port() };
         compare(*local, truth, shown.get(&(*local, port)), &kernel, findings);
     }
+    Ok(())
+}
+
+/// A flow of an uncommon kind: it is there once, and as it has to be.
+fn compare_case(case: &Case, client: &Client, findings: &mut Findings) -> Result<()> {
+    let name = format!("{} {}", case.name, case.initiator);
+    let arguments = FlowsArguments { port: Some(case.port), limit: usize::MAX, ..FlowsArguments::default() };
+    let answer = client.ask(&Request::Flows(arguments))?;
+    let rows = answer.table("flows").map(|table| table.rows.clone()).unwrap_or_default();
+    let ours = json!(case.initiator.to_string());
+    let is_it = |row: &&Map<String, Value>| row["initiator"] == ours && row["protocol"] == case.protocol;
+    let found: Vec<_> = rows.iter().filter(is_it).collect();
+    findings.compare("flow", &name, &json!(1), Some(&json!(found.len())));
+    for (what, column, value) in case.expect.iter().filter(|_| found.len() == 1) {
+        findings.compare(what, &name, value, found[0].get(*column));
+    }
+    // Its other end must not be there as a flow of its own.
+    let reversed = rows.iter().filter(|row| row.get("responder") == Some(&ours)).count();
+    findings.compare("no half of a flow", &name, &json!(0), Some(&json!(reversed)));
     Ok(())
 }
 
@@ -286,7 +312,7 @@ fn talk_udp(server: SocketAddr, random: &mut Random) -> Result<(SocketAddr, Trut
 }
 
 /// What `ss -ti` says of connections to a server, by their local address.
-struct Sockets(HashMap<SocketAddr, Socket>);
+pub(crate) struct Sockets(HashMap<SocketAddr, Socket>);
 
 struct Socket {
     segs_out: u64,
@@ -295,7 +321,7 @@ struct Socket {
 }
 
 impl Sockets {
-    fn read(server: SocketAddr) -> Result<Self> {
+    pub(crate) fn read(server: SocketAddr) -> Result<Self> {
         let began = Instant::now();
         let output =
             Command::new("ss").args(["-tinOH", "dst", &server.to_string()]).output().context("ss (iproute2)")?;
@@ -308,6 +334,11 @@ impl Sockets {
         }
         anyhow::ensure!(began.elapsed() < Duration::from_secs(5), "ss is too slow for a fair comparison");
         Ok(Self(sockets))
+    }
+
+    /// Smoothed.
+    pub(crate) fn round_trip_us(&self, local: SocketAddr) -> Option<u64> {
+        self.0.get(&local).map(|socket| socket.rtt_us)
     }
 }
 

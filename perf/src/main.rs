@@ -24,6 +24,7 @@ mod stopwatch;
 mod table;
 mod tails;
 mod tether;
+mod uncommon;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -84,6 +85,8 @@ enum Command {
     KeepAwake(awake::Options),
     #[command(hide = true)]
     Sink,
+    #[command(hide = true)]
+    Daemon(uncommon::DaemonOptions),
 }
 
 /// Runs one measurement.
@@ -106,6 +109,10 @@ fn measure(command: &Command, agents: &Agents) -> Result<Option<Report>> {
         }
         Command::Sink => {
             collect::sink()?;
+            return Ok(None);
+        }
+        Command::Daemon(options) => {
+            uncommon::be_daemon(options)?;
             return Ok(None);
         }
         Command::KeepAwake(options) => {

@@ -186,8 +186,8 @@ impl Exporter {
 
     /// What was encoded and not sent is encoded anew.
     fn forget_unsent(&mut self) {
-        if let Some(batch) = self.unsent.take() {
-            self.pending.iter().take(batch.count).for_each(|report| self.introduction.forget(report));
+        if self.unsent.take().is_some() {
+            self.introduction.not_sent();
         }
     }
 
@@ -248,6 +248,7 @@ impl Exporter {
                 return;
             }
             self.pending.drop_oldest(reports.count);
+            self.introduction.sent();
             self.done(reports.count as u64);
             ExportStats::add(&self.stats.records, reports.records as u64);
             if self.options.verbose {
@@ -305,13 +306,15 @@ impl Exporter {
 struct Introduction {
     /// `None`: no collector has joined of late.
     until: Option<Instant>,
-    /// Hashes of the flows that it has heard of since.
+    /// Hashes of the flows that it has heard of since, those of the next message included.
     heard: HashSet<u64, ahash::RandomState>,
+    /// Those of them that are in the next message for the first time.
+    in_message: Vec<u64>,
 }
 
 impl Introduction {
     fn start() -> Self {
-        Self { until: Some(Instant::now() + INTRODUCTION), heard: HashSet::default() }
+        Self { until: Some(Instant::now() + INTRODUCTION), ..Self::default() }
     }
 
     fn end_in_time(&mut self) {
@@ -320,21 +323,38 @@ impl Introduction {
         }
     }
 
-    fn hash(&self, report: &FlowReport) -> u64 {
-        self.heard.hasher().hash_one(report.key)
-    }
-
-    /// Whether the collector has to hear of the beginning of a flow; once, unless it is forgotten.
-    fn is_needed(&mut self, report: &FlowReport) -> bool {
+    /// Whether the collector hears of a flow for the first time.
+    fn is_news(&mut self, report: &FlowReport) -> bool {
         // What is over already will not be heard of again.
         let is_last = report.first && report.state.is_over();
-        self.until.is_some() && !is_last && self.heard.insert(self.hash(report)) && !report.first
+        if self.until.is_none() || is_last {
+            return false;
+        }
+        let hash = self.heard.hasher().hash_one(report.key);
+        let is_news = self.heard.insert(hash);
+        if is_news {
+            self.in_message.push(hash);
+        }
+        is_news
     }
 
-    /// A report was not sent after all.
-    fn forget(&mut self, report: &FlowReport) {
-        let hash = self.hash(report);
-        self.heard.remove(&hash);
+    /// The last flow that was news is not in the message after all.
+    fn take_back(&mut self) {
+        if let Some(hash) = self.in_message.pop() {
+            self.heard.remove(&hash);
+        }
+    }
+
+    /// The message has been sent.
+    fn sent(&mut self) {
+        self.in_message.clear();
+    }
+
+    /// The message will be made anew.
+    fn not_sent(&mut self) {
+        for hash in self.in_message.drain(..) {
+            self.heard.remove(&hash);
+        }
     }
 }
 
@@ -397,14 +417,18 @@ fn batch_tlv(
     for report in pending.iter() {
         scratch.clear();
         let mut records = 0;
-        if introduction.is_needed(report) {
+        // A collector takes the beginning of a flow from the first record that it gets.
+        let is_news = introduction.is_news(report);
+        if is_news && !report.first {
             encoder.encode_beginning(report, scratch);
             records += 1;
         }
         records += encoder.encode(report, scratch);
         let fits = batch.records + records <= MESSAGE_RECORDS_MAX && payload.len() + scratch.len() <= MESSAGE_BYTES_MAX;
         if !fits && batch.count > 0 {
-            introduction.forget(report);
+            if is_news {
+                introduction.take_back();
+            }
             break;
         }
         payload.extend_from_slice(scratch);
@@ -419,10 +443,12 @@ fn batch_json(pending: &Pending, probe: IpAddr, introduction: &mut Introduction,
     let mut count = 0;
     for report in pending.iter().take(MESSAGE_RECORDS_MAX) {
         // Totals since its beginning, so the interval may begin there.
-        let from_beginning = introduction.is_needed(report);
-        let text = json::encode(report, probe, from_beginning).to_string();
+        let is_news = introduction.is_news(report);
+        let text = json::encode(report, probe, is_news && !report.first).to_string();
         if count > 0 && payload.len() + text.len() + 2 > MESSAGE_BYTES_MAX {
-            introduction.forget(report);
+            if is_news {
+                introduction.take_back();
+            }
             break;
         }
         if count > 0 {
@@ -451,6 +477,7 @@ fn header(topic: &str, version: u8, size: usize, msg_id: u32, source_id: u32) ->
 mod tests {
     use super::*;
     use crate::export::testing;
+    use crate::model::flow::State;
 
     const PROBE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -505,6 +532,36 @@ mod tests {
             introduction.end_in_time();
             assert!(introduction.heard.is_empty() && introduction.until.is_none());
         }
+    }
+
+    /// Reports that find no room in a message, or whose message is made anew, are of flows that may have been heard of before.
+    #[test]
+    fn nothing_is_introduced_twice() {
+        let report = |number: u16, first| {
+            let mut report = FlowReport { first, state: State::Open, ..testing::report() };
+            report.key.initiator.port = number;
+            report
+        };
+        let mut pending = Pending::default();
+        // Twice as many as a message takes, each of them twice.
+        let flows = 2 * MESSAGE_RECORDS_MAX as u16;
+        pending.push((0..flows).map(|n| report(n, true)).chain((0..flows).map(|n| report(n, false))).collect());
+        let (mut payload, mut scratch) = (Vec::new(), Vec::new());
+        let (mut encoder, mut introduction) = (tlv::Encoder::new(PROBE), Introduction::start());
+        let (mut records, mut turn) = (0, 0);
+        while !pending.is_empty() {
+            payload.clear();
+            let batch = batch_tlv(&pending, &mut encoder, &mut introduction, &mut payload, &mut scratch);
+            turn += 1;
+            if turn % 2 == 0 {
+                introduction.not_sent();
+                continue;
+            }
+            introduction.sent();
+            records += batch.records;
+            pending.drop_oldest(batch.count);
+        }
+        assert_eq!(records, 2 * usize::from(flows));
     }
 
     #[test]

@@ -180,6 +180,7 @@ fn complete_from_proc(process: &mut Process) {
     }
     let Some((text, partial)) = args.filter(|(text, _)| text.starts_with(&process.cmdline)) else { return };
     process.exe = process.exe.take().or(exe);
+    process.memory = read_status(pid).and_then(|status| memory(&status));
     if process.cmdline_partial {
         process.cmdline = text;
         process.cmdline_partial = partial;
@@ -215,12 +216,16 @@ fn read_proc(key: ProcKey) -> Option<Process> {
         ancestors: Arc::default(),
         package: None,
         parent_package: None,
-        // A kernel thread has none. The kernel's kB are KiB.
-        memory: status.vmrss.zip(status.vmhwm).map(|(resident_kib, peak_kib)| Memory { resident_kib, peak_kib }),
+        memory: memory(&status),
         cgroup_id: 0,
         cmdline_partial,
     };
     (stat.start_ticks == key.start_ticks).then_some(process)
+}
+
+/// A kernel thread has none. The kernel's kB are KiB.
+fn memory(status: &procfs::process::Status) -> Option<Memory> {
+    status.vmrss.zip(status.vmhwm).map(|(resident_kib, peak_kib)| Memory { resident_kib, peak_kib })
 }
 
 fn read_status(pid: u32) -> Option<procfs::process::Status> {
