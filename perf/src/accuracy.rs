@@ -1,5 +1,6 @@
 //! `perf accuracy`: flows of random size and kind, made by this program with counters of its own, compared with what the
-//! running agent shows. Flows that are still open are also compared with what `ss` reads from the kernel.
+//! running agent shows. Flows that are still open are also compared with what `ss` reads from the kernel. Each round has one
+//! flow of each kind in `uncommon.rs`, too.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
