@@ -87,12 +87,11 @@ fn a_udp_download_that_is_under_way() {
         let local = port(&client.says()["local"]);
         std::thread::sleep(Duration::from_millis(300));
         let agent = Agent::start(&[]);
-        let flow = wait_for("the flow with both ends", Duration::from_secs(5), || {
-            let flows = agent.flows_of_port(server_port);
-            (flows.len() == 1 && flows[0]["direction"] == "local").then(|| flows[0].clone())
-        });
-        assert_eq!(flow["initiator"], format!("127.0.0.1:{local}"), "{bound}: {flow:#?}");
-        assert_eq!(flow["responder_pid"], server.pid(), "{bound}");
+        settle();
+        let flows = agent.flows_of_port(server_port);
+        assert!(flows.len() == 1 && flows[0]["direction"] == "local", "{bound}: {flows:#?}");
+        assert_eq!(flows[0]["initiator"], format!("127.0.0.1:{local}"), "{bound}: {flows:#?}");
+        assert_eq!(flows[0]["responder_pid"], server.pid(), "{bound}");
     }
 }
 

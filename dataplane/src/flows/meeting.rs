@@ -21,7 +21,9 @@ struct Packet {
     at_ns: u64,
     received: bool,
     group: bool,
+    /// Of whose end it was. The number of a flow may be used again: the socket tells.
     flow: u32,
+    cookie: u64,
 }
 
 /// What is known of them.
@@ -43,8 +45,6 @@ impl Meeting {
                 self.alone.remove(&name);
             }
         }
-        // The number may soon be that of another flow.
-        self.packets.iter_mut().for_each(|packets| packets.retain(|packet| packet.flow != id));
     }
 }
 
@@ -61,14 +61,14 @@ pub(super) enum Meets {
 
 impl FlowTable {
     /// Notes the first packet of a drain.
-    pub(super) fn note_packet(&mut self, id: u32, value: &UdpValue) {
+    pub(super) fn note_packet(&mut self, id: u32, cookie: u64, value: &UdpValue) {
         let flow = &self.flows[id as usize];
         let group = value.traits & udp_traits::GROUP != 0;
         if value.first_head == 0 || (flow.second_end.is_some() && !flow.group) || is_within_namespace(flow) {
             return;
         }
         let (received, head, at_ns) = (value.first_sent == 0, value.first_head, value.first_ns);
-        self.meeting.packets[1].push(Packet { head, at_ns, received, group, flow: id });
+        self.meeting.packets[1].push(Packet { head, at_ns, received, group, flow: id, cookie });
     }
 
     /// All counters of a drain are in: ends that saw the same packet are joined.
@@ -83,18 +83,30 @@ impl FlowTable {
             };
             // The last one that had this place; receivers of a group may be a part of another flow by now.
             let mut there = all[..at].iter().rev().take_while(|before| before.head == packet.head);
-            let last = there.find(|before| self.flows.contains(before.flow as usize));
+            let last = there.find(|before| self.is_end_of(before));
             if let Some(before) = last.filter(is_it) {
-                self.meet(before.flow, packet.flow, packet.group, now_ns);
+                self.meet(before, packet, now_ns);
             }
         }
     }
 
+    /// Whether the flow that saw a packet is still there: it may be gone, or a part of another one.
+    fn is_end_of(&self, packet: &Packet) -> bool {
+        self.flows.get(packet.flow as usize).is_some_and(|flow| {
+            let mut cookies =
+                flow.ends().map(|end| end.cookie).chain(flow.others().iter().map(|other| other.end.cookie));
+            flow.key.proto == Proto::Udp && cookies.any(|cookie| cookie == packet.cookie)
+        })
+    }
+
     /// Two flows have seen the same packet, the first one earlier.
-    fn meet(&mut self, earlier: u32, later: u32, group: bool, now_ns: u64) {
-        let known = |id: u32| self.flows.get(id as usize).filter(|flow| flow.key.proto == Proto::Udp);
-        let (Some(a), Some(b)) = (known(earlier), known(later)) else { return };
-        if earlier == later || b.second_end.is_some() {
+    fn meet(&mut self, before: &Packet, packet: &Packet, now_ns: u64) {
+        let (earlier, later, group) = (before.flow, packet.flow, packet.group);
+        if earlier == later || !self.is_end_of(packet) {
+            return;
+        }
+        let (a, b) = (&self.flows[earlier as usize], &self.flows[later as usize]);
+        if b.second_end.is_some() {
             return;
         }
         if a.second_end.is_none() && a.first_side != b.first_side && are_two_ends(a, b) {

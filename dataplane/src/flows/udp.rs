@@ -114,7 +114,7 @@ impl FlowTable {
         if woken {
             self.timers.schedule(&mut self.flows, id, now_ns + timeouts.settle_ns);
         }
-        self.note_packet(id, value);
+        self.note_packet(id, key.cookie, value);
     }
 
     fn enter_udp(&mut self, seen: &Seen<'_>, now_ns: u64) -> Option<u32> {
