@@ -96,10 +96,15 @@ impl Kernel {
         put(&skel.maps.se_udp, 0, &udp_inner)?;
 
         let mut links = attach_tracing(&skel.progs)?;
+        let progs = &skel.progs;
+        // Each UDP socket is known before its packets are counted: those that are made from now on, and those that are there.
         if let Some(path) = &options.cgroup {
-            links.extend(attach_cgroup(&skel.progs, path)?);
+            links.extend(attach_cgroup([&progs.se_sock_create, &progs.se_sock_release], path)?);
         }
-        seed(&skel.progs.se_seed)?;
+        seed(&progs.se_seed)?;
+        if let Some(path) = &options.cgroup {
+            links.extend(attach_cgroup([&progs.se_egress, &progs.se_ingress], path)?);
+        }
 
         let misses_orphans = is_scan_over_states_unsafe();
         let scan = if misses_orphans {
@@ -246,10 +251,10 @@ fn attach_tracing(progs: &crate::skel::MainProgs<'_>) -> Result<Vec<Link>, Kerne
         .collect()
 }
 
-fn attach_cgroup(progs: &crate::skel::MainProgs<'_>, path: &Path) -> Result<Vec<Link>, KernelError> {
+fn attach_cgroup(programs: [&ProgramMut<'_>; 2], path: &Path) -> Result<Vec<Link>, KernelError> {
     let dir = File::open(path)
         .map_err(|source| KernelError::Io { what: format!("cannot open the cgroup {}", path.display()), source })?;
-    [&progs.se_sock_create, &progs.se_sock_release, &progs.se_egress, &progs.se_ingress]
+    programs
         .into_iter()
         .map(|program| program.attach_cgroup(dir.as_raw_fd()).map_err(bpf("cannot attach to the root cgroup")))
         .collect()
