@@ -125,7 +125,10 @@ fn a_redirected_connection() {
 /// As containers ask Docker's resolver: both ends in one namespace, packets translated on their way there and back.
 #[test]
 fn a_resolver_behind_a_translation_of_the_sockets_own_namespace() {
-    for how in ["connected", "unconnected"].into_iter().filter(|how| *how == "connected" || shows_packets()) {
+    if !shows_packets() {
+        return; // the server is not connected, and nothing tells what its answers were called: docs/limits.md
+    }
+    for how in ["connected", "unconnected"] {
         let (mut agent, collector) = exporting_agent();
         let net = Namespace::new();
         net.nft("table ip nat {

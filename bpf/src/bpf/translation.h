@@ -84,40 +84,30 @@ static __always_inline void untranslate(struct sk_buff *skb, struct se_packet *p
 	set_key(p, local, from_port, remote, to_port);
 }
 
-/*
- * The same before Linux 6.2, where a program cannot look behind __sk_buff: a socket knows the port that it is bound to, perhaps its
- * address, and its peer if it is connected.
- */
-static __always_inline void untranslate_by_socket(struct bpf_sock *sk, struct se_packet *p)
+/* The same before Linux 6.2, where a program cannot look behind __sk_buff: a connected socket knows its peer. */
+static __always_inline void untranslate_connected(struct bpf_sock *sk, struct se_packet *p)
 {
-	__u16 local_port = sk->src_port, remote_port = p->key.remote_port;
 	__u8 local[16], remote[16];
-	__u32 *words;
 
-	copy16(local, p->key.local_addr);
-	copy16(remote, p->key.remote_addr);
+	if (!sk->dst_port)
+		return;
 	if (sk->family == AF_INET) {
-		if (sk->src_ip4)
-			map_v4(local, sk->src_ip4);
-		if (sk->dst_port)
-			map_v4(remote, sk->dst_ip4);
-	} else if (sk->dst_port) {
-		words = (__u32 *)local;
-		words[0] = sk->src_ip6[0];
-		words[1] = sk->src_ip6[1];
-		words[2] = sk->src_ip6[2];
-		words[3] = sk->src_ip6[3];
-		words = (__u32 *)remote;
-		words[0] = sk->dst_ip6[0];
-		words[1] = sk->dst_ip6[1];
-		words[2] = sk->dst_ip6[2];
-		words[3] = sk->dst_ip6[3];
+		map_v4(local, sk->src_ip4);
+		map_v4(remote, sk->dst_ip4);
+	} else {
+		__u32 *l = (__u32 *)local, *r = (__u32 *)remote;
+
+		l[0] = sk->src_ip6[0];
+		l[1] = sk->src_ip6[1];
+		l[2] = sk->src_ip6[2];
+		l[3] = sk->src_ip6[3];
+		r[0] = sk->dst_ip6[0];
+		r[1] = sk->dst_ip6[1];
+		r[2] = sk->dst_ip6[2];
+		r[3] = sk->dst_ip6[3];
 	}
-	if (sk->dst_port)
-		remote_port = bpf_ntohs(sk->dst_port);
-	if (local_port != p->key.local_port || remote_port != p->key.remote_port || !same16(local, p->key.local_addr) ||
-	    !same16(remote, p->key.remote_addr))
-		set_key(p, local, bpf_htons(local_port), remote, bpf_htons(remote_port));
+	if (!same16(remote, p->key.remote_addr) || bpf_ntohs(sk->dst_port) != p->key.remote_port)
+		set_key(p, local, bpf_htons(sk->src_port), remote, sk->dst_port);
 }
 
 /* What __sk_buff does not show. */
@@ -131,7 +121,7 @@ static __always_inline void look_behind(struct __sk_buff *ctx, struct bpf_sock *
 		if (p->sent)
 			untranslate(skb, p, ctx->protocol == bpf_htons(ETH_P_IP));
 	} else if (p->sent) {
-		untranslate_by_socket(sk, p);
+		untranslate_connected(sk, p);
 	}
 }
 
