@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use libbpf_rs::{Iter, Link, MapCore, MapFlags, MapHandle};
 use rustix::time::{ClockId, clock_gettime};
@@ -130,11 +131,6 @@ pub(crate) fn run(link: &Link, name: &str) -> Result<(), KernelError> {
     Ok(())
 }
 
-fn read_ns(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
-}
-
 /// The UDP table and its empty twin.
 pub struct UdpTables {
     slot: MapHandle,
@@ -163,7 +159,9 @@ impl UdpTables {
             .update(&0u32.to_ne_bytes(), &fd, MapFlags::ANY)
             .map_err(|source| KernelError::Bpf { what: "cannot exchange the UDP table", source })?;
         self.active = empty;
-        let suspended_ns = read_ns(ClockId::Boottime).saturating_sub(read_ns(ClockId::Monotonic));
+        let suspended = clock_gettime(ClockId::Boottime) - clock_gettime(ClockId::Monotonic);
+        // Never suspended: the second clock was read a little later.
+        let suspended_ns = Duration::try_from(suspended).unwrap_or_default().as_nanos() as u64;
         let to_boot_time = |key: &UdpKey, value: &UdpValue| {
             each(key, &UdpValue { last_ns: (value.last_ns + suspended_ns).max(value.first_ns), ..*value });
         };

@@ -54,6 +54,15 @@ fn scaled(value: f64, units: &[&str], step: f64) -> String {
 
 pub use crate::grid::ellipsis;
 
+/// `10.96.0.80:80 ⇒ 10.88.0.6:8000`: an endpoint as the initiator knows it, and as the responder does if that is another one.
+#[must_use]
+pub fn endpoint(known: String, translated: Option<String>) -> String {
+    match translated {
+        Some(translated) if translated != known => format!("{known} ⇒ {translated}"),
+        _ => known,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -240,13 +240,9 @@ fn fit_processes(rows: &mut [Vec<String>], titles: &[(&str, bool)], columns: usi
     }
 }
 
-/// `10.96.0.80:80 ⇒ 10.88.0.6:8000`: as the initiator knows a side, and as the responder does where that is another address.
 fn endpoint(row: &Map<String, Value>, side: &str) -> String {
     let known = row.get(side).map_or_else(|| "-".into(), text);
-    match row.get(&format!("translated_{side}")).map(text) {
-        Some(translated) if translated != known => format!("{known} ⇒ {translated}"),
-        _ => known,
-    }
+    human::endpoint(known, row.get(&format!("translated_{side}")).map(text))
 }
 
 /// `curl[123] alice → nginx[22] www-data`; only the sides that are on this host.

@@ -236,43 +236,45 @@ static __always_inline void send_identity(const struct se_self *self, __u64 key,
 	bpf_map_update_elem(&se_known, &key, &self->now, BPF_ANY);
 }
 
+/* Sends the identity unless it was sent as it is now. {0, 0} for kernel threads. */
+static __always_inline struct se_owner make_known(struct se_self *self, const bool early)
+{
+	struct se_owner nobody = {};
+	struct se_sent *sent;
+	__u64 key;
+
+	if (self->flags & PF_KTHREAD)
+		return nobody;
+	self->owner.exec = exec_flags(self->now.exec_id);
+	key = (__u64)self->owner.pid << 32 | self->owner.start_ticks;
+	sent = bpf_map_lookup_elem(&se_known, &key);
+	if (!sent || !is_same(sent, &self->now))
+		send_identity(self, key, early);
+	return self->owner;
+}
+
 /*
  * The process that runs this hook, made known to user space. {0, 0} for kernel threads. Only for hooks that run in the
  * context of the process that made the system call, never in softirq. `traced`: the hook is a BTF tracepoint.
  */
 static __always_inline struct se_owner current_owner(const bool traced)
 {
-	struct se_owner nobody = {};
 	struct se_self self = {};
-	struct se_sent *sent;
-	__u64 key;
 
 	if (traced)
 		read_self_traced(&self);
 	else
 		read_task(&self, (void *)bpf_get_current_task());
-	if (self.flags & PF_KTHREAD)
-		return nobody;
-	self.owner.exec = exec_flags(self.now.exec_id);
-	key = (__u64)self.owner.pid << 32 | self.owner.start_ticks;
-	sent = bpf_map_lookup_elem(&se_known, &key);
-	if (!sent || !is_same(sent, &self.now))
-		send_identity(&self, key, false);
-	return self.owner;
+	return make_known(&self, false);
 }
 
 /* A process that is older than the agent, made known to user space. */
 static __always_inline struct se_owner older_owner(struct task_struct *task)
 {
 	struct se_self self = {};
-	__u64 key;
 
 	read_task(&self, task);
-	self.owner.exec = exec_flags(self.now.exec_id);
-	key = (__u64)self.owner.pid << 32 | self.owner.start_ticks;
-	if (!bpf_map_lookup_elem(&se_known, &key))
-		send_identity(&self, key, true);
-	return self.owner;
+	return make_known(&self, true);
 }
 
 #endif

@@ -169,11 +169,8 @@ static __always_inline void follow_sender(struct se_sock *s)
 	if (s->traits & SE_UDP_KERNEL)
 		return; /* its packets are sent in any context */
 	owner = current_owner(false);
-	if (!owner.pid)
-		return;
-	s->pid = owner.pid;
-	s->start_ticks = owner.start_ticks;
-	s->flags = (s->flags & ~SE_EXEC_MASK) | owner.exec;
+	if (owner.pid)
+		set_owner(s, &owner);
 }
 
 static __always_inline void add_packet(struct se_udp_value *v, const struct se_packet *p)

@@ -15,6 +15,7 @@ const WALK_WANTED_EVERY: Duration = Duration::from_secs(1);
 const WALK_SHARE: u32 = 200;
 /// So long a reply waits for processes that are being looked up.
 const LOOKUPS_MAX: Duration = Duration::from_millis(100);
+
 impl Control {
     pub(super) fn ask_for_processes(&mut self) {
         let now_ns = boot_ns();

@@ -149,13 +149,9 @@ pub fn line(report: &FlowReport, style: &Style) -> String {
     out
 }
 
-/// `10.96.0.80:80 ⇒ 10.88.0.6:8000`: as the initiator knows a side, and as the responder does where that is another address.
 fn endpoint(report: &FlowReport, side: Side) -> String {
-    let known = report.key.endpoint(side);
-    match report.translated.as_deref().map(|view| view.endpoint(side)) {
-        Some(translated) if translated != known => format!("{known} ⇒ {translated}"),
-        _ => known.to_string(),
-    }
+    let translated = report.translated.as_deref().map(|view| view.endpoint(side).to_string());
+    human::endpoint(report.key.endpoint(side).to_string(), translated)
 }
 
 /// `curl[123] alice`, and for a host-local flow both sides.

@@ -342,6 +342,14 @@ fn connections() -> impl Strategy<Value = Vec<Connection>> {
     })
 }
 
+/// Brings records into another order.
+fn shuffle(records: &mut [FlowRecord], order: &[prop::sample::Index]) {
+    let len = records.len();
+    for (i, swap) in order.iter().enumerate() {
+        records.swap(i % len, swap.index(len));
+    }
+}
+
 proptest! {
     /// Workers run at their own pace: whatever the order of their records, the flows are the same.
     #[test]
@@ -350,10 +358,7 @@ proptest! {
         order in prop::collection::vec(any::<prop::sample::Index>(), 40),
     ) {
         let mut records: Vec<FlowRecord> = connections.iter().flat_map(Connection::life).collect();
-        for (i, swap) in order.iter().enumerate() {
-            let len = records.len();
-            records.swap(i % len, swap.index(len));
-        }
+        shuffle(&mut records, &order);
         let mut t = table();
         records.iter().for_each(|r| t.tcp_record(r, 12 * S));
         let mut found: Vec<_> = t

@@ -101,10 +101,7 @@ proptest! {
                 records.push(r);
             }
         }
-        for (i, swap) in order.iter().enumerate() {
-            let len = records.len();
-            records.swap(i % len, swap.index(len));
-        }
+        shuffle(&mut records, &order);
         let mut t = table();
         records.iter().for_each(|r| t.tcp_record(r, 12 * S));
         let mut found: Vec<_> = t
