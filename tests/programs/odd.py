@@ -292,6 +292,69 @@ def defers(port, count):
     wait()
 
 
+TROUBLES = {"stalls": b"s", "keeps": b"k", "alone": b"a", "echoes": b"e"}
+
+
+def troubled_server(host):
+    """What it does is told by the first byte: it stalls before it reads on, keeps silent, or echoes."""
+    listener = tcp(host, 0)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    listener.listen(9)
+    say(port=listener.getsockname()[1])
+
+    def serve(c):
+        trouble = c.recv(1)
+        if trouble == TROUBLES["stalls"]:
+            time.sleep(1.5)
+        while data := c.recv(1000):
+            if trouble == TROUBLES["echoes"]:
+                c.sendall(data)
+
+    while True:
+        threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
+
+
+def troubles(host, port):
+    """Clients whose acknowledgements are held up by timers and probes: a server that stalls (probes of a closed window, then updates
+    of it), keepalives, segments that nobody answers, and segments that are lost, if the test sees to that."""
+    ports = {}
+
+    def suffer(trouble):
+        s = socket.socket()
+        s.setsockopt(6, socket.TCP_NODELAY, 1)
+        s.connect((host, int(port)))
+        s.sendall(TROUBLES[trouble])
+        if trouble == "stalls":
+            s.sendall(b"x" * 20000)
+        elif trouble == "keeps":
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+                s.setsockopt(6, option, 1)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            time.sleep(3.2)
+        elif trouble == "alone":
+            for _ in range(12):
+                s.sendall(b"y" * 100)
+                time.sleep(0.15)
+        else:
+            for _ in range(40):
+                s.sendall(b"z" * 200)
+                read_n(s, 200)
+        smoothed_us, least_us = round_trip_us(s)
+        ports[trouble] = dict(port=s.getsockname()[1], smoothed_us=smoothed_us, least_us=least_us)
+        s.shutdown(socket.SHUT_WR)
+        while s.recv(1000):
+            pass
+        s.close()
+
+    clients = [threading.Thread(target=suffer, args=(trouble,)) for trouble in TROUBLES]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    say(ports=ports)
+    wait()
+
+
 def download(port):
     """A UDP server sends 200 datagrams a second to whoever has asked once."""
     s = udp("127.0.0.1", port)

@@ -2,6 +2,7 @@
 //!
 //! Everything that a test starts ends with it: each guard kills its own child, by pid.
 
+pub mod capture;
 pub mod cri;
 pub mod engines;
 pub mod net;

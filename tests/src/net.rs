@@ -34,6 +34,17 @@ pub fn shows_packets() -> bool {
     std::fs::read_to_string("/proc/kallsyms").is_ok_and(|symbols| symbols.contains(" bpf_cast_to_kern_ctx"))
 }
 
+/// Rules for nftables in a namespace.
+///
+/// # Panics
+/// If they are refused.
+pub fn nft(netns: &str, rules: &str) {
+    let mut child = command(Some(netns), "nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nftables");
+    child.stdin.take().expect("a pipe").write_all(rules.as_bytes()).expect("it reads");
+    let status = child.wait().expect("an end");
+    assert!(status.success(), "nft: {status}: {rules}");
+}
+
 /// A namespace of its own, deleted in the end.
 pub struct Namespace {
     /// Name below /run/netns.
@@ -62,14 +73,8 @@ impl Namespace {
     }
 
     /// Rules for nftables in it.
-    ///
-    /// # Panics
-    /// If they are refused.
     pub fn nft(&self, rules: &str) {
-        let mut child = command(self.some(), "nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nftables");
-        child.stdin.take().expect("a pipe").write_all(rules.as_bytes()).expect("it reads");
-        let status = child.wait().expect("an end");
-        assert!(status.success(), "nft: {status}: {rules}");
+        nft(&self.name, rules);
     }
 
     /// Forwards packets.

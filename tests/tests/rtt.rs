@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use sockeye_ctl::Request;
 use sockeye_ctl::protocol::{FlowsArguments, RttArguments, RttBy};
-use sockeye_tests::net::{ADDRESSES, Pair};
+use sockeye_tests::capture::Capture;
+use sockeye_tests::net::{ADDRESSES, Namespace, Pair, nft};
 use sockeye_tests::{Agent, Traffic, exporting_agent, serve, settle, talk};
 
 const ONE_WAY_US: u32 = 10_000;
@@ -15,7 +17,7 @@ fn distribution(agent: &Agent) -> (u64, f64) {
     let of = RttArguments { by: RttBy::Peer, limit: 1, name: Some("10.77.0.0".into()) };
     let answer = agent.ask(&Request::Rtt(of)).expect("an answer");
     let row = answer.table("rtt").and_then(|table| table.rows.first()).cloned().unwrap_or_default();
-    let figure = |name: &str| row.get(name).and_then(serde_json::Value::as_f64).unwrap_or_default();
+    let figure = |name: &str| row.get(name).and_then(Value::as_f64).unwrap_or_default();
     (figure("samples") as u64, figure("p50"))
 }
 
@@ -86,14 +88,19 @@ fn loopback_is_well_under_a_millisecond() {
     agent.stop();
 }
 
-/// Samples of a process on one side, and its 90th percentile in microseconds.
-fn process_p90(agent: &Agent, pid: u64) -> (u64, f64) {
+/// The distribution of one process.
+fn of_process(agent: &Agent, pid: u64) -> Map<String, Value> {
     let of = RttArguments { by: RttBy::Process, limit: usize::MAX, name: None };
     let answer = agent.ask(&Request::Rtt(of)).expect("an answer");
     let rows = answer.table("rtt").map(|table| table.rows.clone()).unwrap_or_default();
     let row = rows.into_iter().find(|row| row["name"].as_str().is_some_and(|name| name.contains(&format!("[{pid}]"))));
-    let row = row.unwrap_or_default();
-    let figure = |name: &str| row.get(name).and_then(serde_json::Value::as_f64).unwrap_or_default();
+    row.unwrap_or_default()
+}
+
+/// Samples of a process on one side, and its 90th percentile in microseconds.
+fn process_p90(agent: &Agent, pid: u64) -> (u64, f64) {
+    let row = of_process(agent, pid);
+    let figure = |name: &str| row.get(name).and_then(Value::as_f64).unwrap_or_default();
     (figure("samples") as u64, figure("p90"))
 }
 
@@ -127,4 +134,55 @@ fn a_deferred_accept_is_not_a_slow_network() {
     settle();
     let (samples, p90) = process_p90(&agent, said["server"].as_u64().expect("a pid"));
     assert!(samples >= 3 && p90 < 5000.0, "{samples} samples, p90 {p90} us");
+}
+
+/// Stalled readers, probes of closed windows, keepalives, segments that nobody answers and segments that are lost: what the agent
+/// takes for the network's time is what the packets show, timers of the ends taken away.
+fn assert_only_the_network(what: &str, [client_at, server_at]: [&str; 2], host: &str, device: &str, lossy: bool) {
+    let (mut agent, collector) = exporting_agent();
+    let mut server = Traffic::odd(Some(server_at), &["troubled_server", host]);
+    let port = server.says()["port"].as_u64().expect("a port");
+    if lossy {
+        let rule = format!("tcp dport {port} meta length > 200 numgen inc mod 9 == 4 drop");
+        nft(server_at, &format!("table inet t {{\n chain c {{\n type filter hook input priority 0;\n {rule}\n }}\n }}\n"));
+    }
+    let capture = Capture::start(client_at, device);
+    let mut client = Traffic::odd(Some(client_at), &["troubles", host, &port.to_string()]);
+    let said = client.says();
+    let packets_us = capture.finish().data_round_trips_us(port);
+    settle();
+    let network_us: Vec<u64> = packets_us.iter().copied().filter(|us| us - packets_us[0] < 38_000).collect();
+    assert!(network_us.len() >= 40 && network_us.len() < packets_us.len(), "{what}: no timer fired? {packets_us:?}");
+    let (median_us, longest_us) = (network_us[network_us.len() / 2], network_us[network_us.len() - 1]);
+
+    let row = of_process(&agent, u64::from(client.pid()));
+    let samples = row["samples"].as_u64().expect("a number");
+    let p50 = row["p50"].as_u64().expect("microseconds");
+    eprintln!("{what}: {samples} samples, p50 {p50} us; packets: {} of {}, {median_us} us", network_us.len(), packets_us.len());
+    assert!(samples >= 40 && samples as usize <= packets_us.len(), "{what}: {samples} of {} packets", packets_us.len());
+    assert!(p50.abs_diff(median_us) <= 100 + median_us / 10, "{what}: p50 {p50} us, packets {median_us} us");
+    for bucket in row["histogram"].as_array().expect("pairs") {
+        // A bucket is named by its upper bound, a tenth of a decade above its lower one.
+        let from_us = bucket[0].as_f64().expect("microseconds") / 10f64.powf(0.1);
+        assert!(from_us <= longest_us as f64 + 1000.0, "{what}: longer than any packet ({longest_us} us): {row:?}");
+    }
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    for (trouble, kernel) in said["ports"].as_object().expect("ports") {
+        let flow = collected.flow(kernel["port"].as_u64().expect("a port"), port);
+        let exported_us = flow["server_rtt_ms"].as_f64().expect("milliseconds") * 1000.0;
+        let kernel_us = kernel["smoothed_us"].as_f64().expect("microseconds");
+        assert!((exported_us - kernel_us).abs() < 1.0, "{what}, {trouble}: {exported_us} us, before the close {kernel_us}");
+    }
+}
+
+#[test]
+fn timers_and_probes_of_the_ends_are_not_the_network() {
+    let own = Namespace::new();
+    assert_only_the_network("loopback", [&own.name, &own.name], "127.0.0.1", "lo", false);
+    let pair = Pair::veth();
+    assert_only_the_network("veth, lossy", [&pair.names[0], &pair.names[1]], ADDRESSES[1], "v0", true);
+    let pair = Pair::delayed(ONE_WAY_US);
+    assert_only_the_network("20 ms, lossy", [&pair.names[0], &pair.names[1]], ADDRESSES[1], "dly0", true);
 }
