@@ -1,6 +1,7 @@
 //! `ctl stats`: everything about the agent.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use sockeye_bpf::kernel::Kernel;
@@ -15,11 +16,14 @@ use crate::flows::FlowTable;
 use crate::flows::aggregates::Aggregates;
 use crate::ingest::shard::RingCounts;
 use crate::ingest::worker::WorkerPort;
+use crate::log;
+use crate::model::clock::boot_ns;
 use crate::model::flow::{Counters, Proto, State};
 use crate::model::rtt::RttHistogram;
 use crate::model::text::clean;
 use crate::owners::process::ProcessTable;
 use crate::owners::runtimes::{NamingStats, RuntimeClient};
+use crate::threads::{ThreadStats, Threads};
 
 /// What the figures are read from.
 pub(crate) struct Sources<'a> {
@@ -34,6 +38,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) rtt: &'a RttHistogram,
     pub(crate) totals: &'a Totals,
     pub(crate) limits: &'a [Need],
+    pub(crate) threads: &'a Threads,
     pub(crate) started: Instant,
 }
 
@@ -70,6 +75,7 @@ pub(crate) fn stats(s: &Sources<'_>) -> Answer {
             Table::of(rings(s, &cpus)),
             Table::of(losses(s, &cpus)),
             Table::of(s.workers.iter().map(worker)),
+            Table::of(s.threads.stats().iter().map(|stats| thread(stats))),
             Table::of(flow_states(s.table)),
             Table::of([rtt(s.rtt)]),
             Table::of(s.runtimes.iter().filter_map(|client| runtime(client))),
@@ -249,6 +255,7 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
             s.totals.ports_cut,
             "a collector does not hear of these ports: one address has too many",
         ),
+        counted("log_lines_dropped", log::dropped_lines(), "who reads the agent's messages was too slow for them"),
         counted("kernel_read_failed", s.totals.kernel_errors, "a scan or drain failed and was repeated"),
     ]);
     for cost in s.kernel.programs().iter().filter_map(|program| program.cost().ok()) {
@@ -319,6 +326,37 @@ fn worker(port: &WorkerPort) -> Worker {
         shards: ExportStats::get(&stats.shards),
         shard_flows: ExportStats::get(&stats.shard_flows),
         shard_flows_max: ExportStats::get(&stats.shard_flows_max),
+    }
+}
+
+rows! {
+    /// The agent's threads. One that dies is started again, or ends the agent if it is essential.
+    struct Thread: "threads" {
+        /// as the kernel knows it, too
+        name: Text = String,
+        /// working, waiting (for something to do), restarting, or ended
+        state: Text = &'static str,
+        /// yes: the agent ends with it
+        essential: Text = &'static str,
+        /// user and system time, since it was last started
+        cpu: Nanoseconds = Option<u64>,
+        /// since it last began or finished something
+        progress: Nanoseconds = u64,
+        /// how often it was started again
+        restarts: Count = u64,
+    }
+}
+
+fn thread(stats: &ThreadStats) -> Thread {
+    let tid = stats.tid.load(Ordering::Relaxed);
+    let own = procfs::process::Process::myself().and_then(|own| own.task_from_tid(tid)).and_then(|task| task.stat());
+    Thread {
+        name: stats.name.clone(),
+        state: stats.state().name(),
+        essential: if stats.essential { "yes" } else { "no" },
+        cpu: own.ok().map(|stat| (stat.utime + stat.stime) * (1_000_000_000 / procfs::ticks_per_second())),
+        progress: boot_ns().saturating_sub(stats.progress_ns()),
+        restarts: stats.restarts.load(Ordering::Relaxed),
     }
 }
 

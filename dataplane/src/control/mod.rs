@@ -24,7 +24,7 @@ use crate::api;
 use crate::api::events::{Event, Question};
 use crate::api::stats::Totals;
 use crate::export::ExportPort;
-use crate::export::messages::Probe;
+use crate::export::messages::AgentFigures;
 use crate::flows::aggregates::Aggregates;
 use crate::flows::report::FlowReport;
 use crate::flows::{FlowTable, TICK_NS, Timeouts};
@@ -36,6 +36,7 @@ use crate::model::rtt::{RttHistogram, rtt_histogram};
 use crate::owners::process::{LookupReply, LookupRequest, Process, ProcessTable};
 use crate::owners::runtimes::{NamingStats, RuntimeClient};
 use crate::owners::workload::{NameReply, NameRequest};
+use crate::threads::{Pulse, Threads};
 
 /// How often the UDP table and the close overflow are drained.
 const DRAIN_EVERY: Duration = Duration::from_secs(1);
@@ -48,7 +49,7 @@ const SCAN_EVERY_MAX: Duration = Duration::from_secs(10);
 const RUN_TIME_LEASE: Duration = Duration::from_secs(15);
 
 /// How the control thread works.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ControlOptions {
     /// Timeouts of flows.
     pub timeouts: Timeouts,
@@ -56,8 +57,10 @@ pub struct ControlOptions {
     pub flows_max: usize,
     /// From one scan over all sockets to the next, unless it takes so long that it must be more.
     pub scan_every: Duration,
-    /// Who we are to a collector.
-    pub probe: Probe,
+    /// Figures that the exporters tell collectors.
+    pub figures: Arc<AgentFigures>,
+    /// All threads, for their figures.
+    pub threads: Threads,
     /// What cannot be seen from where the agent runs.
     pub limits: Vec<Need>,
 }
@@ -122,7 +125,6 @@ struct Due {
     scanned: Option<Instant>,
     /// A walk over open files: if it is wanted, and in any case.
     walk: [Instant; 2],
-    event: Instant,
     ports: Instant,
 }
 
@@ -169,26 +171,30 @@ impl Control {
                 scan: now,
                 scanned: None,
                 walk: [now, now + owners::WALK_EVERY],
-                event: now,
                 ports: now + report::PORTS_FIRST,
             },
         }
     }
 
     /// Works until `stop`, which must come after the workers have ended.
-    pub fn run(mut self, events: &Receiver<Event>, stop: &AtomicBool) {
+    pub fn run(mut self, events: &Receiver<Event>, stop: &AtomicBool, pulse: &Pulse) {
         self.first_scan();
         while !stop.load(Ordering::Relaxed) {
+            // What is due comes first, however many ask; then one of them has its turn, however late it is.
+            if Instant::now() >= self.due.tick {
+                pulse.working();
+                self.tick();
+            }
             let wait = self.due.tick.saturating_duration_since(Instant::now());
-            match events.recv_timeout(wait) {
+            pulse.waiting();
+            let event = events.recv_timeout(wait);
+            pulse.working();
+            match event {
                 Ok(Event::Question(question)) => self.answer(&question),
                 Ok(Event::ShardFull) => self.take_shards(),
-                Err(RecvTimeoutError::Timeout) => self.tick(),
+                Err(RecvTimeoutError::Timeout) => {}
                 // Nobody asks, and no worker is left.
-                Err(RecvTimeoutError::Disconnected) => {
-                    std::thread::sleep(wait);
-                    self.tick();
-                }
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
             }
         }
         self.end();
@@ -228,7 +234,10 @@ impl Control {
         let drained_ns =
             self.workers.iter().map(|worker| worker.stats.drained_through_ns.load(Ordering::Acquire)).min();
         for index in 0..self.workers.len() {
-            while let Ok(mut shard) = self.workers[index].shards.pop() {
+            // Not those that it fills meanwhile, or others would have to wait for ever.
+            let waiting = self.workers[index].shards.slots();
+            for _ in 0..waiting {
+                let Ok(mut shard) = self.workers[index].shards.pop() else { break };
                 self.merge(&shard, now_ns);
                 shard.clear();
                 // There are as many places as buffers.
@@ -289,6 +298,7 @@ impl Control {
             late.clear();
             self.late = Some(late);
         }
+        self.update_agent_figures();
         self.aggregates.roll_up(&self.processes, now_ns);
         let (processes, cgroups) = self.processes.expire(now_ns);
         processes.iter().for_each(|key| self.kernel.forget_process(key.pid, key.start_ticks));
@@ -323,7 +333,7 @@ impl Control {
             Err(err) => {
                 if self.totals.kernel_errors == 0 {
                     let why = anyhow::Error::from(err);
-                    eprintln!("sockeye: cannot {what}: {why:#}; it is tried again, and counted.");
+                    tracing::warn!("cannot {what}: {why:#}; it is tried again, and counted");
                 }
                 self.totals.kernel_errors += 1;
                 0
@@ -411,6 +421,7 @@ impl Control {
             rtt: &self.rtt,
             totals: &self.totals,
             limits: &self.options.limits,
+            threads: &self.options.threads,
             started: self.started,
         }
     }

@@ -1,10 +1,14 @@
 //! The `event` message beside the flows: that and how the agent lives.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use serde_json::json;
 use uuid::Uuid;
 
+use super::ExportStats;
+use crate::model::clock::unix_ns;
 use crate::model::text::{clean, neutral, truncate};
 
 /// What does not change while the agent runs.
@@ -73,23 +77,27 @@ fn host_address() -> IpAddr {
     routed.ok().filter(known).or_else(|| all().into_iter().find(known)).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-/// Figures of an `event`.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct EventFigures {
-    /// Seconds since the epoch.
-    pub unix_s: u64,
-    /// Bytes of all exported flows.
-    pub bytes: u64,
-    /// Packets of all exported flows.
-    pub packets: u64,
+/// Figures of the agent for `event` messages, written by control.
+#[derive(Debug, Default)]
+pub struct AgentFigures {
+    /// Bytes of all reports.
+    pub bytes: AtomicU64,
+    /// Packets of all reports.
+    pub packets: AtomicU64,
     /// Records lost between kernel and export.
-    pub lost: u64,
-    /// Reports dropped because a queue was full.
-    pub queue_full: u64,
+    pub lost: AtomicU64,
     /// Flows not entered because the table was full.
-    pub too_many_flows: u64,
-    /// Records sent by this exporter.
-    pub exported: u64,
+    pub too_many_flows: AtomicU64,
+}
+
+/// What an exporter needs to say by itself that the agent lives: ntopng forgets one that is silent for ten seconds, whatever
+/// control is busy with.
+#[derive(Debug, Clone)]
+pub struct Heartbeat {
+    /// Who we are.
+    pub probe: Probe,
+    /// Figures of the agent.
+    pub agent: Arc<AgentFigures>,
     /// Exporters of the agent.
     pub exporters: u64,
     /// Active timeout, seconds.
@@ -98,9 +106,53 @@ pub struct EventFigures {
     pub idle_s: u64,
 }
 
+impl Heartbeat {
+    /// The `event` of this moment.
+    #[must_use]
+    pub fn event(&self, stats: &ExportStats) -> String {
+        let figures = EventFigures {
+            unix_s: unix_ns() / 1_000_000_000,
+            bytes: ExportStats::get(&self.agent.bytes),
+            packets: ExportStats::get(&self.agent.packets),
+            lost: ExportStats::get(&self.agent.lost),
+            queue_full: ExportStats::get(&stats.dropped),
+            too_many_flows: ExportStats::get(&self.agent.too_many_flows),
+            exported: ExportStats::get(&stats.records),
+            exporters: self.exporters,
+            lifetime_s: self.lifetime_s,
+            idle_s: self.idle_s,
+        };
+        event(&self.probe, &figures)
+    }
+}
+
+/// Figures of an `event`.
+#[derive(Debug, Clone, Copy, Default)]
+struct EventFigures {
+    /// Seconds since the epoch.
+    unix_s: u64,
+    /// Bytes of all exported flows.
+    bytes: u64,
+    /// Packets of all exported flows.
+    packets: u64,
+    /// Records lost between kernel and export.
+    lost: u64,
+    /// Reports dropped because a queue was full.
+    queue_full: u64,
+    /// Flows not entered because the table was full.
+    too_many_flows: u64,
+    /// Records sent by this exporter.
+    exported: u64,
+    /// Exporters of the agent.
+    exporters: u64,
+    /// Active timeout, seconds.
+    lifetime_s: u64,
+    /// Idle timeout, seconds.
+    idle_s: u64,
+}
+
 /// The `event` message. Without all three timeouts ntopng drops flows from its live view after 10 s.
-#[must_use]
-pub fn event(probe: &Probe, f: &EventFigures) -> String {
+fn event(probe: &Probe, f: &EventFigures) -> String {
     json!({
         "time": f.unix_s,
         "bytes": f.bytes,

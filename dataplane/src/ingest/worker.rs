@@ -9,6 +9,7 @@ use sockeye_bpf::ring::{Drain, Ring};
 
 use crate::ingest::shard::{FLOWS_USUAL, Shard, VISIT_RECORDS_MAX};
 use crate::model::clock::boot_ns;
+use crate::threads::Threads;
 
 /// How often a shard is handed over.
 pub const HAND_OVER: Duration = Duration::from_millis(250);
@@ -250,11 +251,14 @@ impl<R: Drain> Worker<R> {
         sent
     }
 
-    /// Works until `stop`, with sleeps in between, then drains what is left.
-    pub fn run(self, stop: &AtomicBool) {
+    /// Works until `stop`, with sleeps in between, then drains what is left. Says `progress` after each visit.
+    pub fn run(self, stop: &AtomicBool, progress: impl Fn()) {
         let capacity = self.rings.iter().map(|(ring, _)| ring.capacity_bytes()).min();
         let mut pace = Pace::new(capacity.unwrap_or(usize::MAX));
-        self.run_with(stop, |visit| pace.wait(visit));
+        self.run_with(stop, |visit| {
+            progress();
+            pace.wait(visit);
+        });
     }
 
     /// The same with another way to `wait` for the next visit.
@@ -294,6 +298,7 @@ const ENTRY_HEADER_BYTES: u64 = 8;
 /// # Errors
 /// If a thread cannot be started.
 pub fn start(
+    threads: &Threads,
     rings: Vec<Ring>,
     count: usize,
     stop: &Arc<AtomicBool>,
@@ -306,7 +311,7 @@ pub fn start(
     }
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let mut ports = Vec::new();
-    let mut threads = Vec::new();
+    let mut started = Vec::new();
     for (index, group) in groups.into_iter().filter(|group| !group.is_empty()).enumerate() {
         let ring_bytes = group.iter().map(|(ring, _)| ring.size_bytes()).sum();
         let (worker, mut port) = Worker::new(index, group, Box::new(wake_control.clone()));
@@ -314,15 +319,16 @@ pub fn start(
         let core = cores.iter().find(|core| port.cpus.contains(&core.id)).copied();
         port.pinned_cpu = core.map(|core| core.id);
         let stop = Arc::clone(stop);
-        threads.push(thread::Builder::new().name(format!("sockeye-w{index}")).spawn(move || {
+        started.push(threads.essential(&format!("sockeye-w{index}"), move |pulse| {
             if let Some(core) = core {
                 core_affinity::set_for_current(core);
             }
-            worker.run(&stop);
+            pulse.prefer();
+            worker.run(&stop, || pulse.working());
         })?);
         ports.push(port);
     }
-    Ok((ports, threads))
+    Ok((ports, started))
 }
 
 #[cfg(test)]
@@ -395,7 +401,7 @@ mod tests {
         let many: Vec<_> = (0..crate::ingest::shard::FLOWS_MAX as u64 * 5).map(record).collect();
         let offered = many.len();
         let (worker, mut port) = Worker::new(0, vec![(Script(many), 0)], Box::new(|| {}));
-        let ended = thread::spawn(move || worker.run(&AtomicBool::new(true)));
+        let ended = thread::spawn(move || worker.run(&AtomicBool::new(true), || {}));
         let mut taken = 0;
         while taken < offered {
             thread::sleep(Duration::from_millis(5));

@@ -260,11 +260,11 @@ impl RuntimeClient {
         match &state {
             _ if same => {}
             State::Up if condition.state == State::NotAsked => {}
-            State::Up => eprintln!("sockeye: {name} at {path} answers again."),
+            State::Up => tracing::info!("{name} at {path} answers again"),
             State::Absent if !self.configured && condition.state == State::NotAsked => {}
-            State::Absent => eprintln!("sockeye: there is no {name} at {path}: its containers have ids and no names."),
+            State::Absent => tracing::warn!("there is no {name} at {path}: its containers have ids and no names"),
             State::Down(why) => {
-                eprintln!("sockeye: {name} at {path} does not answer ({why}): its containers have ids and no names.");
+                tracing::warn!("{name} at {path} does not answer ({why}): its containers have ids and no names");
             }
             State::NotAsked => {}
         }
