@@ -106,6 +106,8 @@ fn listen(path: &Path) -> rustix::io::Result<UnixListener> {
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE))?;
     net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    // What the umask took away from the group.
+    rustix::fs::chmod(path, Mode::from_raw_mode(SOCKET_MODE))?;
     net::listen(&socket, BACKLOG)?;
     Ok(socket.into())
 }

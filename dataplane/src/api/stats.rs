@@ -237,6 +237,8 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
         counted("record_malformed", malformed, "a record was not understood"),
         counted("worker_stalled", stalls, "records waited in the ring because control was busy; nothing is lost by it"),
         counted("flow_table_full", counts.rejected, "the flow is not shown; raise --flows-max"),
+        counted("udp_given_up", counts.given_up, "a UDP flow was over early: the table, or UDP's half of it, was full"),
+        counted("udp_other_peers", counts.other_peers, "a UDP peer is told of as one of the other peers of its socket"),
         counted("process_table_full", s.processes.refused(), "a process is shown as unknown"),
         counted("cgroup_table_full", s.processes.workloads.refused(), "a container is shown as unknown"),
         counted("container_unnamed", s.processes.workloads.containers().0, "containers that have only an id by now"),

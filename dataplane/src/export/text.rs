@@ -159,7 +159,7 @@ pub fn line(report: &FlowReport, style: &Style) -> String {
 
 fn endpoint(report: &FlowReport, side: Side) -> String {
     let translated = report.translated.as_deref().map(|view| view.endpoint(side).to_string());
-    human::endpoint(report.key.endpoint(side).to_string(), translated)
+    human::endpoint(report.key.text(side), translated)
 }
 
 /// `curl[123] alice`, and for a host-local flow both sides.

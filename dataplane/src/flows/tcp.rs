@@ -97,7 +97,10 @@ impl FlowTable {
         }
         let opened =
             Opened { local: o.local, remote: o.remote, side: self.tcp_side(o), at_ns: o.opened_ns, group: false };
-        let Some(id) = self.enter(Proto::Tcp, opened, o.end, now_ns) else { return };
+        let Some(id) = self.enter(Proto::Tcp, opened, o.end, now_ns) else {
+            self.counts.rejected += 1;
+            return;
+        };
         let flow = &mut self.flows[id as usize];
         flow.observe(opened.side, o);
         flow.guessed = o.side.is_none();
@@ -176,8 +179,7 @@ impl FlowTable {
         let before = *end;
         *end = o.end;
         end.marks |= before.marks & (End::PRE_EXISTING | End::SHARED_COUNTERS | End::BYPASSED);
-        end.packets_sent = extend(before.packets_sent, o.end.packets_sent);
-        end.packets_received = extend(before.packets_received, o.end.packets_received);
+        end.never_less_than(&before);
         if before.owner != o.end.owner {
             self.new_owners.push(o.end.owner);
         }
@@ -235,10 +237,4 @@ enum Connection {
     New,
     /// Older than what is known.
     Stale,
-}
-
-/// The kernel's segment counters have 32 bits; ours go on where they wrap.
-fn extend(known: u64, low: u64) -> u64 {
-    let step = (low as u32).wrapping_sub(known as u32);
-    known + u64::from(step)
 }

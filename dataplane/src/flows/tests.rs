@@ -65,6 +65,11 @@ impl Connection {
         r
     }
 
+    /// Segments in the end.
+    fn packets(&self) -> [u64; 2] {
+        [self.sent, self.received].map(|bytes| bytes / 1000 + 1)
+    }
+
     /// Everything that is told of it, in time order.
     fn life(&self) -> Vec<FlowRecord> {
         let mut all = Vec::new();
@@ -328,6 +333,22 @@ fn segment_counters_go_on_where_the_kernels_wrap() {
     assert_eq!(t.flows().next().unwrap().totals().packets[0], u64::from(u32::MAX) + 4);
 }
 
+/// A scan reads its clock before its counters: what is older by it may have counted more.
+#[test]
+fn counters_never_go_back() {
+    let c = Connection { number: 1, sent: 1 << 30, received: 1 << 30, pre_existing: false };
+    let scan = c.record(Side::Initiator, Kind::Scan, 10 * S, 50);
+    let mut close = c.record(Side::Initiator, Kind::Close, 9 * S, 50);
+    close.segs_out -= 1;
+    close.segs_in -= 1;
+    close.bytes_received -= 1;
+    let mut t = table();
+    t.tcp_record(&scan, 10 * S);
+    let before = t.flows().next().unwrap().totals();
+    t.tcp_record(&close, 10 * S);
+    assert_eq!(t.flows().next().unwrap().totals(), before);
+}
+
 fn connections() -> impl Strategy<Value = Vec<Connection>> {
     prop::collection::vec((0u64..1 << 40, 0u64..1 << 40, any::<bool>()), 1..6).prop_map(|list| {
         list.into_iter()
@@ -363,12 +384,13 @@ proptest! {
         records.iter().for_each(|r| t.tcp_record(r, 12 * S));
         let mut found: Vec<_> = t
             .flows()
-            .map(|flow| (flow.key, flow.state(), flow.totals().bytes, flow.end(Side::Initiator).map(|e| e.owner.pid)))
+            .map(|flow| (flow.key, flow.state(), flow.totals(), flow.end(Side::Initiator).map(|e| e.owner.pid)))
+            .map(|(key, state, total, pid)| (key, state, total.bytes, total.packets, pid))
             .collect();
         found.sort_by_key(|(key, ..)| key.initiator.port);
         let expected: Vec<_> = connections
             .iter()
-            .map(|c| (c.key(), State::Closed, [c.sent, c.received], Some(101)))
+            .map(|c| (c.key(), State::Closed, [c.sent, c.received], c.packets(), Some(101)))
             .collect();
         prop_assert_eq!(found, expected);
     }
@@ -403,6 +425,10 @@ proptest! {
                 }
             }
             prop_assert_eq!(sum.bytes, [c.sent, c.received]);
+            for (packets, truth) in sum.packets.into_iter().zip(c.packets()) {
+                // Bytes that one end brought alone come with a packet more, once a report.
+                prop_assert!(packets >= truth && packets <= truth + reported.len() as u64, "{} of {}", packets, truth);
+            }
         }
     }
 }
