@@ -23,11 +23,14 @@ use sockeye::log::{complain, say};
 use sockeye::owners::runtimes::NamingStats;
 use sockeye::owners::{packages, procfs, runtimes};
 use sockeye::threads::Threads;
-use sockeye_bpf::kernel::{Kernel, KernelOptions};
+use sockeye_bpf::kernel::{Kernel, KernelOptions, scan_kind};
 use sockeye_bpf::preflight;
 use sockeye_ctl::exit;
 
 use crate::cli::{Args, Command};
+
+/// So many CPUs' rings one worker drains, unless the operator wants it otherwise.
+const CPUS_PER_WORKER: usize = 8;
 
 fn charged(why: &std::io::Error) -> String {
     format!(
@@ -85,7 +88,7 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads) -> Result<()> {
     let udp_tables = kernel.take_udp_tables().context("the UDP tables are in use")?;
     let drainer = Drainer::start(threads, udp_tables).context("cannot start the thread that drains UDP counters")?;
     let stop_workers = Arc::new(AtomicBool::new(false));
-    let count = args.workers.map_or_else(|| rings.len().div_ceil(8), |workers| workers as usize);
+    let count = args.workers.map_or_else(|| rings.len().div_ceil(CPUS_PER_WORKER), |workers| workers as usize);
     let wake_control = move || {
         let _ = wake.send(Event::ShardFull);
     };
@@ -233,6 +236,7 @@ pub(crate) fn check(args: &Args) -> Result<()> {
         None => say(&format!("ok       {:<16} charged to no memory cgroup", "sockets")),
         Some(why) => say(&format!("costly   {:<16} {}", "sockets", charged(why))),
     }
+    say(&format!("ok       {:<16} {}", "socket scan", scan_kind().why()));
     for program in kernel.programs() {
         let cost = program.cost().context("cannot read a program's figures")?;
         say(&format!("ok       {:<16} {} instructions verified", cost.name, cost.verified_instructions));

@@ -143,7 +143,7 @@ fn agent(s: &Sources<'_>) -> Agent {
     let uptime = s.started.elapsed().as_secs_f64();
     let own = procfs::process::Process::myself().and_then(|own| own.stat()).ok();
     let cpu_s = own.as_ref().map(|stat| (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64);
-    let ring_bytes: usize = s.workers.iter().map(|worker| worker.ring_bytes).sum();
+    let ring_bytes: usize = s.workers.iter().flat_map(|worker| &worker.ring_sizes).sum();
     let counts = s.table.counts();
     Agent {
         version: env!("CARGO_PKG_VERSION"),
@@ -168,8 +168,8 @@ fn agent(s: &Sources<'_>) -> Agent {
 rows! {
     /// Records on their way out of the kernel, per CPU. offered = delivered + overflow + lost + what is in the ring.
     struct Ring: "rings" {
-        /// CPU that writes to the ring
-        cpu: Id = usize,
+        /// CPU that writes to the ring; missing: all that have come online since the agent was started
+        cpu: Id = Option<usize>,
         /// thread that drains it
         worker: Id = usize,
         /// records that the programs wanted to send
@@ -189,21 +189,24 @@ rows! {
 
 fn rings(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Ring> {
     let mut rows = Vec::new();
+    let has_own = |cpu: &usize| s.workers.iter().any(|worker| worker.cpus.contains(cpu));
+    let others: Vec<_> = cpus.iter().enumerate().filter(|(cpu, _)| !has_own(cpu)).map(|(_, kernel)| kernel).collect();
     for worker in s.workers {
-        let size = worker.ring_bytes / worker.cpus.len().max(1);
-        for &cpu in &worker.cpus {
-            let Some((kernel, ring)) = cpus.get(cpu).zip(s.totals.rings.get(cpu)) else { continue };
+        for (&cpu, &size) in worker.cpus.iter().zip(&worker.ring_sizes) {
+            let Some(ring) = s.totals.rings.get(cpu) else { continue };
+            let own = cpus.get(cpu).map(std::slice::from_ref);
+            let kernel = || own.unwrap_or_default().iter().chain(others.iter().copied().filter(|_| own.is_none()));
             let row = Ring {
-                cpu,
+                cpu: own.map(|_| cpu),
                 worker: worker.index,
-                offered: kernel.offered.iter().sum(),
+                offered: kernel().flat_map(|kernel| kernel.offered).sum(),
                 delivered: ring.delivered.iter().sum(),
-                overflow: kernel.close_overflow,
-                lost: kernel.lost_records(),
+                overflow: kernel().map(|kernel| kernel.close_overflow).sum(),
+                lost: kernel().map(CpuStats::lost_records).sum(),
                 size,
                 fill_max: round2(100.0 * ring.fill_bytes_max as f64 / size.max(1) as f64),
             };
-            // Rings exist for CPUs that may be plugged in later, too.
+            // Those of CPUs on which nothing has happened are left out.
             rows.extend(Some(row).filter(|row| row.offered > 0));
         }
     }

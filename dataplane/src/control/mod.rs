@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use sockeye_bpf::cpus;
 use sockeye_bpf::error::KernelError;
 use sockeye_bpf::kernel::Kernel;
 use sockeye_bpf::preflight::Need;
@@ -112,6 +113,8 @@ pub struct Control {
     ports_reported_at: BTreeSet<IpAddr>,
     /// Owners of listeners that are gone, for which a walk was made.
     gone: BTreeSet<u32>,
+    /// CPUs that came online after the start.
+    late_cpus: BTreeSet<usize>,
     /// A collector has joined, and hears of listening ports once more soon.
     ports_again: bool,
     due: Due,
@@ -140,7 +143,7 @@ impl Control {
         options: ControlOptions,
     ) -> Self {
         let now = Instant::now();
-        let cpus = workers.iter().flat_map(|worker| &worker.cpus).max().map_or(0, |cpu| cpu + 1);
+        let rings = workers.iter().flat_map(|worker| &worker.cpus).max().map_or(0, |cpu| cpu + 1);
         Self {
             kernel,
             workers,
@@ -150,11 +153,12 @@ impl Control {
             ports_reported_at: BTreeSet::new(),
             ports_again: true,
             gone: BTreeSet::new(),
+            late_cpus: BTreeSet::new(),
             exporters,
             rtt: rtt_histogram(),
             aggregates: Aggregates::default(),
             enrichment,
-            totals: Totals { rings: vec![RingCounts::default(); cpus], ..Totals::default() },
+            totals: Totals { rings: vec![RingCounts::default(); rings], ..Totals::default() },
             started: now,
             run_time: None,
             options,
@@ -299,11 +303,24 @@ impl Control {
             self.late = Some(late);
         }
         self.update_agent_figures();
+        self.notice_cpus();
         self.aggregates.roll_up(&self.processes, now_ns);
         let (processes, cgroups) = self.processes.expire(now_ns);
         processes.iter().for_each(|key| self.kernel.forget_process(key.pid, key.start_ticks));
         cgroups.iter().for_each(|id| self.kernel.forget_cgroup(*id));
         self.processes.check(now_ns);
+    }
+
+    /// A CPU that comes online shares a ring with others.
+    fn notice_cpus(&mut self) {
+        let own = |cpu: &usize| self.workers.iter().any(|worker| worker.cpus.contains(cpu));
+        for cpu in cpus::online().into_iter().filter(|cpu| !own(cpu)) {
+            if self.late_cpus.insert(cpu) {
+                tracing::info!(
+                    "CPU {cpu} is online now: it shares a ring; start sockeye again to give it one of its own"
+                );
+            }
+        }
     }
 
     /// UDP counters that have come.
