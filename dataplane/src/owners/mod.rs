@@ -3,6 +3,7 @@
 pub mod cgroup;
 #[cfg(test)]
 mod cgroup_layouts;
+pub mod desk;
 pub mod packages;
 pub mod process;
 pub mod procfs;
