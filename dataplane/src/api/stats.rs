@@ -251,6 +251,8 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
         ),
         counted("kernel_read_failed", s.totals.kernel_errors, "a scan or drain failed and was repeated"),
     ]);
+    let cut = s.runtimes.iter().map(|client| client.snapshot().cut).sum();
+    rows.push(counted("container_text_cut", cut, "names and labels are shortened, labels and events left out"));
     for cost in s.kernel.programs().iter().filter_map(|program| program.cost().ok()) {
         let effect = "events that came while the program was already running on that CPU";
         rows.push(counted(&format!("program_busy {}", cost.name), cost.misses, effect));
@@ -388,12 +390,16 @@ rows! {
         unknown: Count = u64,
         /// requests without a reply that is understood
         failed: Count = u64,
+        /// requests that were not made, because the socket is a link or another user's
+        refused: Count = u64,
+        /// names, labels and events that were longer or more than what is kept
+        cut: Count = u64,
     }
 }
 
 fn runtime(client: &RuntimeClient) -> Option<Runtime> {
     let s = client.snapshot();
-    if s.asked == 0 && !client.path.exists() {
+    if s.asked == 0 && !s.is_there {
         return None;
     }
     Some(Runtime {
@@ -404,6 +410,8 @@ fn runtime(client: &RuntimeClient) -> Option<Runtime> {
         found: s.found,
         unknown: s.unknown,
         failed: s.failed,
+        refused: s.refused,
+        cut: s.cut,
     })
 }
 

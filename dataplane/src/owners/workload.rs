@@ -179,6 +179,26 @@ pub struct Names {
     pub pod: Option<Pod>,
 }
 
+impl Names {
+    /// Makes it clean and no longer than what is shown, and tells how many texts were cut or left out.
+    pub fn cut(&mut self) -> u64 {
+        let mut cut = 0;
+        let mut shorten = |text: &mut String| {
+            cut += u64::from(text.len() > TEXT_MAX);
+            *text = clean_text(text);
+        };
+        let pod = self.pod.iter_mut().flat_map(|pod| [&mut pod.uid, &mut pod.name, &mut pod.namespace]);
+        [&mut self.name, &mut self.image].into_iter().chain(pod).for_each(&mut shorten);
+        self.labels.sort_unstable();
+        let left_out = self.labels.len().saturating_sub(LABELS_MAX);
+        self.labels.truncate(LABELS_MAX);
+        self.labels.iter_mut().flat_map(|(key, value)| [key, value]).for_each(shorten);
+        // What was cut leaves no large buffer behind.
+        self.labels.shrink_to_fit();
+        cut + left_out as u64
+    }
+}
+
 /// The reply to a [`NameRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameReply {
@@ -410,6 +430,9 @@ mod tests {
             labels: (0..1000).map(|i| (format!("k{i}\n"), "v".repeat(1 << 20))).collect(),
             ..Names::default()
         };
+        let mut cut = names.clone();
+        assert_eq!(cut.cut(), 1 + (1000 - LABELS_MAX as u64) + LABELS_MAX as u64);
+        assert!(cut.image.capacity() <= 4 * TEXT_MAX && cut.labels.capacity() <= LABELS_MAX);
         workloads.named(NameReply { cgroup_id: 1, names: Some(names.into()) });
         let workload = workloads.peek(1).unwrap();
         let container = workload.container.as_ref().unwrap();

@@ -6,6 +6,9 @@ mod client;
 mod cri;
 mod docker;
 pub mod messages;
+mod places;
+mod recent;
+mod socket;
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +20,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-pub use client::{RuntimeClient, Snapshot, find};
+pub use client::{RuntimeClient, Snapshot};
+pub use places::find;
 
 use crate::owners::cgroup::ContainerRef;
 use crate::owners::workload::{NameReply, NameRequest, Names};
@@ -74,7 +78,11 @@ async fn serve(
     let runtimes: Arc<[Arc<RuntimeClient>]> = runtimes.into();
     let turns = Arc::new(Semaphore::new(CONCURRENT));
     for runtime_client in runtimes.iter().map(Arc::clone) {
-        tokio::spawn(async move { runtime_client.follow().await });
+        tokio::spawn(async move {
+            // For `ctl stats`: what is there, though nobody asks.
+            let _ = runtime_client.look().await;
+            runtime_client.follow().await;
+        });
     }
     while let Some(question) = wanted.recv().await {
         if stats.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
