@@ -20,6 +20,8 @@ use sockeye::export::{ExportPort, text, zmq};
 use sockeye::flows::Timeouts;
 use sockeye::ingest::udp::Drainer;
 use sockeye::ingest::worker;
+use sockeye::owners::desk::Desk;
+use sockeye::owners::packages::PackageStats;
 use sockeye::owners::runtimes::NamingStats;
 use sockeye::owners::{packages, procfs, runtimes};
 use sockeye_bpf::kernel::{Kernel, KernelOptions};
@@ -95,19 +97,31 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     ended.map_err(|_| anyhow::anyhow!("the control thread has died, which is a bug: please report what it said above"))
 }
 
+/// Replies on the way to control. Who has one more waits until there is room.
+const LOOKUP_REPLIES_MAX: usize = 1 << 13;
+
 /// The threads that ask /proc, package databases and container runtimes.
 fn start_enrichment(config: &Config) -> Result<Enrichment> {
-    let (lookup_requests, requests) = mpsc::channel();
-    let (replies, lookup_replies) = mpsc::channel();
-    let (packages, packages_wanted) = mpsc::channel();
-    packages::start(packages_wanted, replies.clone())?;
-    procfs::start(requests, replies, packages, preflight::find_cgroup2())?;
-    let (name_requests, containers) = tokio::sync::mpsc::unbounded_channel();
-    let (names, name_replies) = mpsc::channel();
+    let (replies, lookup_replies) = mpsc::sync_channel(LOOKUP_REPLIES_MAX);
+    let (lookup_requests, package_requests) = (Desk::new(procfs::DESK), Arc::new(Desk::new(packages::DESK)));
+    let packages = Arc::new(PackageStats::default());
+    packages::start(&package_requests, replies.clone(), Arc::clone(&packages))?;
+    procfs::start(&lookup_requests, replies, Arc::clone(&package_requests), preflight::find_cgroup2())?;
+    let (name_requests, containers) = tokio::sync::mpsc::channel(runtimes::QUEUE_MAX);
+    let (names, name_replies) = mpsc::sync_channel(runtimes::REPLIES_MAX);
     let runtimes: Vec<_> = runtimes::find(&config.runtimes).into_iter().map(Arc::new).collect();
     let naming = Arc::new(NamingStats::default());
     runtimes::start(runtimes.clone(), containers, names, Arc::clone(&naming))?;
-    Ok(Enrichment { lookup_requests, lookup_replies, name_requests, name_replies, runtimes, naming })
+    Ok(Enrichment {
+        lookup_requests,
+        lookup_replies,
+        package_requests,
+        packages,
+        name_requests,
+        name_replies,
+        runtimes,
+        naming,
+    })
 }
 
 /// Ends the agent when the thread that holds it ends, also by a panic: an agent without its control thread is blind.

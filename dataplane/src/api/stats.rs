@@ -9,6 +9,7 @@ use sockeye_bpf::records::{CpuStats, Kind};
 use sockeye_ctl::protocol::{Answer, Table};
 use sockeye_ctl::rows;
 
+use super::questions::{EnrichmentFigures, questions};
 use super::round2;
 use crate::export::{ExportPort, ExportStats};
 use crate::flows::FlowTable;
@@ -28,6 +29,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) table: &'a FlowTable,
     pub(crate) processes: &'a ProcessTable,
     pub(crate) aggregates: &'a Aggregates,
+    pub(crate) enrichment: &'a EnrichmentFigures,
     pub(crate) runtimes: &'a [Arc<RuntimeClient>],
     pub(crate) naming: &'a NamingStats,
     pub(crate) exporters: &'a [ExportPort],
@@ -72,6 +74,7 @@ pub(crate) fn stats(s: &Sources<'_>) -> Answer {
             Table::of(s.workers.iter().map(worker)),
             Table::of(flow_states(s.table)),
             Table::of([rtt(s.rtt)]),
+            questions(s.enrichment),
             Table::of(s.runtimes.iter().filter_map(|client| runtime(client))),
             Table::of(s.exporters.iter().map(export)),
             Table::of(programs(s.kernel)),
@@ -240,7 +243,11 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
             get(&s.naming.gave_up),
             "its runtime did not answer for ten minutes: it has only an id",
         ),
-        counted("container_not_asked", get(&s.naming.refused), "too many requests waited: it has only an id"),
+        counted(
+            "container_not_asked",
+            get(&s.naming.refused),
+            "too many requests waited: it has only an id until later",
+        ),
         counted("process_group_full", rolled_up, "figures of a process went to its container or service at once"),
         counted("peer_group_full", other_peers, "round-trip times of a peer network went to the other networks"),
         counted("flow_vanished", counts.vanished, "a flow's close record never came"),
@@ -251,8 +258,25 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
         ),
         counted("kernel_read_failed", s.totals.kernel_errors, "a scan or drain failed and was repeated"),
     ]);
-    let cut = s.runtimes.iter().map(|client| client.snapshot().cut).sum();
-    rows.push(counted("container_text_cut", cut, "names and labels are shortened, labels and events left out"));
+    let [(_, processes), (_, packages), _] = s.enrichment.questions;
+    let cut: u64 = s.runtimes.iter().map(|client| client.snapshot().cut).sum();
+    rows.extend([
+        counted(
+            "process_not_asked",
+            processes.not_asked,
+            "too many questions waited: more of a process is known later",
+        ),
+        counted("process_gave_up", processes.given_up, "/proc did not answer: less is known of a process"),
+        counted("package_not_asked", packages.not_asked, "too many questions waited: its package is known later"),
+        counted("package_gave_up", packages.given_up, "a package database did not answer: no package is shown"),
+        counted(
+            "package_list_cut",
+            s.enrichment.packages_left_out,
+            "too long or too many to read: no package is shown",
+        ),
+        counted("rpm_killed", s.enrichment.rpm_killed, "rpm did not answer: no package is shown"),
+        counted("container_text_cut", cut, "names and labels are shortened, labels and events left out"),
+    ]);
     for cost in s.kernel.programs().iter().filter_map(|program| program.cost().ok()) {
         let effect = "events that came while the program was already running on that CPU";
         rows.push(counted(&format!("program_busy {}", cost.name), cost.misses, effect));

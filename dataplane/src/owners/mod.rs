@@ -4,6 +4,7 @@ pub mod cgroup;
 #[cfg(test)]
 mod cgroup_layouts;
 pub mod desk;
+mod files;
 pub mod packages;
 pub mod process;
 pub mod procfs;
