@@ -10,9 +10,11 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use tokio::time::Instant;
 
+use super::cri;
 use super::socket::{Place, Trouble};
 use crate::owners::workload::{Names, Pod};
 
@@ -37,7 +39,39 @@ struct Inspection {
 #[serde(rename_all = "PascalCase", default)]
 struct Config {
     image: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
+    labels: Option<Labels>,
+}
+
+/// Labels that are read of an answer: as many short ones as fit into one would take 50 times its size.
+const LABELS_MAX: usize = 1024;
+/// What is read however many others there are.
+const NEEDED: [&str; 6] = ["name", "image", cri::POD_NAME, cri::POD_NAMESPACE, cri::POD_UID, cri::CONTAINER_NAME];
+
+/// The first ones, which are those first by name as well: Docker and Podman sort them.
+#[derive(Default)]
+struct Labels(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Self::default())
+    }
+}
+
+impl<'de> Visitor<'de> for Labels {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("labels")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
+        while let Some((key, value)) = map.next_entry::<String, String>()? {
+            if self.0.len() < LABELS_MAX || NEEDED.contains(&key.as_str()) {
+                self.0.insert(key, value);
+            }
+        }
+        Ok(self)
+    }
 }
 
 /// What the runtime knows of a container; `None` if it knows none.
@@ -151,25 +185,25 @@ struct Event {
 struct Actor {
     #[serde(rename = "ID")]
     id: String,
-    attributes: BTreeMap<String, String>,
+    attributes: Labels,
 }
 
 /// The attributes are the labels, with image and name among them.
 fn of_event(event: Event) -> (String, Names) {
-    let mut labels = event.actor.attributes;
+    let Labels(mut labels) = event.actor.attributes;
     let (name, image) = (labels.remove("name").unwrap_or_default(), labels.remove("image"));
-    (event.actor.id, names(Inspection { name, config: Config { image, labels: Some(labels) } }))
+    (event.actor.id, names(Inspection { name, config: Config { image, labels: Some(Labels(labels)) } }))
 }
 
 fn names(inspection: Inspection) -> Names {
-    let labels = inspection.config.labels.unwrap_or_default();
+    let Labels(labels) = inspection.config.labels.unwrap_or_default();
     let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
-    let pod = labels.contains_key(super::cri::POD_NAME).then(|| Pod {
-        uid: label(super::cri::POD_UID),
-        name: label(super::cri::POD_NAME),
-        namespace: label(super::cri::POD_NAMESPACE),
+    let pod = labels.contains_key(cri::POD_NAME).then(|| Pod {
+        uid: label(cri::POD_UID),
+        name: label(cri::POD_NAME),
+        namespace: label(cri::POD_NAMESPACE),
     });
-    let container = labels.get(super::cri::CONTAINER_NAME).filter(|_| pod.is_some()).cloned();
+    let container = labels.get(cri::CONTAINER_NAME).filter(|_| pod.is_some()).cloned();
     Names {
         runtime: None,
         name: container.unwrap_or_else(|| inspection.name.trim_start_matches('/').to_owned()),
@@ -213,6 +247,18 @@ mod tests {
         }
         assert_eq!(told, [Some("one\n".into()), Some("two\n".into()), None, Some("three\n".into())]);
         assert!(held <= 2 * EVENT_MAX, "{held}");
+    }
+
+    #[test]
+    fn of_many_labels_the_first_are_read_and_what_is_needed() {
+        let many: Vec<String> = (0..100_000).map(|i| format!(r#""{i:06}":"""#)).collect();
+        let text = format!(
+            r#"{{"Actor":{{"ID":"abc","Attributes":{{{},"image":"i","io.kubernetes.pod.name":"web","name":"n"}}}}}}"#,
+            many.join(",")
+        );
+        let (_, found) = of_event(serde_json::from_str(&text).unwrap());
+        assert_eq!((found.name.as_str(), found.image.as_str(), found.pod.unwrap().name.as_str()), ("n", "i", "web"));
+        assert_eq!((found.labels.len(), found.labels[1023].0.as_str()), (LABELS_MAX + 1, "001023"));
     }
 
     #[test]
