@@ -335,6 +335,8 @@ pub enum Unit {
     Nanoseconds,
     /// Microseconds.
     Microseconds,
+    /// Milliseconds.
+    Milliseconds,
     /// Seconds.
     Seconds,
     /// Hundredths.

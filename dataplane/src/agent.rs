@@ -20,6 +20,8 @@ use sockeye::flows::Timeouts;
 use sockeye::ingest::udp::Drainer;
 use sockeye::ingest::worker;
 use sockeye::log::{complain, say};
+use sockeye::owners::desk::Desk;
+use sockeye::owners::packages::PackageStats;
 use sockeye::owners::runtimes::NamingStats;
 use sockeye::owners::{packages, procfs, runtimes};
 use sockeye::threads::Threads;
@@ -94,7 +96,7 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads) -> Result<()> {
     };
     let (ports, workers) =
         worker::start(threads, rings, count, &stop_workers, &wake_control).context("cannot start the workers")?;
-    let enrichment = start_enrichment(config).context("cannot start the enrichment threads")?;
+    let enrichment = start_enrichment(config, threads).context("cannot start the enrichment threads")?;
     let timeouts = Timeouts {
         idle_ns: args.idle_timeout * 1_000_000_000,
         active_ns: args.active_timeout * 1_000_000_000,
@@ -147,19 +149,31 @@ fn wait_for_end(signals: &mut Signals) -> Result<()> {
     Ok(())
 }
 
+/// Replies on the way to control. Who has one more waits until there is room.
+const LOOKUP_REPLIES_MAX: usize = 1 << 13;
+
 /// The threads that ask /proc, package databases and container runtimes.
-fn start_enrichment(config: &Config) -> Result<Enrichment> {
-    let (lookup_requests, requests) = mpsc::channel();
-    let (replies, lookup_replies) = mpsc::channel();
-    let (packages, packages_wanted) = mpsc::channel();
-    packages::start(packages_wanted, replies.clone())?;
-    procfs::start(requests, replies, packages, preflight::find_cgroup2())?;
-    let (name_requests, containers) = tokio::sync::mpsc::unbounded_channel();
-    let (names, name_replies) = mpsc::channel();
+fn start_enrichment(config: &Config, threads: &Threads) -> Result<Enrichment> {
+    let (replies, lookup_replies) = mpsc::sync_channel(LOOKUP_REPLIES_MAX);
+    let (lookup_requests, package_requests) = (Desk::new(procfs::DESK), Arc::new(Desk::new(packages::DESK)));
+    let packages = Arc::new(PackageStats::default());
+    packages::start(threads, &package_requests, replies.clone(), Arc::clone(&packages))?;
+    procfs::start(threads, &lookup_requests, replies, Arc::clone(&package_requests), preflight::find_cgroup2())?;
+    let (name_requests, containers) = tokio::sync::mpsc::channel(runtimes::QUEUE_MAX);
+    let (names, name_replies) = mpsc::sync_channel(runtimes::REPLIES_MAX);
     let runtimes: Vec<_> = runtimes::find(&config.runtimes).into_iter().map(Arc::new).collect();
     let naming = Arc::new(NamingStats::default());
-    runtimes::start(runtimes.clone(), containers, names, Arc::clone(&naming))?;
-    Ok(Enrichment { lookup_requests, lookup_replies, name_requests, name_replies, runtimes, naming })
+    runtimes::start(threads, runtimes.clone(), containers, names, Arc::clone(&naming))?;
+    Ok(Enrichment {
+        lookup_requests,
+        lookup_replies,
+        package_requests,
+        packages,
+        name_requests,
+        name_replies,
+        runtimes,
+        naming,
+    })
 }
 
 fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat) -> Result<Vec<ExportPort>> {

@@ -48,13 +48,24 @@ impl ThreadState {
     }
 }
 
+/// What comes of the end of a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Without it the agent is blind, and ends.
+    Essential,
+    /// It is started again.
+    Restarted,
+    /// Whoever started it sees to that.
+    Watched,
+}
+
 /// Figures of one thread, written by it and read by whoever asks.
 #[derive(Debug)]
 pub struct ThreadStats {
     /// As the kernel knows it, too.
     pub name: String,
-    /// Without it the agent is blind, and ends.
-    pub essential: bool,
+    /// What comes of its end.
+    pub role: Role,
     /// The kernel's number of it; 0 before it runs.
     pub tid: AtomicI32,
     /// How often it was started again.
@@ -152,7 +163,7 @@ impl Threads {
     /// # Errors
     /// If the system has no room for it.
     pub fn essential(&self, name: &str, body: impl FnOnce(&Pulse) + Send + 'static) -> io::Result<JoinHandle<()>> {
-        let pulse = self.add(name, true);
+        let pulse = self.add(name, Role::Essential);
         thread::Builder::new().name(name.into()).spawn(move || {
             pulse.begin();
             let how = match catch_unwind(AssertUnwindSafe(|| body(&pulse))) {
@@ -176,7 +187,7 @@ impl Threads {
         name: &str,
         mut body: impl FnMut(&Pulse) -> anyhow::Result<()> + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
-        let pulse = self.add(name, false);
+        let pulse = self.add(name, Role::Restarted);
         thread::Builder::new().name(name.into()).spawn(move || {
             let mut pause = PAUSE;
             loop {
@@ -205,6 +216,20 @@ impl Threads {
         })
     }
 
+    /// Starts a thread whose end the caller notices, and makes up for.
+    ///
+    /// # Errors
+    /// If the system has no room for it.
+    pub fn watched(&self, name: &str, body: impl FnOnce(&Pulse) + Send + 'static) -> io::Result<JoinHandle<()>> {
+        let pulse = self.add(name, Role::Watched);
+        thread::Builder::new().name(name.into()).spawn(move || {
+            pulse.begin();
+            // A panic has been logged.
+            let _ = catch_unwind(AssertUnwindSafe(|| body(&pulse)));
+            pulse.stats.set(ThreadState::Ended);
+        })
+    }
+
     /// From now on threads may end.
     pub fn stop(&self) {
         self.0.stopping.store(true, Ordering::Relaxed);
@@ -222,16 +247,19 @@ impl Threads {
         self.0.all.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn add(&self, name: &str, essential: bool) -> Pulse {
+    fn add(&self, name: &str, role: Role) -> Pulse {
         let stats = Arc::new(ThreadStats {
             name: name.into(),
-            essential,
+            role,
             tid: AtomicI32::new(0),
             restarts: AtomicU64::new(0),
             state: AtomicU8::new(ThreadState::Working as u8),
             progress_ns: AtomicU64::new(boot_ns()),
         });
-        self.0.all.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&stats));
+        let mut all = self.0.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|stats| stats.role != Role::Watched || stats.state() != ThreadState::Ended);
+        all.push(Arc::clone(&stats));
+        drop(all);
         Pulse { stats, threads: self.clone() }
     }
 

@@ -10,6 +10,7 @@ use sockeye_bpf::records::{CpuStats, Kind};
 use sockeye_ctl::protocol::{Answer, Table};
 use sockeye_ctl::rows;
 
+use super::questions::{EnrichmentFigures, questions};
 use super::round2;
 use crate::export::{ExportPort, ExportStats};
 use crate::flows::FlowTable;
@@ -23,7 +24,7 @@ use crate::model::rtt::RttHistogram;
 use crate::model::text::clean;
 use crate::owners::process::ProcessTable;
 use crate::owners::runtimes::{NamingStats, RuntimeClient};
-use crate::threads::{ThreadStats, Threads};
+use crate::threads::{Role, ThreadStats, Threads};
 
 /// What the figures are read from.
 pub(crate) struct Sources<'a> {
@@ -32,6 +33,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) table: &'a FlowTable,
     pub(crate) processes: &'a ProcessTable,
     pub(crate) aggregates: &'a Aggregates,
+    pub(crate) enrichment: &'a EnrichmentFigures,
     pub(crate) runtimes: &'a [Arc<RuntimeClient>],
     pub(crate) naming: &'a NamingStats,
     pub(crate) exporters: &'a [ExportPort],
@@ -78,6 +80,7 @@ pub(crate) fn stats(s: &Sources<'_>) -> Answer {
             Table::of(s.threads.stats().iter().map(|stats| thread(stats))),
             Table::of(flow_states(s.table)),
             Table::of([rtt(s.rtt)]),
+            questions(s.enrichment),
             Table::of(s.runtimes.iter().filter_map(|client| runtime(client))),
             Table::of(s.exporters.iter().map(export)),
             Table::of(programs(s.kernel)),
@@ -251,7 +254,11 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
             get(&s.naming.gave_up),
             "its runtime did not answer for ten minutes: it has only an id",
         ),
-        counted("container_not_asked", get(&s.naming.refused), "too many requests waited: it has only an id"),
+        counted(
+            "container_not_asked",
+            get(&s.naming.refused),
+            "too many requests waited: it has only an id until later",
+        ),
         counted("process_group_full", rolled_up, "figures of a process went to its container or service at once"),
         counted("peer_group_full", other_peers, "round-trip times of a peer network went to the other networks"),
         counted("flow_vanished", counts.vanished, "a flow's close record never came"),
@@ -262,6 +269,25 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
         ),
         counted("log_lines_dropped", log::dropped_lines(), "who reads the agent's messages was too slow for them"),
         counted("kernel_read_failed", s.totals.kernel_errors, "a scan or drain failed and was repeated"),
+    ]);
+    let [(_, processes), (_, packages), _] = s.enrichment.questions;
+    let cut: u64 = s.runtimes.iter().map(|client| client.snapshot().cut).sum();
+    rows.extend([
+        counted(
+            "process_not_asked",
+            processes.not_asked,
+            "too many questions waited: more of a process is known later",
+        ),
+        counted("process_gave_up", processes.given_up, "/proc did not answer: less is known of a process"),
+        counted("package_not_asked", packages.not_asked, "too many questions waited: its package is known later"),
+        counted("package_gave_up", packages.given_up, "a package database did not answer: no package is shown"),
+        counted(
+            "package_list_cut",
+            s.enrichment.packages_left_out,
+            "too long or too many to read: no package is shown",
+        ),
+        counted("rpm_killed", s.enrichment.rpm_killed, "rpm did not answer: no package is shown"),
+        counted("container_text_cut", cut, "names and labels are shortened, labels and events left out"),
     ]);
     for cost in s.kernel.programs().iter().filter_map(|program| program.cost().ok()) {
         let effect = "events that came while the program was already running on that CPU";
@@ -358,7 +384,7 @@ fn thread(stats: &ThreadStats) -> Thread {
     Thread {
         name: stats.name.clone(),
         state: stats.state().name(),
-        essential: if stats.essential { "yes" } else { "no" },
+        essential: if stats.role == Role::Essential { "yes" } else { "no" },
         cpu: own.ok().map(|stat| (stat.utime + stat.stime) * (1_000_000_000 / procfs::ticks_per_second())),
         progress: boot_ns().saturating_sub(stats.progress_ns()),
         restarts: stats.restarts.load(Ordering::Relaxed),
@@ -431,12 +457,16 @@ rows! {
         unknown: Count = u64,
         /// requests without a reply that is understood
         failed: Count = u64,
+        /// requests that were not made, because the socket is a link or another user's
+        refused: Count = u64,
+        /// names, labels and events that were longer or more than what is kept
+        cut: Count = u64,
     }
 }
 
 fn runtime(client: &RuntimeClient) -> Option<Runtime> {
     let s = client.snapshot();
-    if s.asked == 0 && !client.path.exists() {
+    if s.asked == 0 && !s.is_there {
         return None;
     }
     Some(Runtime {
@@ -447,6 +477,8 @@ fn runtime(client: &RuntimeClient) -> Option<Runtime> {
         found: s.found,
         unknown: s.unknown,
         failed: s.failed,
+        refused: s.refused,
+        cut: s.cut,
     })
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use sockeye_bpf::cpus;
@@ -19,10 +19,11 @@ use sockeye_bpf::programs::RunTimeStats;
 use sockeye_bpf::records::{FlowRecord, KINDS, Kind, UdpKey, UdpValue};
 use sockeye_bpf::scan::Scanned;
 use sockeye_ctl::Request;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 
 use crate::api;
 use crate::api::events::{Event, Question};
+use crate::api::questions::EnrichmentFigures;
 use crate::api::stats::Totals;
 use crate::export::ExportPort;
 use crate::export::messages::AgentFigures;
@@ -34,6 +35,8 @@ use crate::ingest::udp::{Drained, Drainer};
 use crate::ingest::worker::WorkerPort;
 use crate::model::clock::{WallClock, boot_ns, thread_cpu_ns};
 use crate::model::rtt::{RttHistogram, rtt_histogram};
+use crate::owners::desk::Desk;
+use crate::owners::packages::{PackageRequest, PackageStats};
 use crate::owners::process::{LookupReply, LookupRequest, Process, ProcessTable};
 use crate::owners::runtimes::{NamingStats, RuntimeClient};
 use crate::owners::workload::{NameReply, NameRequest};
@@ -69,11 +72,15 @@ pub struct ControlOptions {
 /// The control thread's ends of the threads that ask /proc and the container runtimes.
 pub struct Enrichment {
     /// Questions about processes.
-    pub lookup_requests: Sender<LookupRequest>,
+    pub lookup_requests: Desk<LookupRequest>,
     /// Answers.
     pub lookup_replies: Receiver<LookupReply>,
+    /// Questions about packages, of which there are figures only.
+    pub package_requests: Arc<Desk<PackageRequest>>,
+    /// The same.
+    pub packages: Arc<PackageStats>,
     /// Questions about containers.
-    pub name_requests: UnboundedSender<NameRequest>,
+    pub name_requests: Sender<NameRequest>,
     /// Answers.
     pub name_replies: Receiver<NameReply>,
     /// Who is asked.
@@ -409,7 +416,7 @@ impl Control {
         let answer = match &question.request {
             Request::Stats => {
                 self.count_run_time();
-                Ok(api::stats::stats(&self.sources()))
+                Ok(api::stats::stats(&self.sources(&self.enrichment.figures())))
             }
             Request::Flows(arguments) => api::flows::flows(&self.table, &self.processes, arguments),
             Request::Processes(arguments) => Ok(api::owners::processes(&self.owners(), arguments)),
@@ -425,13 +432,14 @@ impl Control {
         api::owners::Owners { table: &self.table, processes: &self.processes, aggregates: &self.aggregates }
     }
 
-    fn sources(&self) -> api::stats::Sources<'_> {
+    fn sources<'a>(&'a self, enrichment: &'a EnrichmentFigures) -> api::stats::Sources<'a> {
         api::stats::Sources {
             kernel: &self.kernel,
             workers: &self.workers,
             table: &self.table,
             processes: &self.processes,
             aggregates: &self.aggregates,
+            enrichment,
             runtimes: &self.enrichment.runtimes,
             naming: &self.enrichment.naming,
             exporters: &self.exporters,
