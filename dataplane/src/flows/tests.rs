@@ -88,6 +88,14 @@ impl Connection {
     }
 }
 
+impl FlowTable {
+    /// There is no flow, and nothing that leads to one.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        let indexes = [self.udp.len(), self.udp_sockets.len(), self.pairs.len(), self.tcp_before.len()];
+        self.is_empty() && indexes == [0; 4]
+    }
+}
+
 fn table() -> FlowTable {
     FlowTable::new(1000, Timeouts::default())
 }
