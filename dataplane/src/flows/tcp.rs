@@ -178,6 +178,12 @@ impl FlowTable {
         end.marks |= before.marks & (End::PRE_EXISTING | End::SHARED_COUNTERS | End::BYPASSED);
         end.packets_sent = extend(before.packets_sent, o.end.packets_sent);
         end.packets_received = extend(before.packets_received, o.end.packets_received);
+        // A close is taken even if its clock is older than that of a scan, whose figures then are newer.
+        end.bytes_sent = end.bytes_sent.max(before.bytes_sent);
+        end.bytes_received = end.bytes_received.max(before.bytes_received);
+        end.retrans = end.retrans.max(before.retrans);
+        end.out_of_order = end.out_of_order.max(before.out_of_order);
+        end.at_ns = end.at_ns.max(before.at_ns);
         if before.owner != o.end.owner {
             self.new_owners.push(o.end.owner);
         }
@@ -237,8 +243,9 @@ enum Connection {
     Stale,
 }
 
-/// The kernel's segment counters have 32 bits; ours go on where they wrap.
+/// The kernel's segment counters have 32 bits; ours go on where they wrap. A scan looks at its clock before it looks at the
+/// counters, so what was told at a later moment may be a little less than what is known: then nothing was added.
 fn extend(known: u64, low: u64) -> u64 {
-    let step = (low as u32).wrapping_sub(known as u32);
-    known + u64::from(step)
+    let step = (low as u32).wrapping_sub(known as u32).cast_signed();
+    known + u64::try_from(step).unwrap_or(0)
 }
