@@ -71,9 +71,8 @@ impl FlowTable {
         if flow.is_of(o) {
             return Connection::Known(id);
         }
-        if let Some(&before) = self.tcp_before.get(&cookie)
-            && self.flows.get(before as usize).is_some_and(|flow| flow.is_of(o))
-        {
+        let mut before = self.tcp_before.get(&cookie).into_iter().flatten();
+        if let Some(&before) = before.find(|id| self.flows.get(**id as usize).is_some_and(|flow| flow.is_of(o))) {
             return Connection::Known(before);
         }
         // Newer, or the last word on a connection of which nothing else was heard.
@@ -155,10 +154,11 @@ impl FlowTable {
         if let Some(current) = self.tcp.get(&self.flows, cookie) {
             let flow = &self.flows[current as usize];
             let newest = flow.end(flow.side_of(cookie)).is_none_or(|end| end.at_ns < o.end.at_ns);
+            let before = if newest { current } else { id };
+            self.tcp_before.entry(cookie).or_default().push(before);
             if !newest {
                 return;
             }
-            self.tcp_before.insert(cookie, current);
         }
         self.tcp.insert(&self.flows, cookie, id);
     }
