@@ -217,7 +217,8 @@ impl FlowTable {
             kept.rtt = kept.rtt.take().or(gone.rtt);
             kept.reported = kept.reported.take().or(gone.reported);
             kept.opened_ns = kept.opened_ns.min(gone.opened_ns);
-            self.tcp.insert(&self.flows, o.end.cookie, other);
+            // The socket may have connected again since.
+            self.remember_tcp(o, other);
             return;
         }
         self.index(id, candidates.map(|c| c.map_or(0, |(hash, _)| hash)));
