@@ -210,8 +210,15 @@ impl FlowTable {
             let Some(other) = self.other_end(name, o) else { continue };
             let side = self.side_beside(other, side, o);
             let gone = self.remove(id);
+            let (mut exported, first_side) =
+                (self.flows[other as usize].exported, self.flows[other as usize].first_side);
             self.attach(other, gone.first_end, side, o.view(side), now_ns);
             let kept = &mut self.flows[other as usize];
+            // What was before the agent is known: it is in what was exported of both.
+            if kept.first_side != first_side {
+                exported.reverse();
+            }
+            kept.exported = exported;
             kept.exported.add(&gone.exported);
             kept.details.add(&gone.details);
             kept.rtt = kept.rtt.take().or(gone.rtt);

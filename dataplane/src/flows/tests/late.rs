@@ -213,3 +213,16 @@ fn the_late_end_of_a_connection_takes_nothing_from_the_next_one_of_its_socket() 
     assert_eq!((t.len(), t.counts().paired), (2, 2));
     assert!(t.flows().all(|flow| (flow.state(), flow.totals().bytes) == (State::Closed, [10, 20])));
 }
+
+#[test]
+fn what_a_connection_carries_is_told_even_if_it_was_connecting_when_the_agent_came() {
+    let c = Connection { number: 1, sent: 5000, received: 70_000, pre_existing: false };
+    let mut t = table();
+    let older = |r: FlowRecord| FlowRecord { flags: r.flags | flags::PRE_EXISTING, ..r };
+    t.tcp_record(&older(connecting(&c, 10 * S)), 10 * S);
+    t.tcp_record(&c.record(Side::Responder, Kind::Scan, 11 * S, 50), 11 * S);
+    t.tcp_record(&older(c.record(Side::Initiator, Kind::Scan, 11 * S, 50)), 11 * S);
+    assert_eq!(t.counts().paired, 1);
+    let reported = reports(&mut t, 14 * S);
+    assert_eq!((reported[0].delta.bytes, reported[0].total.bytes), ([2500, 35_000], [2500, 35_000]));
+}
