@@ -170,7 +170,9 @@ impl FlowTable {
         // The close is the last word even if a scan on another CPU has looked at its clock later: the kernel tells of
         // the new state before it sets it.
         let last_word = o.end.has(End::CLOSED);
-        if end.has(End::CLOSED) || (o.end.at_ns <= end.at_ns && !last_word) {
+        // And a scan looks at the state before it looks at its clock: no socket goes back to its handshake.
+        let further = end.is_connecting() && !o.end.is_connecting();
+        if end.has(End::CLOSED) || (o.end.at_ns <= end.at_ns && !last_word && !further) {
             return;
         }
         let before = *end;

@@ -226,3 +226,15 @@ fn what_a_connection_carries_is_told_even_if_it_was_connecting_when_the_agent_ca
     let reported = reports(&mut t, 14 * S);
     assert_eq!((reported[0].delta.bytes, reported[0].total.bytes), ([2500, 35_000], [2500, 35_000]));
 }
+
+#[test]
+fn a_scan_that_saw_the_handshake_and_looked_at_its_clock_later_hides_nothing() {
+    // Its process closed the connection while the scan looked, and scans over open files do not find it again.
+    let c = Connection { number: 1, sent: 10, received: 20, pre_existing: false };
+    let mut t = table();
+    t.tcp_record(&connecting(&c, 10 * S + 1000), 10 * S);
+    t.tcp_record(&shut(&c, 100), 11 * S);
+    t.tcp_record(&c.record(Side::Responder, Kind::Scan, 11 * S, 100), 11 * S);
+    let found: Vec<_> = t.flows().map(|flow| (flow.state(), flow.totals().bytes)).collect();
+    assert_eq!((found, t.counts().paired), (vec![(State::Closing, [10, 20])], 1));
+}
