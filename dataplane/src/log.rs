@@ -30,7 +30,6 @@ pub fn dropped_lines() -> u64 {
 }
 
 /// Begins logging to standard error; a panic is logged as an error. What waits is written when the guard goes.
-#[must_use]
 pub fn start(level: LevelFilter) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LINES_MAX)

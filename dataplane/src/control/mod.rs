@@ -3,6 +3,8 @@
 
 mod owners;
 mod report;
+#[cfg(test)]
+mod simulator;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

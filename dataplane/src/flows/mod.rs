@@ -82,8 +82,8 @@ pub struct FlowTable {
     /// TCP socket cookie -> flow.
     tcp: Cookies,
     udp: Map<UdpKey, u32>,
-    /// TCP socket cookie -> the flow before the one in `tcp`, whose close may still be on its way.
-    tcp_before: Map<u64, u32>,
+    /// TCP socket cookie -> the flows before the one in `tcp`, whose closes may still be on their way.
+    tcp_before: Map<u64, Vec<u32>>,
     /// UDP socket cookie -> its flows.
     udp_sockets: Map<u64, Vec<u32>>,
     /// Names of TCP flows that have one local end so far, and of all UDP flows -> flow.
@@ -329,8 +329,11 @@ impl FlowTable {
         if flow.key.proto == Proto::Tcp {
             for cookie in flow.ends().map(|end| end.cookie) {
                 self.tcp.remove(&self.flows, cookie, id);
-                if self.tcp_before.get(&cookie) == Some(&id) {
-                    self.tcp_before.remove(&cookie);
+                if let Some(before) = self.tcp_before.get_mut(&cookie) {
+                    before.retain(|other| *other != id);
+                    if before.is_empty() {
+                        self.tcp_before.remove(&cookie);
+                    }
                 }
             }
         }

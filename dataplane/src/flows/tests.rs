@@ -93,6 +93,14 @@ impl Connection {
     }
 }
 
+impl FlowTable {
+    /// There is no flow, and nothing that leads to one.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        let indexes = [self.udp.len(), self.udp_sockets.len(), self.pairs.len(), self.tcp_before.len()];
+        self.is_empty() && indexes == [0; 4]
+    }
+}
+
 fn table() -> FlowTable {
     FlowTable::new(1000, Timeouts::default())
 }
@@ -241,6 +249,29 @@ fn a_socket_that_connects_again_is_two_flows() {
         found.sort_by_key(|(key, ..)| key.initiator.port);
         assert_eq!(found, [(first.key(), State::Closed, [10, 20]), (second.key(), State::Open, [15, 20])]);
     }
+}
+
+#[test]
+fn a_close_that_comes_after_two_more_connections_of_its_socket_is_of_the_first() {
+    let connection = |number| Connection { number, sent: 10, received: 20, pre_existing: false };
+    let record = |number: u32, kind, at_ns, share| {
+        let mut r = connection(number).record(Side::Initiator, kind, at_ns, share);
+        r.cookie = 77;
+        r
+    };
+    let mut t = table();
+    for number in [1, 2, 3] {
+        let at_ns = 10 * S + u64::from(number);
+        t.tcp_record(&record(number, Kind::Scan, at_ns, 50), at_ns);
+    }
+    for number in [1, 2, 3] {
+        t.tcp_record(&record(number, Kind::Close, 11 * S + u64::from(number), 100), 12 * S);
+    }
+    assert_eq!((t.len(), t.counts().created), (3, 3));
+    assert!(t.flows().all(|flow| (flow.state(), flow.totals().bytes) == (State::Closed, [10, 20])));
+    reports(&mut t, 13 * S);
+    reports(&mut t, 20 * S);
+    assert!(t.holds_nothing());
 }
 
 #[test]

@@ -186,8 +186,12 @@ impl<R: Drain> Worker<R> {
 
     /// Visits each ring once.
     pub fn visit(&mut self) -> Visit {
+        self.visit_at(boot_ns())
+    }
+
+    /// The same at a moment of boot time that the caller knows.
+    pub(crate) fn visit_at(&mut self, began_ns: u64) -> Visit {
         let mut visit = Visit::default();
-        let began_ns = boot_ns();
         for index in 0..self.rings.len() {
             if self.current.is_full() {
                 if !self.exchange() {

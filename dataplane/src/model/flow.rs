@@ -367,6 +367,12 @@ impl End {
         self.marks & mark != 0
     }
 
+    /// The handshake of a TCP socket is not over.
+    #[must_use]
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.state, tcp_state::SYN_SENT | tcp_state::SYN_RECV)
+    }
+
     /// Its process has closed a TCP socket, or its sending side, and its last record has not come.
     #[must_use]
     pub fn is_shut(&self) -> bool {
@@ -476,7 +482,7 @@ impl TcpObservation {
     /// Whether both initial sequence numbers are known: the handshake got far enough, and the socket saw it.
     #[must_use]
     pub fn has_sequence_numbers(&self) -> bool {
-        !matches!(self.end.state, tcp_state::SYN_SENT | tcp_state::SYN_RECV) && !self.end.has(End::RESTORED)
+        !self.end.is_connecting() && !self.end.has(End::RESTORED)
     }
 
     /// The connection as this end sees it, if it is on that side.
