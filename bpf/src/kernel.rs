@@ -75,8 +75,8 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads and attaches everything, then marks the sockets that are older than this call. Returns the rings, as
-    /// [`create_rings`] makes them.
+    /// Loads and attaches everything, then marks the sockets that are older than this call. Returns the rings, one
+    /// per CPU that is online, in their order, and then the one that all others share, if there are any.
     ///
     /// # Errors
     /// If the kernel refuses a program, map or attachment. Nothing stays attached then.
