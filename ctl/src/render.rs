@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::grid::{self, GAP};
 use crate::human;
-use crate::protocol::{Answer, Column, Table, Unit};
+use crate::protocol::{Answer, Column, Request, Table, Unit};
 
 /// How answers are drawn.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,20 @@ pub struct Style {
     pub columns: usize,
     /// ANSI colours.
     pub color: bool,
+}
+
+/// An answer, in the form that goes with the request.
+#[must_use]
+pub fn answer(answer: &Answer, request: &Request, style: Style) -> String {
+    match request {
+        Request::Stats => stats(answer, style),
+        Request::Flows(_) => flows(answer, style),
+        Request::Processes(_) => owners(answer, &PROCESSES, style),
+        Request::Containers(_) => owners(answer, &CONTAINERS, style),
+        Request::Pods(_) => owners(answer, &PODS, style),
+        Request::Ports => owners(answer, &PORTS, style),
+        Request::Rtt(_) => rtt(answer, style),
+    }
 }
 
 /// All tables of an answer, each under its name.

@@ -70,10 +70,8 @@ impl Packets {
             args.extend(fields.iter().flat_map(|field| ["-e", field]));
             output("tshark", &args)
         };
-        let sent = read(
-            &format!("tcp.dstport == {port} && tcp.len > 0 && !tcp.analysis.retransmission"),
-            &["frame.number"],
-        );
+        let sent =
+            read(&format!("tcp.dstport == {port} && tcp.len > 0 && !tcp.analysis.retransmission"), &["frame.number"]);
         let sent: HashSet<&str> = sent.lines().collect();
         let acknowledged = read(
             &format!("tcp.srcport == {port} && tcp.analysis.ack_rtt"),

@@ -144,7 +144,10 @@ fn assert_only_the_network(what: &str, [client_at, server_at]: [&str; 2], host: 
     let port = server.says()["port"].as_u64().expect("a port");
     if lossy {
         let rule = format!("tcp dport {port} meta length > 200 numgen inc mod 9 == 4 drop");
-        nft(server_at, &format!("table inet t {{\n chain c {{\n type filter hook input priority 0;\n {rule}\n }}\n }}\n"));
+        nft(
+            server_at,
+            &format!("table inet t {{\n chain c {{\n type filter hook input priority 0;\n {rule}\n }}\n }}\n"),
+        );
     }
     let capture = Capture::start(client_at, device);
     let mut client = Traffic::odd(Some(client_at), &["troubles", host, &port.to_string()]);
@@ -158,7 +161,11 @@ fn assert_only_the_network(what: &str, [client_at, server_at]: [&str; 2], host: 
     let row = of_process(&agent, u64::from(client.pid()));
     let samples = row["samples"].as_u64().expect("a number");
     let p50 = row["p50"].as_u64().expect("microseconds");
-    eprintln!("{what}: {samples} samples, p50 {p50} us; packets: {} of {}, {median_us} us", network_us.len(), packets_us.len());
+    eprintln!(
+        "{what}: {samples} samples, p50 {p50} us; packets: {} of {}, {median_us} us",
+        network_us.len(),
+        packets_us.len()
+    );
     assert!(samples >= 40 && samples as usize <= packets_us.len(), "{what}: {samples} of {} packets", packets_us.len());
     assert!(p50.abs_diff(median_us) <= 100 + median_us / 10, "{what}: p50 {p50} us, packets {median_us} us");
     for bucket in row["histogram"].as_array().expect("pairs") {
@@ -173,7 +180,10 @@ fn assert_only_the_network(what: &str, [client_at, server_at]: [&str; 2], host: 
         let flow = collected.flow(kernel["port"].as_u64().expect("a port"), port);
         let exported_us = flow["server_rtt_ms"].as_f64().expect("milliseconds") * 1000.0;
         let kernel_us = kernel["smoothed_us"].as_f64().expect("microseconds");
-        assert!((exported_us - kernel_us).abs() < 1.0, "{what}, {trouble}: {exported_us} us, before the close {kernel_us}");
+        assert!(
+            (exported_us - kernel_us).abs() < 1.0,
+            "{what}, {trouble}: {exported_us} us, before the close {kernel_us}"
+        );
     }
 }
 

@@ -110,7 +110,7 @@ impl Packages {
 }
 
 /// Hash of a path -> package: 8 bytes per file.
-struct DpkgIndex {
+pub(crate) struct DpkgIndex {
     modified: Option<SystemTime>,
     hasher: ahash::RandomState,
     /// Sorted. The upper 48 bits are the path's hash, the lower 16 the number of its package.
@@ -121,32 +121,46 @@ struct DpkgIndex {
 const NUMBER: u64 = 0xffff;
 
 impl DpkgIndex {
+    pub(crate) fn new(modified: Option<SystemTime>) -> Self {
+        Self { modified, hasher: ahash::RandomState::new(), files: Vec::new(), packages: Vec::new() }
+    }
+
     fn read(root: &Path, modified: Option<SystemTime>) -> Self {
-        let mut index = Self { modified, hasher: ahash::RandomState::new(), files: Vec::new(), packages: Vec::new() };
-        let mut line = Vec::new();
+        let mut index = Self::new(modified);
         for entry in fs::read_dir(root.join(LISTS)).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let Some(package) = name.to_str().and_then(package_of_list) else { continue };
             let Ok(list) = File::open(entry.path()) else { continue };
-            let Ok(number) = u16::try_from(index.packages.len()) else { break };
-            index.packages.push(package);
-            // Line by line: some lists take a megabyte. One that fails halfway leaves nothing to the next.
-            let mut lines = BufReader::new(list);
-            line.clear();
-            while lines.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-                let path = line.strip_suffix(b"\n").unwrap_or(&line);
-                if may_be_executed(path) {
-                    index.files.push(index.hasher.hash_one(path) & !NUMBER | u64::from(number));
-                }
-                line.clear();
+            if !index.add_list(package, BufReader::new(list)) {
+                break;
             }
         }
-        index.files.sort_unstable();
-        index.files.shrink_to_fit();
+        index.sort();
         index
     }
 
-    fn find(&self, exe: &str) -> Option<String> {
+    /// Takes the list of a package, unless there are too many of them. Line by line: some lists take a megabyte.
+    pub(crate) fn add_list(&mut self, package: String, mut list: impl BufRead) -> bool {
+        let Ok(number) = u16::try_from(self.packages.len()) else { return false };
+        self.packages.push(package);
+        let mut line = Vec::new();
+        while list.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+            let path = line.strip_suffix(b"\n").unwrap_or(&line);
+            if may_be_executed(path) {
+                self.files.push(self.hasher.hash_one(path) & !NUMBER | u64::from(number));
+            }
+            line.clear();
+        }
+        true
+    }
+
+    /// Makes what was added ready to be searched.
+    pub(crate) fn sort(&mut self) {
+        self.files.sort_unstable();
+        self.files.shrink_to_fit();
+    }
+
+    pub(crate) fn find(&self, exe: &str) -> Option<String> {
         spellings(exe).find_map(|path| {
             let hash = self.hasher.hash_one(path.as_bytes()) & !NUMBER;
             let file = *self.files.get(self.files.partition_point(|file| *file < hash))?;
@@ -156,18 +170,18 @@ impl DpkgIndex {
     }
 }
 
-fn may_be_executed(path: &[u8]) -> bool {
+pub(crate) fn may_be_executed(path: &[u8]) -> bool {
     path.len() > 1 && !NEVER_EXECUTED.iter().any(|prefix| path.starts_with(prefix.as_bytes()))
 }
 
 /// `bash.list`, or `libc6:amd64.list`.
-fn package_of_list(name: &str) -> Option<String> {
+pub(crate) fn package_of_list(name: &str) -> Option<String> {
     let name = name.strip_suffix(".list")?;
     Some(clean(name.split(':').next().unwrap_or(name).as_bytes()))
 }
 
 /// dpkg knows a file where the package put it: on hosts with a merged /usr that may be without the /usr of today's path.
-fn spellings(exe: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn spellings(exe: &str) -> impl Iterator<Item = &str> {
     std::iter::once(exe).chain(exe.strip_prefix("/usr"))
 }
 
@@ -184,12 +198,7 @@ fn container_package(pid: u32, exe: &str) -> Option<String> {
         }
         let name = format!("{LISTS}/{}", entry.file_name().to_str().ok()?);
         let Ok(list) = open_in(&root, &name, OFlags::NONBLOCK | OFlags::NOFOLLOW) else { continue };
-        let mut lines = BufReader::new(File::from(list).take(left)).split(b'\n');
-        let found = lines.by_ref().map_while(Result::ok).any(|line| {
-            left = left.saturating_sub(line.len() as u64 + 1);
-            spellings(exe).any(|path| path.as_bytes() == line)
-        });
-        if found {
+        if list_has(BufReader::new(File::from(list).take(left)), exe, &mut left) {
             return Some(package);
         }
         if left == 0 {
@@ -197,6 +206,14 @@ fn container_package(pid: u32, exe: &str) -> Option<String> {
         }
     }
     None
+}
+
+/// Whether an executable is in a list; takes what it reads of it from what is left to read.
+pub(crate) fn list_has(list: impl BufRead, exe: &str, left: &mut u64) -> bool {
+    list.split(b'\n').map_while(Result::ok).any(|line| {
+        *left = left.saturating_sub(line.len() as u64 + 1);
+        spellings(exe).any(|path| path.as_bytes() == line)
+    })
 }
 
 fn open_in(root: &File, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {

@@ -15,9 +15,9 @@ pub const WORKLOADS_MAX: usize = 1 << 14;
 /// get its name.
 const KEEP_NS: u64 = 600_000_000_000;
 /// Longest name of a container, pod, image or namespace, and longest key and value of a label, bytes.
-const TEXT_MAX: usize = 256;
+pub(crate) const TEXT_MAX: usize = 256;
 /// Labels that are kept of a container.
-const LABELS_MAX: usize = 64;
+pub(crate) const LABELS_MAX: usize = 64;
 
 /// A Kubernetes pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -42,9 +42,12 @@ pub(super) async fn inspect(socket: &Path, id: &str) -> Result<Option<Names>, St
         status => return Err(format!("it answers with status {status}")),
     }
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(|err| err.to_string())?;
-    let inspection: Inspection =
-        serde_json::from_slice(&body.to_bytes()).map_err(|err| format!("its answer is not understood: {err}"))?;
-    Ok(Some(names(inspection)))
+    read_inspection(&body.to_bytes()).map(Some)
+}
+
+/// Reads the answer about a container.
+pub(crate) fn read_inspection(body: &[u8]) -> Result<Names, String> {
+    serde_json::from_slice(body).map(names).map_err(|err| format!("its answer is not understood: {err}"))
 }
 
 /// Tells of each container at its creation: one that is removed at its end can be gone before it is asked about.
@@ -57,22 +60,36 @@ pub(super) async fn follow(socket: &Path, mut created: impl FnMut(String, Names)
         return Err(format!("it answers with status {}", response.status()));
     }
     let mut body = response.into_body();
-    let mut line = Vec::new();
+    let mut events = Events::default();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|err| err.to_string())?.into_data() else { continue };
-        line.extend_from_slice(&data);
-        while let Some(end) = line.iter().position(|b| *b == b'\n') {
-            if let Ok(event) = serde_json::from_slice::<Event>(&line[..end]) {
+        events.take(&data, &mut created)?;
+    }
+    Ok(())
+}
+
+/// The stream of events: one JSON object per line, in pieces that end anywhere.
+#[derive(Default)]
+pub(crate) struct Events {
+    line: Vec<u8>,
+}
+
+impl Events {
+    /// Takes a piece and tells of the events that it completes. What is no event is passed over.
+    pub(crate) fn take(&mut self, data: &[u8], created: &mut impl FnMut(String, Names)) -> Result<(), String> {
+        self.line.extend_from_slice(data);
+        while let Some(end) = self.line.iter().position(|b| *b == b'\n') {
+            if let Ok(event) = serde_json::from_slice::<Event>(&self.line[..end]) {
                 let (id, names) = of_event(event);
                 created(id, names);
             }
-            line.drain(..=end);
+            self.line.drain(..=end);
         }
-        if line.len() > ANSWER_MAX {
+        if self.line.len() > ANSWER_MAX {
             return Err("an event is too long".into());
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The answer, and what keeps its connection.
