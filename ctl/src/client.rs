@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::exit;
 use crate::protocol::{Answer, Request, Response, VERSION};
+use crate::{exit, human};
 
 /// How long an agent may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -122,7 +122,7 @@ pub fn read_answer(line: &[u8]) -> Result<Answer, ClientError> {
         return Err(ClientError::Version { agent: response.version });
     }
     match (response.error, response.answer) {
-        (Some(error), _) => Err(ClientError::Refused(error)),
+        (Some(error), _) => Err(ClientError::Refused(human::printable(&error))),
         (None, Some(answer)) => Ok(answer),
         (None, None) => Err(ClientError::Malformed("it has neither an answer nor an error".into())),
     }
