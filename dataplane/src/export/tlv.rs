@@ -111,9 +111,11 @@ impl Sink for Writer<'_> {
     }
 }
 
-/// Most records of one report.
+/// Most records of one report: with one about the beginning of its flow they fill a message, whose records ntopng
+/// counts in a byte.
 pub(crate) const RECORDS_MAX: usize = 254;
-/// Most bytes, and most packets, of one direction in them.
+/// Most bytes, and most packets, of one direction in them: a terabyte. More in one interval is no traffic, but a
+/// counter that went wrong, and must not become millions of records.
 pub(crate) const BYTES_MAX: u64 = RECORDS_MAX as u64 * u32::MAX as u64;
 
 /// Most sides whose elements are remembered.
@@ -142,11 +144,12 @@ impl Encoder {
     /// Appends a report: one record, or several of equal parts of its interval when a counter does not fit the 32 bits that
     /// ntopng keeps of a record. Returns how many.
     pub fn encode(&mut self, report: &FlowReport, out: &mut Vec<u8>) -> usize {
-        let parts = parts_needed(&report.delta);
+        let counted = bounded(&report.delta);
+        let parts = parts_needed(&counted);
         let (since_ns, ns) = (report.since_unix_ns, report.last_unix_ns.saturating_sub(report.since_unix_ns));
         let moment = |number: u64| since_ns + share(ns, number, parts);
         for number in 0..parts {
-            let delta = part_of(&report.delta, number, parts);
+            let delta = part_of(&counted, number, parts);
             self.record(report, [moment(number), moment(number + 1)], &delta, number == 0, out);
         }
         parts as usize
@@ -190,6 +193,12 @@ impl Encoder {
         });
         bytes
     }
+}
+
+/// What fits into the records that a report may take.
+fn bounded(delta: &Counters) -> Counters {
+    let most = |counters: [u64; 2]| counters.map(|counter| counter.min(BYTES_MAX));
+    Counters { bytes: most(delta.bytes), packets: most(delta.packets), ..*delta }
 }
 
 /// Records that a report takes.
@@ -317,6 +326,17 @@ mod tests {
             Encoder::new(PROBE).encode(&FlowReport { state, ..testing::report() }, &mut out);
             assert_eq!(sum(&decode(&out), 57981), risk, "{state:?}");
         }
+    }
+
+    #[test]
+    fn a_counter_that_went_wrong_takes_no_more_than_a_message() {
+        let delta = Counters { bytes: [u64::MAX, 7], packets: [1, u64::MAX], ..Counters::default() };
+        let mut out = Vec::new();
+        let count = Encoder::new(PROBE).encode(&FlowReport { delta, ..testing::report() }, &mut out);
+        let records = decode(&out);
+        assert_eq!((count, records.len()), (RECORDS_MAX, RECORDS_MAX));
+        assert_eq!([1, 23].map(|key| sum(&records, key)), [BYTES_MAX, 7]);
+        assert!(out.len() < 128 << 10, "{} bytes", out.len());
     }
 
     proptest! {
