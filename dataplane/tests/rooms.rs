@@ -13,7 +13,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("export", &["flows", "model", "owners"]),
     ("flows", &["model", "owners"]),
     ("owners", &["config", "model"]),
-    ("config", &[]),
+    ("config", &["model"]),
     ("model", &[]),
 ];
 
