@@ -27,6 +27,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const CACHE_MAX: usize = 1 << 14;
 /// Most that is read of a container's lists, bytes.
 const CONTAINER_BYTES_MAX: u64 = 64 << 20;
+/// What opening a list counts for.
+const LIST_BYTES: u64 = 1024;
+/// Longest path, with its end (`PATH_MAX`).
+const LINE_MAX: u64 = 4096;
 /// Documentation, headers and locales are most of a system's files, and nobody executes them.
 const NEVER_EXECUTED: [&str; 5] =
     ["/usr/share/doc/", "/usr/share/man/", "/usr/share/locale/", "/usr/include/", "/usr/src/"];
@@ -143,13 +147,11 @@ impl DpkgIndex {
     pub(crate) fn add_list(&mut self, package: String, mut list: impl BufRead) -> bool {
         let Ok(number) = u16::try_from(self.packages.len()) else { return false };
         self.packages.push(package);
-        let mut line = Vec::new();
-        while list.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-            let path = line.strip_suffix(b"\n").unwrap_or(&line);
-            if may_be_executed(path) {
-                self.files.push(self.hasher.hash_one(path) & !NUMBER | u64::from(number));
+        let mut path = Vec::new();
+        while next_path(&mut list, &mut path).is_some() {
+            if may_be_executed(&path) {
+                self.files.push(self.hasher.hash_one(&*path) & !NUMBER | u64::from(number));
             }
-            line.clear();
         }
         true
     }
@@ -176,13 +178,13 @@ pub(crate) fn may_be_executed(path: &[u8]) -> bool {
 
 /// `bash.list`, or `libc6:amd64.list`.
 pub(crate) fn package_of_list(name: &str) -> Option<String> {
-    let name = name.strip_suffix(".list")?;
-    Some(clean(name.split(':').next().unwrap_or(name).as_bytes()))
+    let name = name.strip_suffix(".list")?.split(':').next().filter(|name| !name.is_empty())?;
+    Some(clean(name.as_bytes()))
 }
 
 /// dpkg knows a file where the package put it: on hosts with a merged /usr that may be without the /usr of today's path.
 pub(crate) fn spellings(exe: &str) -> impl Iterator<Item = &str> {
-    std::iter::once(exe).chain(exe.strip_prefix("/usr"))
+    std::iter::once(exe).chain(exe.strip_prefix("/usr").filter(|path| path.len() > 1 && path.starts_with('/')))
 }
 
 /// Reads a container's lists, without following anything out of its root.
@@ -208,12 +210,31 @@ fn container_package(pid: u32, exe: &str) -> Option<String> {
     None
 }
 
-/// Whether an executable is in a list; takes what it reads of it from what is left to read.
-pub(crate) fn list_has(list: impl BufRead, exe: &str, left: &mut u64) -> bool {
-    list.split(b'\n').map_while(Result::ok).any(|line| {
-        *left = left.saturating_sub(line.len() as u64 + 1);
-        spellings(exe).any(|path| path.as_bytes() == line)
-    })
+/// Whether an executable is in a list; takes what it reads of it from what is left to read, and something for the list
+/// itself: a container may have any number of empty ones.
+pub(crate) fn list_has(mut list: impl BufRead, exe: &str, left: &mut u64) -> bool {
+    *left = left.saturating_sub(LIST_BYTES);
+    let mut path = Vec::new();
+    while let Some(read) = next_path(&mut list, &mut path) {
+        *left = left.saturating_sub(read);
+        if spellings(exe).any(|spelling| spelling.as_bytes() == path) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Reads a line, and returns how much it took. Of one that is longer than any path nothing is kept.
+fn next_path(list: &mut impl BufRead, path: &mut Vec<u8>) -> Option<u64> {
+    path.clear();
+    let mut read = list.by_ref().take(LINE_MAX).read_until(b'\n', path).ok().filter(|read| *read > 0)?;
+    if path.last() == Some(&b'\n') {
+        path.pop();
+    } else if read as u64 == LINE_MAX {
+        path.clear();
+        read += list.skip_until(b'\n').ok()?;
+    }
+    Some(read as u64)
 }
 
 fn open_in(root: &File, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
@@ -253,6 +274,33 @@ mod tests {
         let found =
             ["/usr/bin/curl", "/usr/bin/dash", "/usr/bin/other", "/usr/share/doc/curl/x"].map(|p| index.find(p));
         assert_eq!(found, [Some("curl".into()), Some("dash".into()), None, None]);
+    }
+
+    #[test]
+    fn a_list_without_a_name_and_half_a_folder_are_nothing() {
+        assert_eq!(
+            ["dash:amd64.list", ":amd64.list", ".list", "x"].map(package_of_list),
+            [Some("dash".into()), None, None, None]
+        );
+        let spelt = |exe| spellings(exe).collect::<Vec<_>>();
+        assert_eq!(spelt("/usr/bin/x"), ["/usr/bin/x", "/bin/x"]);
+        assert_eq!([spelt("/usr"), spelt("/usr/"), spelt("/usrx/y")], [["/usr"], ["/usr/"], ["/usrx/y"]]);
+    }
+
+    #[test]
+    fn long_lines_and_many_lists_are_bounded() {
+        let long = [b"/usr/bin/".as_slice(), &vec![b'a'; 1 << 20], b"\n/usr/bin/curl\n"].concat();
+        let (mut left, mut path) = (CONTAINER_BYTES_MAX, Vec::new());
+        assert!(next_path(&mut long.as_slice(), &mut path).is_some() && path.capacity() <= 2 * LINE_MAX as usize);
+        assert!(list_has(long.as_slice(), "/usr/bin/curl", &mut left));
+        assert_eq!(CONTAINER_BYTES_MAX - left, long.len() as u64 + LIST_BYTES);
+        let longest = format!("/{}", "a".repeat(LINE_MAX as usize - 2));
+        for list in [format!("{longest}\n"), longest.clone()] {
+            assert!(list_has(list.as_bytes(), &longest, &mut left));
+        }
+        left = CONTAINER_BYTES_MAX;
+        let lists = (0..1 << 20).take_while(|_| !list_has(&b""[..], "/x", &mut left) && left > 0).count();
+        assert!(lists < 1 << 17, "{lists} empty lists");
     }
 
     #[test]
