@@ -17,6 +17,10 @@ use super::messages::{
 use crate::owners::cgroup::Runtime;
 use crate::owners::workload::{Names, Pod};
 
+/// Longest answer that is read, bytes: one container or pod, by its id. In an answer every two bytes can be a
+/// container, which takes a hundred times as many in memory.
+const ANSWER_MAX: usize = 1 << 20;
+
 /// Labels that the kubelet gives to each container.
 pub(super) const POD_NAME: &str = "io.kubernetes.pod.name";
 pub(super) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
@@ -84,7 +88,7 @@ impl Connection {
                 self.channel.get_or_init(|| endpoint.connect_lazy()).clone()
             }
         };
-        let mut grpc = Grpc::new(channel);
+        let mut grpc = Grpc::new(channel).max_decoding_message_size(ANSWER_MAX);
         grpc.ready().await.map_err(|err| explain(&err))?;
         let path =
             PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{method}")).map_err(|err| err.to_string())?;
