@@ -77,14 +77,18 @@ pub(crate) struct Events {
 impl Events {
     /// Takes a piece and tells of the events that it completes. What is no event is passed over.
     pub(crate) fn take(&mut self, data: &[u8], created: &mut impl FnMut(String, Names)) -> Result<(), String> {
-        self.line.extend_from_slice(data);
-        while let Some(end) = self.line.iter().position(|b| *b == b'\n') {
-            if let Ok(event) = serde_json::from_slice::<Event>(&self.line[..end]) {
+        // Each byte is looked at once: lines may be long and pieces short, or the other way round.
+        let mut rest = data;
+        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+            self.line.extend_from_slice(&rest[..end]);
+            rest = &rest[end + 1..];
+            if let Ok(event) = serde_json::from_slice::<Event>(&self.line) {
                 let (id, names) = of_event(event);
                 created(id, names);
             }
-            self.line.drain(..=end);
+            self.line.clear();
         }
+        self.line.extend_from_slice(rest);
         if self.line.len() > ANSWER_MAX {
             return Err("an event is too long".into());
         }
@@ -176,6 +180,23 @@ mod tests {
         let (id, found) = of_event(serde_json::from_str(text).unwrap());
         assert_eq!((id.as_str(), found.name.as_str(), found.image.as_str()), ("abc", "short", "bb:1"));
         assert_eq!(found.labels, [("tier".to_owned(), "front".to_owned())]);
+    }
+
+    #[test]
+    fn long_lines_in_short_pieces_and_short_lines_in_long_pieces_take_no_time() {
+        let begun = std::time::Instant::now();
+        let (mut events, mut found) = (Events::default(), 0);
+        let long = vec![b' '; ANSWER_MAX];
+        for piece in long.chunks(16) {
+            events.take(piece, &mut |_, _| found += 1).unwrap();
+        }
+        let event = b"{\"Actor\":{\"ID\":\"abc\",\"Attributes\":{}}}\n";
+        events.take(event, &mut |_, _| found += 1).unwrap();
+        events.take(&vec![b'\n'; ANSWER_MAX], &mut |_, _| found += 1).unwrap();
+        assert_eq!(found, 1);
+        // It took minutes.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+        assert!(events.take(&vec![b' '; ANSWER_MAX + 1], &mut |_, _| ()).is_err());
     }
 
     #[test]
