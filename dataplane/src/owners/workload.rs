@@ -181,6 +181,25 @@ pub struct Names {
     pub pod: Option<Pod>,
 }
 
+impl Names {
+    /// What will be shown of them: for who keeps those of many containers.
+    #[must_use]
+    pub fn shortened(self) -> Self {
+        let pod = |pod: Pod| Pod {
+            uid: clean_text(&pod.uid),
+            name: clean_text(&pod.name),
+            namespace: clean_text(&pod.namespace),
+        };
+        Self {
+            runtime: self.runtime,
+            name: clean_text(&self.name),
+            image: clean_text(&self.image),
+            labels: clean_labels(&self.labels),
+            pod: self.pod.map(pod),
+        }
+    }
+}
+
 /// The reply to a [`NameRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameReply {

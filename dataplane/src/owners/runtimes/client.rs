@@ -21,6 +21,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Containers whose creation is remembered.
 const RECENT_MAX: usize = 1024;
+/// Digits of an id.
+const ID_MAX: usize = 64;
 
 impl RuntimeApi {
     /// Where it usually listens.
@@ -117,6 +119,22 @@ struct Recent {
     order: VecDeque<String>,
 }
 
+impl Recent {
+    /// An answer may have megabytes of labels: of so many containers only what will be shown is kept.
+    fn add(&mut self, id: String, names: Names) {
+        if id.len() > ID_MAX {
+            return;
+        }
+        if self.order.len() >= RECENT_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.names.remove(&oldest);
+        }
+        self.order.push_back(id.clone());
+        self.names.insert(id, names.shortened());
+    }
+}
+
 impl RuntimeClient {
     /// A runtime behind a socket.
     #[must_use]
@@ -211,18 +229,8 @@ impl RuntimeClient {
         let mut pause = PAUSE;
         loop {
             let begun = Instant::now();
-            let created = |id: String, names| {
-                let mut recent = self.recent();
-                if recent.order.len() >= RECENT_MAX
-                    && let Some(oldest) = recent.order.pop_front()
-                {
-                    recent.names.remove(&oldest);
-                }
-                recent.order.push_back(id.clone());
-                recent.names.insert(id, names);
-            };
             // What goes wrong is told and counted where something is asked.
-            let _ = docker::follow(&self.path, created).await;
+            let _ = docker::follow(&self.path, |id, names| self.recent().add(id, names)).await;
             pause = if begun.elapsed() > PAUSE_MAX { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
             tokio::time::sleep(pause).await;
         }
@@ -323,6 +331,22 @@ mod tests {
         assert!(runtime_client.may_know(Runtime::Podman, path));
         assert!(!runtime_client.may_know(Runtime::Docker, path));
         assert!(!runtime_client.may_know(Runtime::Podman, "/machine.slice/libpod-0.scope"));
+    }
+
+    #[test]
+    fn little_is_kept_of_many_containers() {
+        let mut recent = Recent::default();
+        let long = || "x".repeat(1 << 20);
+        for number in 0..RECENT_MAX + 5 {
+            let name = if number < 3 { long() } else { "web".into() };
+            let labels = vec![("k".to_owned(), name.clone()); 100];
+            recent.add(number.to_string(), Names { name, labels, ..Names::default() });
+        }
+        recent.add(long(), Names::default());
+        assert_eq!((recent.names.len(), recent.order.len()), (RECENT_MAX, RECENT_MAX));
+        recent.add("1".into(), Names { name: long(), labels: vec![(long(), long())], ..Names::default() });
+        let kept = &recent.names["1"];
+        assert!(kept.name.len() + kept.labels[0].0.len() + kept.labels[0].1.len() < 1000);
     }
 
     #[test]
