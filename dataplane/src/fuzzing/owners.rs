@@ -38,7 +38,7 @@ pub fn packages(data: &[u8]) {
     let mut parts = data.split(|b| *b == 0);
     let exe = String::from_utf8_lossy(parts.next().unwrap_or_default());
     let mut index = DpkgIndex::new(None);
-    let (mut in_container, mut left) = (false, 1 << 16);
+    let (mut in_container, mut left) = (false, u64::MAX);
     while let (Some(name), Some(list)) = (parts.next(), parts.next()) {
         let Some(package) = std::str::from_utf8(name).ok().and_then(package_of_list) else { continue };
         assert_clean(&package, 3 * name.len());
@@ -51,7 +51,7 @@ pub fn packages(data: &[u8]) {
     index.sort();
     let on_host = index.find(&exe).is_some();
     if spellings(&exe).all(|path| may_be_executed(path.as_bytes())) {
-        assert_eq!(on_host, in_container && left > 0);
+        assert_eq!(on_host, in_container);
     } else {
         assert!(!on_host || in_container);
     }
