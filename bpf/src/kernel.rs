@@ -1,18 +1,21 @@
 //! Loading and attaching the kernel programs. Dropping [`Kernel`] detaches everything: all links are file descriptors
 //! of this process, so the kernel does the same when the process is killed.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::Func;
 use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, MapMut, MapType, OpenObject, ProgramMut};
 use zerocopy::FromBytes;
 
 use crate::charge::create_uncharged;
+use crate::cpus;
 use crate::error::{KernelError, bpf};
 use crate::programs::ProgramHandle;
 use crate::records::{CpuStats, UdpKey, UdpValue};
@@ -44,7 +47,7 @@ impl Default for KernelOptions {
     }
 }
 
-/// Size of each ring on a host with so many CPUs: 8 MiB, which take what comes in 5 ms at 10 million records a second,
+/// Size of each ring on a host with so many CPUs online: 8 MiB, which take what comes in 5 ms at 10 million records a second,
 /// in which a kernel thread may keep the worker from its CPU; from 3 CPUs on less, so that all take 16 MiB, but at least
 /// 1 MiB each.
 #[must_use]
@@ -53,6 +56,9 @@ pub fn ring_bytes_for(cpus: usize) -> u32 {
     let power_of_two = 1 << share.checked_ilog2().unwrap_or(0);
     power_of_two.clamp(1 << 20, 8 << 20)
 }
+
+/// Size of the ring that CPUs share which were not online when the agent was started.
+const SHARED_RING_BYTES: u32 = 1 << 20;
 
 /// The attached programs and their maps.
 pub struct Kernel {
@@ -69,8 +75,8 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads and attaches everything, then marks the sockets that are older than this call. Returns the rings, one per
-    /// possible CPU, in the order of the CPUs.
+    /// Loads and attaches everything, then marks the sockets that are older than this call. Returns the rings, as
+    /// [`create_rings`] makes them.
     ///
     /// # Errors
     /// If the kernel refuses a program, map or attachment. Nothing stays attached then.
@@ -91,8 +97,7 @@ impl Kernel {
         };
         let skel = open.load().map_err(bpf("the kernel refused a program (run with -vv for the verifier's log)"))?;
 
-        let rings =
-            create_rings(&skel.maps.se_rings, cpus, options.ring_bytes.unwrap_or_else(|| ring_bytes_for(cpus)))?;
+        let rings = create_rings(&skel.maps.se_rings, cpus, options.ring_bytes)?;
         put(&skel.maps.se_udp, 0, &udp_inner)?;
 
         let mut links = attach_tracing(&skel.progs)?;
@@ -106,7 +111,7 @@ impl Kernel {
             links.extend(attach_cgroup([&progs.se_egress, &progs.se_ingress], path)?);
         }
 
-        let misses_orphans = is_scan_over_states_unsafe();
+        let misses_orphans = scan_kind().is_over_files();
         let scan = if misses_orphans {
             skel.progs.se_scan_files.attach_trace()
         } else {
@@ -225,15 +230,34 @@ pub(crate) fn put(outer: &impl MapCore, slot: u32, inner: &MapHandle) -> Result<
     outer.update(&slot.to_ne_bytes(), &fd, MapFlags::ANY).map_err(bpf("cannot fill a map of maps"))
 }
 
-pub(crate) fn create_rings(outer: &impl MapCore, cpus: usize, bytes: u32) -> Result<Vec<Ring>, KernelError> {
-    (0..cpus)
-        .map(|cpu| {
-            let map = MapHandle::create(MapType::RingBuf, Some("se_ring"), 0, 0, bytes, &create_opts())
-                .map_err(bpf("cannot create a ring buffer"))?;
-            put(outer, cpu as u32, &map)?;
-            ring_of(&map, cpu, bytes)
-        })
-        .collect()
+/// A ring for each CPU that is online, in their order, and then one, as if of the CPU after the last possible one, that all others
+/// share: a virtual machine may have 128 of which four are there, and one that comes later finds room there.
+pub(crate) fn create_rings(
+    outer: &impl MapCore,
+    possible: usize,
+    bytes: Option<u32>,
+) -> Result<Vec<Ring>, KernelError> {
+    let online: Vec<usize> = cpus::online().into_iter().filter(|cpu| *cpu < possible).collect();
+    let online = if online.is_empty() { (0..possible).collect() } else { online };
+    let bytes = bytes.unwrap_or_else(|| ring_bytes_for(online.len()));
+    let create = |bytes| {
+        MapHandle::create(MapType::RingBuf, Some("se_ring"), 0, 0, bytes, &create_opts())
+            .map_err(bpf("cannot create a ring buffer"))
+    };
+    let mut rings = Vec::with_capacity(online.len() + 1);
+    for &cpu in &online {
+        let map = create(bytes)?;
+        put(outer, cpu as u32, &map)?;
+        rings.push(ring_of(&map, cpu, bytes)?);
+    }
+    let others: Vec<usize> = (0..possible).filter(|cpu| !online.contains(cpu)).collect();
+    if !others.is_empty() {
+        let bytes = bytes.min(SHARED_RING_BYTES);
+        let map = create(bytes)?;
+        others.iter().try_for_each(|cpu| put(outer, *cpu as u32, &map))?;
+        rings.push(ring_of(&map, possible, bytes)?);
+    }
+    Ok(rings)
 }
 
 fn ring_of(map: &impl AsFd, cpu: usize, bytes: u32) -> Result<Ring, KernelError> {
@@ -260,14 +284,45 @@ fn attach_cgroup(programs: [&ProgramMut<'_>; 2], path: &Path) -> Result<Vec<Link
         .collect()
 }
 
-/// From 7.0 on: see `se_scan_files` in `scan.h`.
-fn is_scan_over_states_unsafe() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    major_version(&release).is_none_or(|major| major >= 7)
+/// How sockets are scanned, and why so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScanKind {
+    /// Over the states of all sockets: it finds connections that no process has open any more, too.
+    OverStates,
+    /// Over open files: this kernel can free a state under the other walk (see `se_scan_files` in `scan.h`).
+    OverFiles,
+    /// Over open files: the kernel's types cannot be read, so nobody knows.
+    OverFilesUnknown,
 }
 
-fn major_version(release: &str) -> Option<u32> {
-    release.split('.').next()?.parse().ok()
+impl ScanKind {
+    fn is_over_files(self) -> bool {
+        self != Self::OverStates
+    }
+
+    /// In words.
+    #[must_use]
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::OverStates => "over the states of all sockets: the kernel has no bpf_selem_unlink_nofail",
+            Self::OverFiles => {
+                "over open files: the kernel has bpf_selem_unlink_nofail, with which the faster walk is not safe"
+            }
+            Self::OverFilesUnknown => {
+                "over open files: the kernel's types cannot be read, and this walk is safe everywhere"
+            }
+        }
+    }
+}
+
+/// By what the kernel has, not by its version: a vendor's may carry a change under an older number.
+#[must_use]
+pub fn scan_kind() -> ScanKind {
+    match Btf::from_vmlinux() {
+        Ok(btf) if btf.type_by_name::<Func<'_>>("bpf_selem_unlink_nofail").is_some() => ScanKind::OverFiles,
+        Ok(_) => ScanKind::OverStates,
+        Err(_) => ScanKind::OverFilesUnknown,
+    }
 }
 
 /// Runs the iterator over all open files once: it marks the sockets that it finds.
@@ -279,12 +334,6 @@ fn seed(program: &ProgramMut<'_>) -> Result<(), KernelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_major_version_of_a_release() {
-        let majors = ["6.18.5+deb14-amd64\n", "7.2.13+deb14-amd64\n", "10.0.0", "", "next"].map(major_version);
-        assert_eq!(majors, [Some(6), Some(7), Some(10), None, None]);
-    }
 
     #[test]
     fn rings_of_many_cpus_are_smaller() {

@@ -8,6 +8,7 @@
 //! * `harness`, behind the feature of that name, has programs that only the load harness loads.
 
 mod charge;
+pub mod cpus;
 pub mod error;
 #[cfg(feature = "harness")]
 pub mod harness;

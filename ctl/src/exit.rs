@@ -6,6 +6,8 @@ pub const REFUSED: u8 = 1;
 pub const USAGE: u8 = 64;
 /// Something that is needed is not there: an agent, a feature of the kernel, a port.
 pub const UNAVAILABLE: u8 = 69;
+/// A fault of the program itself.
+pub const INTERNAL: u8 = 70;
 /// A connection broke.
 pub const IO: u8 = 74;
 /// Agent and client do not understand each other.

@@ -339,6 +339,8 @@ pub enum Unit {
     Nanoseconds,
     /// Microseconds.
     Microseconds,
+    /// Milliseconds.
+    Milliseconds,
     /// Seconds.
     Seconds,
     /// Hundredths.

@@ -98,6 +98,7 @@ fn cell(column: &Column, row: &Map<String, Value>) -> String {
         (Unit::Seconds, v) if v.is_u64() => human::seconds(v.as_u64().unwrap_or(0)),
         (Unit::Nanoseconds, v) => v.as_f64().map_or_else(|| text(v), human::nanoseconds),
         (Unit::Microseconds, v) => v.as_f64().map_or_else(|| text(v), |us| human::nanoseconds(us * 1000.0)),
+        (Unit::Milliseconds, v) => v.as_f64().map_or_else(|| text(v), |ms| human::nanoseconds(ms * 1_000_000.0)),
         (Unit::Percent, v) => v.as_f64().map_or_else(|| text(v), |p| format!("{p:.1} %")),
         (_, v) => text(v),
     }

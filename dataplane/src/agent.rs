@@ -4,7 +4,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -14,19 +13,26 @@ use sockeye::api::events::Event;
 use sockeye::api::server::ControlSocket;
 use sockeye::config::Config;
 use sockeye::control::{Control, ControlOptions, Enrichment};
-use sockeye::export::messages::Probe;
+use sockeye::export::messages::{Heartbeat, Probe};
 use sockeye::export::zmq::ZmqOptions;
 use sockeye::export::{ExportPort, text, zmq};
 use sockeye::flows::Timeouts;
 use sockeye::ingest::udp::Drainer;
 use sockeye::ingest::worker;
+use sockeye::log::{complain, say};
+use sockeye::owners::desk::Desk;
+use sockeye::owners::packages::PackageStats;
 use sockeye::owners::runtimes::NamingStats;
 use sockeye::owners::{packages, procfs, runtimes};
-use sockeye_bpf::kernel::{Kernel, KernelOptions};
+use sockeye::threads::Threads;
+use sockeye_bpf::kernel::{Kernel, KernelOptions, scan_kind};
 use sockeye_bpf::preflight;
 use sockeye_ctl::exit;
 
 use crate::cli::{Args, Command};
+
+/// So many CPUs' rings one worker drains, unless the operator wants it otherwise.
+const CPUS_PER_WORKER: usize = 8;
 
 fn charged(why: &std::io::Error) -> String {
     format!(
@@ -35,30 +41,62 @@ fn charged(why: &std::io::Error) -> String {
     )
 }
 
-pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
+/// Runs the agent until a signal ends it.
+///
+/// # Errors
+/// If it cannot start, or a thread without which it is blind has ended.
+pub(crate) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
+    let threads = Threads::new(|| {
+        let _ = signal_hook::low_level::raise(SIGTERM);
+    });
+    run_threads(args, config, &threads)?;
+    threads.failure().map_or(Ok(()), |why| Err(Failure::Internal(why.into())))
+}
+
+/// Why the agent has ended.
+pub(crate) enum Failure {
+    /// Something that it needs is not there.
+    Unavailable(anyhow::Error),
+    /// A fault of its own.
+    Internal(String),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(err: anyhow::Error) -> Self {
+        Self::Unavailable(err)
+    }
+}
+
+fn run_threads(args: &Args, config: &Config, threads: &Threads) -> Result<()> {
     // Everything that can be refused comes before the kernel is touched.
     let (wake, events) = mpsc::channel();
-    let socket = ControlSocket::start(&args.control_socket, wake.clone())?;
-    let probe = Probe::of_this_host();
-    let exporters = start_exporters(args, &probe)?;
+    let socket = ControlSocket::start(threads, &args.control_socket, wake.clone())?;
+    let heartbeat = Heartbeat {
+        probe: Probe::of_this_host(),
+        agent: Arc::default(),
+        exporters: args.zmq.len() as u64,
+        lifetime_s: args.active_timeout,
+        idle_s: args.idle_timeout,
+    };
+    let exporters = start_exporters(args, threads, &heartbeat)?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot wait for signals")?;
 
     let (mut kernel, rings) = Kernel::start(&kernel_options(args)).context("cannot start the kernel side")?;
     if let Some(why) = kernel.charged_because()
         && args.verbose > 0
     {
-        eprintln!("sockeye: {}.", charged(why));
+        tracing::warn!("{}", charged(why));
     }
     let udp_tables = kernel.take_udp_tables().context("the UDP tables are in use")?;
-    let drainer = Drainer::start(udp_tables).context("cannot start the thread that drains UDP counters")?;
+    let drainer = Drainer::start(threads, udp_tables).context("cannot start the thread that drains UDP counters")?;
     let stop_workers = Arc::new(AtomicBool::new(false));
-    let count = args.workers.map_or_else(|| rings.len().div_ceil(8), |workers| workers as usize);
+    let count = args.workers.map_or_else(|| rings.len().div_ceil(CPUS_PER_WORKER), |workers| workers as usize);
     let wake_control = move || {
         let _ = wake.send(Event::ShardFull);
     };
     let (ports, workers) =
-        worker::start(rings, count, &stop_workers, &wake_control).context("cannot start the workers")?;
-    let enrichment = start_enrichment(config).context("cannot start the enrichment threads")?;
+        worker::start(threads, rings, count, &stop_workers, &wake_control).context("cannot start the workers")?;
+    let enrichment = start_enrichment(config, threads).context("cannot start the enrichment threads")?;
     let timeouts = Timeouts {
         idle_ns: args.idle_timeout * 1_000_000_000,
         active_ns: args.active_timeout * 1_000_000_000,
@@ -69,67 +107,87 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         timeouts: if kernel.misses_orphans() { timeouts.without_orphans() } else { timeouts },
         flows_max: usize::try_from(args.flows_max).unwrap_or(usize::MAX),
         scan_every: Duration::from_secs(args.scan_interval),
-        probe,
+        figures: heartbeat.agent,
+        threads: threads.clone(),
         limits: preflight::limits(!args.no_cgroup),
     };
     for limit in &options.limits {
-        eprintln!("sockeye: {}: {}.", limit.finding, limit.remedy.as_deref().unwrap_or_default());
+        tracing::warn!("{}: {}", limit.finding, limit.remedy.as_deref().unwrap_or_default());
     }
     let control = Control::new(kernel, drainer, ports, exporters, enrichment, options);
     let stop_control = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&stop_control);
-    let control = thread::Builder::new().name("sockeye-control".into()).spawn(move || {
-        let _end = EndAgent;
-        control.run(&events, &stop);
-    })?;
+    let control = threads.essential("sockeye-control", move |pulse| control.run(&events, &stop, pulse));
+    let control = control.context("cannot start the control thread")?;
 
-    let _ = signals.forever().next();
+    wait_for_end(&mut signals)?;
+    threads.stop();
     // In the direction of the data: the rings are empty before control takes its last look.
     stop_workers.store(true, Ordering::Relaxed);
     for worker in workers {
         let _ = worker.join();
     }
     stop_control.store(true, Ordering::Relaxed);
-    let ended = control.join();
+    let _ = control.join();
     drop(socket);
-    ended.map_err(|_| anyhow::anyhow!("the control thread has died, which is a bug: please report what it said above"))
+    Ok(())
 }
+
+/// Until somebody wants the agent to end. Whoever wants it a second time does not want to wait.
+fn wait_for_end(signals: &mut Signals) -> Result<()> {
+    for signal in signals.forever() {
+        if signal != SIGHUP {
+            break;
+        }
+        tracing::warn!("SIGHUP changes nothing: the configuration is read when the agent starts");
+    }
+    let ending = Arc::new(AtomicBool::new(true));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&ending))
+            .context("cannot wait for signals")?;
+    }
+    Ok(())
+}
+
+/// Replies on the way to control. Who has one more waits until there is room.
+const LOOKUP_REPLIES_MAX: usize = 1 << 13;
 
 /// The threads that ask /proc, package databases and container runtimes.
-fn start_enrichment(config: &Config) -> Result<Enrichment> {
-    let (lookup_requests, requests) = mpsc::channel();
-    let (replies, lookup_replies) = mpsc::channel();
-    let (packages, packages_wanted) = mpsc::channel();
-    packages::start(packages_wanted, replies.clone())?;
-    procfs::start(requests, replies, packages, preflight::find_cgroup2())?;
-    let (name_requests, containers) = tokio::sync::mpsc::unbounded_channel();
-    let (names, name_replies) = mpsc::channel();
+fn start_enrichment(config: &Config, threads: &Threads) -> Result<Enrichment> {
+    let (replies, lookup_replies) = mpsc::sync_channel(LOOKUP_REPLIES_MAX);
+    let (lookup_requests, package_requests) = (Desk::new(procfs::DESK), Arc::new(Desk::new(packages::DESK)));
+    let packages = Arc::new(PackageStats::default());
+    packages::start(threads, &package_requests, replies.clone(), Arc::clone(&packages))?;
+    procfs::start(threads, &lookup_requests, replies, Arc::clone(&package_requests), preflight::find_cgroup2())?;
+    let (name_requests, containers) = tokio::sync::mpsc::channel(runtimes::QUEUE_MAX);
+    let (names, name_replies) = mpsc::sync_channel(runtimes::REPLIES_MAX);
     let runtimes: Vec<_> = runtimes::find(&config.runtimes).into_iter().map(Arc::new).collect();
     let naming = Arc::new(NamingStats::default());
-    runtimes::start(runtimes.clone(), containers, names, Arc::clone(&naming))?;
-    Ok(Enrichment { lookup_requests, lookup_replies, name_requests, name_replies, runtimes, naming })
+    runtimes::start(threads, runtimes.clone(), containers, names, Arc::clone(&naming))?;
+    Ok(Enrichment {
+        lookup_requests,
+        lookup_replies,
+        package_requests,
+        packages,
+        name_requests,
+        name_replies,
+        runtimes,
+        naming,
+    })
 }
 
-/// Ends the agent when the thread that holds it ends, also by a panic: an agent without its control thread is blind.
-struct EndAgent;
-
-impl Drop for EndAgent {
-    fn drop(&mut self) {
-        let _ = signal_hook::low_level::raise(SIGTERM);
-    }
-}
-
-fn start_exporters(args: &Args, probe: &Probe) -> Result<Vec<ExportPort>> {
+fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat) -> Result<Vec<ExportPort>> {
     let mut exporters = Vec::new();
     for endpoint in &args.zmq {
-        exporters.push(zmq::start(ZmqOptions {
-            source_id: probe.source_id(&endpoint.address),
+        let options = ZmqOptions {
+            source_id: heartbeat.probe.source_id(&endpoint.address),
             endpoint: endpoint.clone(),
             server_key: args.zmq_encryption_key.clone(),
             format: args.zmq_format,
-            probe: probe.ip,
-            verbose: args.verbose > 0,
-        })?);
+            probe: heartbeat.probe.ip,
+            heartbeat: heartbeat.clone(),
+        };
+        exporters.push(zmq::start(threads, options)?);
     }
     if exporters.is_empty() || args.verbose > 0 {
         // Without another exporter there is nothing left to do for an agent whose reader has gone.
@@ -139,7 +197,8 @@ fn start_exporters(args: &Args, probe: &Probe) -> Result<Vec<ExportPort>> {
                 let _ = signal_hook::low_level::raise(SIGTERM);
             }
         };
-        exporters.push(text::start(text::Style::of_stdout(), on_closed).context("cannot start printing")?);
+        let style = text::Style::of_stdout();
+        exporters.push(text::start(threads, style, on_closed).context("cannot start printing")?);
     }
     Ok(exporters)
 }
@@ -153,10 +212,10 @@ pub(crate) fn preflight(args: &Args) -> Result<(), ExitCode> {
             continue;
         }
         match &need.remedy {
-            None if checking => println!("ok       {:<16} {}", need.name, need.finding),
+            None if checking => say(&format!("ok       {:<16} {}", need.name, need.finding)),
             None => {}
             Some(remedy) => {
-                eprintln!("sockeye: {}: {remedy}.", need.finding);
+                complain(&format!("{}: {remedy}.", need.finding));
                 let code = if need.name == preflight::CAPABILITIES { exit::NO_PERMISSION } else { exit::UNAVAILABLE };
                 failed.get_or_insert(ExitCode::from(code));
             }
@@ -177,23 +236,24 @@ fn kernel_options(args: &Args) -> KernelOptions {
 pub(crate) fn check(args: &Args) -> Result<()> {
     for need in preflight::features() {
         match &need.remedy {
-            None => println!("ok       {:<16} {}", need.name, need.finding),
-            Some(remedy) => println!("missing  {:<16} {}: {remedy}", need.name, need.finding),
+            None => say(&format!("ok       {:<16} {}", need.name, need.finding)),
+            Some(remedy) => say(&format!("missing  {:<16} {}: {remedy}", need.name, need.finding)),
         }
     }
     for limit in preflight::limits(!args.no_cgroup) {
-        println!("degraded {:<16} {}: {}", limit.name, limit.finding, limit.remedy.unwrap_or_default());
+        say(&format!("degraded {:<16} {}: {}", limit.name, limit.finding, limit.remedy.unwrap_or_default()));
     }
     let (kernel, rings) = Kernel::start(&kernel_options(args))?;
     let kib = rings.first().map_or(0, |ring| ring.size_bytes() / 1024);
-    println!("ok       {:<16} {} of {kib} KiB", "rings", rings.len());
+    say(&format!("ok       {:<16} {} of {kib} KiB", "rings", rings.len()));
     match kernel.charged_because() {
-        None => println!("ok       {:<16} charged to no memory cgroup", "sockets"),
-        Some(why) => println!("costly   {:<16} {}", "sockets", charged(why)),
+        None => say(&format!("ok       {:<16} charged to no memory cgroup", "sockets")),
+        Some(why) => say(&format!("costly   {:<16} {}", "sockets", charged(why))),
     }
+    say(&format!("ok       {:<16} {}", "socket scan", scan_kind().why()));
     for program in kernel.programs() {
         let cost = program.cost().context("cannot read a program's figures")?;
-        println!("ok       {:<16} {} instructions verified", cost.name, cost.verified_instructions);
+        say(&format!("ok       {:<16} {} instructions verified", cost.name, cost.verified_instructions));
     }
     Ok(())
 }

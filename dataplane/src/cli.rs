@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use sockeye::export::endpoint::{ServerKey, ZmqEndpoint};
 use sockeye::export::zmq::Format;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Watches every TCP and UDP flow of this host from inside the kernel, and says which process is behind it.
 #[derive(Debug, Parser)]
@@ -30,6 +31,10 @@ pub(crate) struct Args {
     /// too.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+
+    /// Which of the agent's own messages go to standard error [default: info, with -v debug].
+    #[arg(long, value_enum, value_name = "LEVEL", env = "SOCKEYE_LOG")]
+    pub(crate) log_level: Option<LogLevel>,
 
     /// Configuration [default: /etc/sockeye/sockeye.toml, if there is one].
     #[arg(long, value_name = "FILE")]
@@ -70,6 +75,32 @@ pub(crate) struct Args {
     /// Run without cgroup hooks: no UDP, and no cost for each packet of TCP.
     #[arg(long)]
     pub(crate) no_cgroup: bool,
+}
+
+/// Each has those above it, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogLevel {
+    /// What ends the agent, or a part of it.
+    Error,
+    /// What is lost, or cannot be seen.
+    Warn,
+    /// What changes: a collector comes, a container runtime answers again.
+    Info,
+    /// Each export.
+    Debug,
+}
+
+impl Args {
+    /// Which messages are wanted.
+    pub(crate) fn level(&self) -> LevelFilter {
+        let default = if self.verbose > 0 { LogLevel::Debug } else { LogLevel::Info };
+        match self.log_level.unwrap_or(default) {
+            LogLevel::Error => LevelFilter::ERROR,
+            LogLevel::Warn => LevelFilter::WARN,
+            LogLevel::Info => LevelFilter::INFO,
+            LogLevel::Debug => LevelFilter::DEBUG,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

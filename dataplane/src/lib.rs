@@ -7,6 +7,7 @@
 //! 5. [`export`]: for ntopng and the terminal,
 //! 6. [`api`]: and for `ctl`.
 //!
+//! [`threads`] starts each thread and notices when it ends, [`log`] has the agent's own messages.
 //! [`model`] has the words that all of them use, [`config`] what the operator has written.
 
 pub mod api;
@@ -17,5 +18,7 @@ pub mod flows;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod ingest;
+pub mod log;
 pub mod model;
 pub mod owners;
+pub mod threads;

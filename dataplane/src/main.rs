@@ -7,8 +7,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use sockeye::config::Config;
+use sockeye::log::{self, complain};
 use sockeye_ctl::exit;
 
+use agent::Failure;
 use cli::{Args, Command};
 
 /// Shards, tables and reports are allocated and freed on different threads all the time: mimalloc is good at that.
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
     let config = match Config::load(args.config.as_deref()) {
         Ok(config) => config,
         Err(err) => {
-            eprintln!("sockeye: {:#}.", anyhow::Error::from(err));
+            complain(&format!("{:#}.", anyhow::Error::from(err)));
             return ExitCode::from(exit::CONFIG);
         }
     };
@@ -37,15 +39,17 @@ fn main() -> ExitCode {
         // libbpf's log is for developers; we print errors ourselves.
         sockeye_bpf::kernel::silence_libbpf();
     }
+    let log = log::start(args.level());
     let done = match &args.command {
-        Some(Command::Check) => agent::check(&args),
+        Some(Command::Check) => agent::check(&args).map_err(Failure::from),
         None => agent::run(&args, &config),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            eprintln!("sockeye: {err:#}.");
-            ExitCode::from(exit::UNAVAILABLE)
-        }
-    }
+    drop(log);
+    let (why, code) = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Unavailable(err)) => (format!("{err:#}."), exit::UNAVAILABLE),
+        Err(Failure::Internal(why)) => (format!("{why}."), exit::INTERNAL),
+    };
+    complain(&why);
+    ExitCode::from(code)
 }

@@ -5,15 +5,17 @@ use std::fs;
 use std::path::Path;
 
 /// Room, and the rooms that it may import from; each stands below all that import from it.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("fuzzing", &["config", "export", "flows", "ingest", "model", "owners"]),
-    ("control", &["api", "export", "flows", "ingest", "model", "owners"]),
-    ("api", &["export", "flows", "ingest", "model", "owners"]),
-    ("ingest", &["model"]),
-    ("export", &["flows", "model", "owners"]),
+    ("control", &["api", "export", "flows", "ingest", "model", "owners", "threads"]),
+    ("api", &["export", "flows", "ingest", "log", "model", "owners", "threads"]),
+    ("ingest", &["model", "threads"]),
+    ("export", &["flows", "model", "owners", "threads"]),
     ("flows", &["model", "owners"]),
-    ("owners", &["config", "model"]),
+    ("owners", &["config", "model", "threads"]),
     ("config", &["model"]),
+    ("threads", &["model"]),
+    ("log", &["model"]),
     ("model", &[]),
 ];
 
@@ -48,6 +50,8 @@ fn imports_follow_the_list_and_never_go_in_a_circle() {
         let stray: Vec<_> = found.iter().filter(|other| !allowed.contains(&other.as_str())).collect();
         assert!(stray.is_empty(), "{room} imports from {stray:?}: move what is shared down, or say why in this list");
     }
-    let rooms = fs::read_dir(&src).expect("a folder").flatten().filter(|entry| entry.path().is_dir()).count();
-    assert_eq!(rooms + 1, MAY_IMPORT.len(), "each folder, and config.rs, is in the list");
+    let files = ["agent.rs", "cli.rs", "lib.rs", "main.rs"];
+    let entries = fs::read_dir(&src).expect("a folder").flatten();
+    let rooms = entries.filter(|entry| !files.iter().any(|file| entry.file_name() == *file)).count();
+    assert_eq!(rooms, MAY_IMPORT.len(), "each is in the list, but for those that put all of it together");
 }

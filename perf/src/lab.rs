@@ -257,7 +257,7 @@ impl Lab {
                 take_shards(port, self.stage, self.flows, &events)
             });
             match self.wake {
-                Wake::Poll => worker.run(stop),
+                Wake::Poll => worker.run(stop, || {}),
                 Wake::Busy => worker.run_with(stop, |_| {}),
                 Wake::Event => worker.run_with(stop, |visit| {
                     if visit.records == 0 {

@@ -145,7 +145,7 @@ def readers(port, count):
             c.recv(10)
             if not last:
                 os._exit(0)
-            say(local=c.getpeername()[1])
+            say(local=c.getpeername()[1], port=c.getsockname()[1])
             while c.recv(1000):
                 pass
             os._exit(0)

@@ -374,6 +374,15 @@ impl Traffic {
         Self::start_program("programs/odd.py", netns, args)
     }
 
+    /// Starts `programs/far_peer.py`: a TCP peer that is not on this host.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn far_peer(mode: &str) -> Self {
+        Self::start_program("programs/far_peer.py", None, &[mode])
+    }
+
     fn start_program(program: &str, netns: Option<&str>, args: &[&str]) -> Self {
         let mut command = net::command(netns, PYTHON);
         let mut child = command

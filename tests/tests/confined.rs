@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use sockeye_ctl::Request;
-use sockeye_tests::{Agent, Traffic, program, serve, wait_for};
+use sockeye_tests::{Agent, Collector, Traffic, free_port, program, serve, settle, wait_for};
 
 fn limits(agent: &Agent) -> Vec<String> {
     let answer = agent.ask(&Request::Stats).expect("an answer");
@@ -28,7 +28,11 @@ fn without_the_hosts_processes() {
     let local = old.says()["local"].as_u64().expect("a port");
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(program("sockeye"));
+    let collecting_at = free_port();
+    let collector = Collector::start(collecting_at, 120, &[]);
+    command.args(["--zmq", &format!("tcp://127.0.0.1:{collecting_at}c")]);
     let agent = Agent::start_by(command);
+    agent.wait_connected();
     assert_eq!(limits(&agent), ["pid namespace"]);
     assert!(agent.stderr().contains("--pid=host") && agent.stderr().contains("hostPID: true"), "{}", agent.stderr());
     old.tell();
@@ -40,6 +44,12 @@ fn without_the_hosts_processes() {
     assert_eq!((flow["before_agent"].as_str(), &flow["responder_pid"]), (Some("yes"), &json!(server.pid())));
     let process = flow.get("responder_process").and_then(Value::as_str);
     assert_eq!(process, Some("python3"), "known by what the kernel told when it read");
+    old.tell();
+    old.wait();
+    settle();
+    drop(agent);
+    let collected = collector.finish();
+    assert_eq!(collected.flow(local, port.into())["dst_pid"], server.pid());
 }
 
 /// A cgroup below the root of version 2, of which the agent sees a part.

@@ -133,3 +133,51 @@ fn an_older_connection_whose_listener_is_gone() {
     assert_eq!(flow["initiator"], format!("127.0.0.1:{client}"), "{flow:#?}");
     assert_eq!((flow["sent"].as_u64(), &flow["before_agent"]), (Some(250), &"yes".into()), "{flow:#?}");
 }
+
+/// A peer that is not on this host, and an agent that comes late: the listener, or what an accepted socket keeps of it, tells who
+/// connected, also where a service of our own has the peer's port number.
+#[test]
+fn an_older_connection_with_a_peer_elsewhere() {
+    for (mode, initiator, responder, bytes_each_way) in [
+        ("listener", ("10.33.0.2", 40001), ("10.33.0.1", 8080), (250, 3000)),
+        ("closed", ("10.33.0.2", 40001), ("10.33.0.1", 8080), (250, 3000)),
+        ("out", ("10.33.0.1", 38080), ("10.33.0.2", 8080), (3000, 250)),
+    ] {
+        let mut program = Traffic::far_peer(mode);
+        program.says();
+        let (mut agent, collector) = exporting_agent();
+        program.tell();
+        program.says();
+        let flow = wait_for("the flow", Duration::from_secs(5), || {
+            let flows = agent.flows_of_port(initiator.1);
+            flows.first().filter(|flow| flow["received"] == bytes_each_way.1).cloned()
+        });
+        let endpoint = |(ip, port): (&str, u16)| format!("{ip}:{port}");
+        assert_eq!(flow["initiator"], endpoint(initiator), "{mode}: {flow:#?}");
+        assert_eq!((&flow["responder"], flow["sent"].as_u64()), (&endpoint(responder).into(), Some(bytes_each_way.0)));
+        let pid = if mode == "out" { "initiator_pid" } else { "responder_pid" };
+        assert_eq!(flow[pid], program.pid(), "{mode}: {flow:#?}");
+        program.tell();
+        if mode == "listener" {
+            // A handshake that was reset is a flow; one that was never completed is none.
+            let flows = wait_for("the one that was reset", Duration::from_secs(5), || {
+                let flows = agent.flows_of_port(8080);
+                flows.iter().any(|flow| flow["initiator"] == "10.33.0.2:42000").then_some(flows)
+            });
+            assert!(flows.len() <= 2, "{flows:#?}");
+            program.tell();
+        }
+        program.says();
+        settle();
+        agent.stop();
+        let collected = collector.finish();
+        // What was exchanged before the agent came is none of its reports.
+        let since = if mode == "out" { (500, 100) } else { (100, 500) };
+        assert_eq!(bytes(&collected, initiator.1, responder.1), (Some(since.0), Some(since.1)), "{mode}");
+        let owner = if mode == "out" { "src_pid" } else { "dst_pid" };
+        assert_eq!(collected.flow(initiator.1.into(), responder.1.into())[owner], program.pid(), "{mode}");
+        let begun =
+            collected.flows().iter().filter(|flow| flow["dst_port"] == 8080 && flow["src_port"] != 40001).count();
+        assert_eq!(begun, usize::from(mode != "closed"), "{mode}: {:#?}", collected.flows());
+    }
+}

@@ -156,7 +156,7 @@ fn a_resolver_behind_a_translation_of_the_sockets_own_namespace() {
 /// Two tenants with the same addresses and ports: which process talks to which?
 #[test]
 fn equal_addresses_in_isolated_networks() {
-    let agent = Agent::start(&[]);
+    let (mut agent, collector) = exporting_agent();
     let tenants = [0, 1].map(|_| [Namespace::new(), Namespace::new()]);
     let mut servers = tenants.each_ref().map(|[a, b]| {
         a.join("10.88.0.1/24", b, "10.88.0.2/24");
@@ -179,9 +179,17 @@ fn equal_addresses_in_isolated_networks() {
         let rows = agent.flows_of_port(500);
         (rows.len() == 2 && rows.iter().all(|row| row["direction"] == "local")).then_some(rows)
     });
+    settle();
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    let exported: Vec<_> = collected.flows().iter().filter(|flow| flow["dst_port"] == 500).collect();
+    assert_eq!(exported.len(), 2, "{exported:#?}");
     for (client, server) in clients.iter().zip(&mut servers) {
         let row = rows.iter().find(|row| row["initiator_pid"] == client.pid()).expect("its flow");
         assert_eq!(row["responder_pid"], server.pid(), "{rows:#?}");
+        let flow = exported.iter().find(|flow| flow["src_pid"] == client.pid()).expect("its flow");
+        assert_eq!(flow["dst_pid"], server.pid(), "{exported:#?}");
     }
 }
 

@@ -70,7 +70,10 @@ struct {
 	__type(value, struct se_sock);
 } se_socks SEC(".maps");
 
-/* One ring per possible CPU, created by the loader: producers on different CPUs never share a cache line. */
+/*
+ * A ring for each CPU that is online, created by the loader: producers on different CPUs never share a cache line. CPUs that
+ * come later share one.
+ */
 struct se_ring {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);

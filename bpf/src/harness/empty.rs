@@ -11,7 +11,7 @@ use libbpf_rs::{Link, OpenObject};
 use super::empty_skel::EmptySkelBuilder;
 use crate::charge::create_uncharged;
 use crate::error::{KernelError, bpf};
-use crate::kernel::{create_rings, create_udp_table, put, ring_bytes_for};
+use crate::kernel::{create_rings, create_udp_table, put};
 use crate::ring::Ring;
 
 /// Which of the agent's hooks, and what is in them.
@@ -48,7 +48,7 @@ impl EmptyHooks {
             open.maps.se_socks.reuse_fd(map.as_fd()).map_err(bpf("cannot use a map"))?;
         }
         let skel = open.load().map_err(bpf("the kernel refused the empty programs"))?;
-        let rings = create_rings(&skel.maps.se_rings, cpus, ring_bytes_for(cpus))?;
+        let rings = create_rings(&skel.maps.se_rings, cpus, None)?;
         put(&skel.maps.se_udp, 0, &create_udp_table(1)?)?;
         let dir = File::open(cgroup)
             .map_err(|source| KernelError::Io { what: format!("cannot open {}", cgroup.display()), source })?;

@@ -34,7 +34,7 @@ pub struct Order {
 }
 
 impl Producer {
-    /// Loads the program. Returns the rings, one per possible CPU, in the order of the CPUs.
+    /// Loads the program. Returns the rings, one per CPU that is online, in their order.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -44,7 +44,7 @@ impl Producer {
         let mut open = SaturateSkelBuilder::default().open(&mut storage).map_err(bpf("cannot open the BPF object"))?;
         open.maps.se_rings.set_max_entries(cpus as u32).map_err(bpf("cannot size the maps"))?;
         let skel = open.load().map_err(bpf("the kernel refused the producer"))?;
-        let rings = create_rings(&skel.maps.se_rings, cpus, ring_bytes)?;
+        let rings = create_rings(&skel.maps.se_rings, cpus, Some(ring_bytes))?;
         put(&skel.maps.se_udp, 0, &create_udp_table(1)?)?;
         let program = skel.progs.se_produce.as_fd().try_clone_to_owned();
         let program = program.map_err(|source| KernelError::Io { what: "cannot keep the producer".into(), source })?;

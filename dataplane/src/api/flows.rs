@@ -193,8 +193,8 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Row {
     let since_s = |then_ns: u64| now_ns.saturating_sub(then_ns) / 1_000_000_000;
     Row {
         protocol: flow.key.proto.name(),
-        initiator: flow.key.initiator.to_string(),
-        responder: flow.key.responder.to_string(),
+        initiator: flow.key.text(Side::Initiator),
+        responder: flow.key.text(Side::Responder),
         translated_initiator: translated(Side::Initiator),
         translated_responder: translated(Side::Responder),
         direction: match Side::BOTH.map(|side| flow.end(side).is_some()) {

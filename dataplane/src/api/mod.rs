@@ -4,6 +4,7 @@
 pub mod events;
 pub mod flows;
 pub(crate) mod owners;
+pub(crate) mod questions;
 pub mod server;
 pub(crate) mod stats;
 

@@ -3,22 +3,31 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::Mode;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sockeye_ctl::protocol::{Answer, REQUEST_BYTES_MAX, Request, Response, VERSION};
 
 use crate::api::events::{Event, Question};
+use crate::threads::Threads;
 
 /// Clients at a time. More are told so.
 const CLIENTS_MAX: usize = 16;
+/// Clients that wait to be accepted.
+const BACKLOG: i32 = 128;
+/// Owner and group may ask.
+const SOCKET_MODE: u32 = 0o660;
+/// Pause after a client could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a client may take to ask or to read.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -33,18 +42,30 @@ impl ControlSocket {
     ///
     /// # Errors
     /// If another agent holds the socket, or it cannot be created.
-    pub fn start(path: &Path, events: Sender<Event>) -> Result<Self> {
+    pub fn start(threads: &Threads, path: &Path, events: Sender<Event>) -> Result<Self> {
         let listener = bind(path)?;
         let stop = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&stop);
-        thread::Builder::new().name("sockeye-ctl".into()).spawn(move || {
-            let clients = Arc::new(AtomicUsize::new(0));
-            for stream in listener.incoming() {
+        let clients = Arc::new(AtomicUsize::new(0));
+        threads.restarted("sockeye-ctl", move |pulse| {
+            let mut refused = false;
+            loop {
+                pulse.waiting();
+                let accepted = listener.accept();
+                pulse.working();
                 if ended.load(Ordering::Relaxed) {
-                    return;
+                    return Ok(());
                 }
-                let Ok(stream) = stream else { continue };
-                accept(stream, &clients, &events);
+                match accepted {
+                    Ok((stream, _)) => accept(stream, &clients, &events),
+                    // Mostly the limit of open files: whoever waits is accepted when there is room, and none is lost.
+                    Err(err) => {
+                        if !std::mem::replace(&mut refused, true) {
+                            tracing::warn!("cannot accept clients at the control socket: {err}; it is tried again");
+                        }
+                        thread::sleep(ACCEPT_PAUSE);
+                    }
+                }
             }
         })?;
         Ok(Self { path: path.to_owned(), stop })
@@ -76,34 +97,49 @@ fn bind(path: &Path) -> Result<UnixListener> {
         }
         fs::remove_file(path).with_context(|| format!("cannot replace the stale socket {}", path.display()))?;
     }
-    let listener =
-        UnixListener::bind(path).with_context(|| format!("cannot create the control socket {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))
-        .with_context(|| format!("cannot protect the control socket {}", path.display()))?;
-    Ok(listener)
+    listen(path).with_context(|| format!("cannot create the control socket {}", path.display()))
 }
 
-fn accept(mut stream: UnixStream, clients: &Arc<AtomicUsize>, events: &Sender<Event>) {
+/// The socket has its mode before it has a name, so that there is no moment in which others may connect.
+fn listen(path: &Path) -> rustix::io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE))?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    // What the umask took away from the group.
+    rustix::fs::chmod(path, Mode::from_raw_mode(SOCKET_MODE))?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn accept(stream: UnixStream, clients: &Arc<AtomicUsize>, events: &Sender<Event>) {
     let _ = stream.set_read_timeout(Some(CLIENT_TIMEOUT));
     let _ = stream.set_write_timeout(Some(CLIENT_TIMEOUT));
+    let place = Place(Arc::clone(clients));
     if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
-        clients.fetch_sub(1, Ordering::Relaxed);
-        let _ = respond(&mut stream, Err(format!("{CLIENTS_MAX} clients are being served already: try again")));
+        let _ = respond(&stream, Err(format!("{CLIENTS_MAX} clients are being served already: try again")));
         return;
     }
-    let (counted, events) = (Arc::clone(clients), events.clone());
-    let spawned = thread::Builder::new().name("sockeye-client".into()).spawn(move || {
-        let _ = serve(stream, &events);
-        counted.fetch_sub(1, Ordering::Relaxed);
+    let events = events.clone();
+    // If there is no thread for it, the client sees the end of the connection, and its place is free again.
+    let _ = thread::Builder::new().name("sockeye-client".into()).spawn(move || {
+        let _place = place;
+        let _ = serve(&stream, &events);
     });
-    if spawned.is_err() {
-        clients.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// One of the clients that are being served, until it goes, also by a panic.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Answers line after line until the client hangs up.
-fn serve(mut stream: UnixStream, events: &Sender<Event>) -> io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
+fn serve(stream: &UnixStream, events: &Sender<Event>) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -112,13 +148,13 @@ fn serve(mut stream: UnixStream, events: &Sender<Event>) -> io::Result<()> {
             return Ok(());
         }
         if line.len() > REQUEST_BYTES_MAX {
-            return respond(&mut stream, Err(format!("the request is longer than {REQUEST_BYTES_MAX} bytes")));
+            return respond(stream, Err(format!("the request is longer than {REQUEST_BYTES_MAX} bytes")));
         }
         let answer = match Request::parse(&line) {
             Ok(request) => ask(request, events),
             Err(err) => Err(err.to_string()),
         };
-        respond(&mut stream, answer)?;
+        respond(stream, answer)?;
     }
 }
 
@@ -126,10 +162,16 @@ fn ask(request: Request, events: &Sender<Event>) -> Result<Answer, String> {
     let (reply, answer) = sync_channel(1);
     let ending = || "the agent is ending".to_owned();
     events.send(Event::Question(Question { request, reply })).map_err(|_| ending())?;
-    answer.recv_timeout(CLIENT_TIMEOUT).map_err(|_| ending())?
+    match answer.recv_timeout(CLIENT_TIMEOUT) {
+        Ok(answer) => answer,
+        Err(RecvTimeoutError::Disconnected) => Err(ending()),
+        Err(RecvTimeoutError::Timeout) => {
+            Err(format!("the agent is busy: no answer within {} s", CLIENT_TIMEOUT.as_secs()))
+        }
+    }
 }
 
-fn respond(stream: &mut UnixStream, answer: Result<Answer, String>) -> io::Result<()> {
+fn respond(mut stream: &UnixStream, answer: Result<Answer, String>) -> io::Result<()> {
     let (answer, error) = match answer {
         Ok(answer) => (Some(answer), None),
         Err(error) => (None, Some(error)),
@@ -143,11 +185,16 @@ fn respond(stream: &mut UnixStream, answer: Result<Answer, String>) -> io::Resul
 mod tests {
     use super::*;
     use sockeye_ctl::{Client, ClientError};
+    use std::os::unix::fs::PermissionsExt;
     use std::sync::mpsc;
+
+    fn threads() -> Threads {
+        Threads::new(|| panic!("nothing essential has failed"))
+    }
 
     fn answering(path: &Path) -> ControlSocket {
         let (questions, asked) = mpsc::channel();
-        let socket = ControlSocket::start(path, questions).unwrap();
+        let socket = ControlSocket::start(&threads(), path, questions).unwrap();
         thread::spawn(move || {
             while let Ok(Event::Question(question)) = asked.recv() {
                 let _ = question.reply.send(Ok(Answer::default()));
@@ -182,11 +229,11 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         let living = answering(&path);
         let (questions, _asked) = mpsc::channel();
-        let refused = ControlSocket::start(&path, questions.clone()).err().unwrap().to_string();
+        let refused = ControlSocket::start(&threads(), &path, questions.clone()).err().unwrap().to_string();
         assert!(refused.contains("another sockeye is running"), "{refused}");
         drop(living);
         fs::write(&path, "precious").unwrap();
-        let refused = ControlSocket::start(&path, questions).err().unwrap().to_string();
+        let refused = ControlSocket::start(&threads(), &path, questions).err().unwrap().to_string();
         assert!(refused.contains("is no socket"), "{refused}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }

@@ -1,6 +1,7 @@
 //! `ctl stats`: everything about the agent.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use sockeye_bpf::kernel::Kernel;
@@ -9,17 +10,21 @@ use sockeye_bpf::records::{CpuStats, Kind};
 use sockeye_ctl::protocol::{Answer, Table};
 use sockeye_ctl::rows;
 
+use super::questions::{EnrichmentFigures, questions};
 use super::round2;
 use crate::export::{ExportPort, ExportStats};
 use crate::flows::FlowTable;
 use crate::flows::aggregates::Aggregates;
 use crate::ingest::shard::RingCounts;
 use crate::ingest::worker::WorkerPort;
+use crate::log;
+use crate::model::clock::boot_ns;
 use crate::model::flow::{Counters, Proto, State};
 use crate::model::rtt::RttHistogram;
 use crate::model::text::clean;
 use crate::owners::process::ProcessTable;
 use crate::owners::runtimes::{NamingStats, RuntimeClient};
+use crate::threads::{Role, ThreadStats, Threads};
 
 /// What the figures are read from.
 pub(crate) struct Sources<'a> {
@@ -28,12 +33,14 @@ pub(crate) struct Sources<'a> {
     pub(crate) table: &'a FlowTable,
     pub(crate) processes: &'a ProcessTable,
     pub(crate) aggregates: &'a Aggregates,
+    pub(crate) enrichment: &'a EnrichmentFigures,
     pub(crate) runtimes: &'a [Arc<RuntimeClient>],
     pub(crate) naming: &'a NamingStats,
     pub(crate) exporters: &'a [ExportPort],
     pub(crate) rtt: &'a RttHistogram,
     pub(crate) totals: &'a Totals,
     pub(crate) limits: &'a [Need],
+    pub(crate) threads: &'a Threads,
     pub(crate) started: Instant,
 }
 
@@ -70,8 +77,10 @@ pub(crate) fn stats(s: &Sources<'_>) -> Answer {
             Table::of(rings(s, &cpus)),
             Table::of(losses(s, &cpus)),
             Table::of(s.workers.iter().map(worker)),
+            Table::of(s.threads.stats().iter().map(|stats| thread(stats))),
             Table::of(flow_states(s.table)),
             Table::of([rtt(s.rtt)]),
+            questions(s.enrichment),
             Table::of(s.runtimes.iter().filter_map(|client| runtime(client))),
             Table::of(s.exporters.iter().map(export)),
             Table::of(programs(s.kernel)),
@@ -137,7 +146,7 @@ fn agent(s: &Sources<'_>) -> Agent {
     let uptime = s.started.elapsed().as_secs_f64();
     let own = procfs::process::Process::myself().and_then(|own| own.stat()).ok();
     let cpu_s = own.as_ref().map(|stat| (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64);
-    let ring_bytes: usize = s.workers.iter().map(|worker| worker.ring_bytes).sum();
+    let ring_bytes: usize = s.workers.iter().flat_map(|worker| &worker.ring_sizes).sum();
     let counts = s.table.counts();
     Agent {
         version: env!("CARGO_PKG_VERSION"),
@@ -162,8 +171,8 @@ fn agent(s: &Sources<'_>) -> Agent {
 rows! {
     /// Records on their way out of the kernel, per CPU. offered = delivered + overflow + lost + what is in the ring.
     struct Ring: "rings" {
-        /// CPU that writes to the ring
-        cpu: Id = usize,
+        /// CPU that writes to the ring; missing: all that have come online since the agent was started
+        cpu: Id = Option<usize>,
         /// thread that drains it
         worker: Id = usize,
         /// records that the programs wanted to send
@@ -183,21 +192,24 @@ rows! {
 
 fn rings(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Ring> {
     let mut rows = Vec::new();
+    let has_own = |cpu: &usize| s.workers.iter().any(|worker| worker.cpus.contains(cpu));
+    let others: Vec<_> = cpus.iter().enumerate().filter(|(cpu, _)| !has_own(cpu)).map(|(_, kernel)| kernel).collect();
     for worker in s.workers {
-        let size = worker.ring_bytes / worker.cpus.len().max(1);
-        for &cpu in &worker.cpus {
-            let Some((kernel, ring)) = cpus.get(cpu).zip(s.totals.rings.get(cpu)) else { continue };
+        for (&cpu, &size) in worker.cpus.iter().zip(&worker.ring_sizes) {
+            let Some(ring) = s.totals.rings.get(cpu) else { continue };
+            let own = cpus.get(cpu).map(std::slice::from_ref);
+            let kernel = || own.unwrap_or_default().iter().chain(others.iter().copied().filter(|_| own.is_none()));
             let row = Ring {
-                cpu,
+                cpu: own.map(|_| cpu),
                 worker: worker.index,
-                offered: kernel.offered.iter().sum(),
+                offered: kernel().flat_map(|kernel| kernel.offered).sum(),
                 delivered: ring.delivered.iter().sum(),
-                overflow: kernel.close_overflow,
-                lost: kernel.lost_records(),
+                overflow: kernel().map(|kernel| kernel.close_overflow).sum(),
+                lost: kernel().map(CpuStats::lost_records).sum(),
                 size,
                 fill_max: round2(100.0 * ring.fill_bytes_max as f64 / size.max(1) as f64),
             };
-            // Rings exist for CPUs that may be plugged in later, too.
+            // Those of CPUs on which nothing has happened are left out.
             rows.extend(Some(row).filter(|row| row.offered > 0));
         }
     }
@@ -231,6 +243,8 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
         counted("record_malformed", malformed, "a record was not understood"),
         counted("worker_stalled", stalls, "records waited in the ring because control was busy; nothing is lost by it"),
         counted("flow_table_full", counts.rejected, "the flow is not shown; raise --flows-max"),
+        counted("udp_given_up", counts.given_up, "a UDP flow was over early: the table, or UDP's half of it, was full"),
+        counted("udp_other_peers", counts.other_peers, "a UDP peer is told of as one of the other peers of its socket"),
         counted("process_table_full", s.processes.refused(), "a process is shown as unknown"),
         counted("cgroup_table_full", s.processes.workloads.refused(), "a container is shown as unknown"),
         counted("container_unnamed", s.processes.workloads.containers().0, "containers that have only an id by now"),
@@ -240,7 +254,11 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
             get(&s.naming.gave_up),
             "its runtime did not answer for ten minutes: it has only an id",
         ),
-        counted("container_not_asked", get(&s.naming.refused), "too many requests waited: it has only an id"),
+        counted(
+            "container_not_asked",
+            get(&s.naming.refused),
+            "too many requests waited: it has only an id until later",
+        ),
         counted("process_group_full", rolled_up, "figures of a process went to its container or service at once"),
         counted("peer_group_full", other_peers, "round-trip times of a peer network went to the other networks"),
         counted("flow_vanished", counts.vanished, "a flow's close record never came"),
@@ -249,7 +267,27 @@ fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
             s.totals.ports_cut,
             "a collector does not hear of these ports: one address has too many",
         ),
+        counted("log_lines_dropped", log::dropped_lines(), "who reads the agent's messages was too slow for them"),
         counted("kernel_read_failed", s.totals.kernel_errors, "a scan or drain failed and was repeated"),
+    ]);
+    let [(_, processes), (_, packages), _] = s.enrichment.questions;
+    let cut: u64 = s.runtimes.iter().map(|client| client.snapshot().cut).sum();
+    rows.extend([
+        counted(
+            "process_not_asked",
+            processes.not_asked,
+            "too many questions waited: more of a process is known later",
+        ),
+        counted("process_gave_up", processes.given_up, "/proc did not answer: less is known of a process"),
+        counted("package_not_asked", packages.not_asked, "too many questions waited: its package is known later"),
+        counted("package_gave_up", packages.given_up, "a package database did not answer: no package is shown"),
+        counted(
+            "package_list_cut",
+            s.enrichment.packages_left_out,
+            "too long or too many to read: no package is shown",
+        ),
+        counted("rpm_killed", s.enrichment.rpm_killed, "rpm did not answer: no package is shown"),
+        counted("container_text_cut", cut, "names and labels are shortened, labels and events left out"),
     ]);
     for cost in s.kernel.programs().iter().filter_map(|program| program.cost().ok()) {
         let effect = "events that came while the program was already running on that CPU";
@@ -323,6 +361,37 @@ fn worker(port: &WorkerPort) -> Worker {
 }
 
 rows! {
+    /// The agent's threads. One that dies is started again, or ends the agent if it is essential.
+    struct Thread: "threads" {
+        /// as the kernel knows it, too
+        name: Text = String,
+        /// working, waiting (for something to do), restarting, or ended
+        state: Text = &'static str,
+        /// yes: the agent ends with it
+        essential: Text = &'static str,
+        /// user and system time, since it was last started
+        cpu: Nanoseconds = Option<u64>,
+        /// since it last began or finished something
+        progress: Nanoseconds = u64,
+        /// how often it was started again
+        restarts: Count = u64,
+    }
+}
+
+fn thread(stats: &ThreadStats) -> Thread {
+    let tid = stats.tid.load(Ordering::Relaxed);
+    let own = procfs::process::Process::myself().and_then(|own| own.task_from_tid(tid)).and_then(|task| task.stat());
+    Thread {
+        name: stats.name.clone(),
+        state: stats.state().name(),
+        essential: if stats.role == Role::Essential { "yes" } else { "no" },
+        cpu: own.ok().map(|stat| (stat.utime + stat.stime) * (1_000_000_000 / procfs::ticks_per_second())),
+        progress: boot_ns().saturating_sub(stats.progress_ns()),
+        restarts: stats.restarts.load(Ordering::Relaxed),
+    }
+}
+
+rows! {
     /// Flows by protocol and state.
     struct FlowState: "flows" {
         /// transport protocol
@@ -388,12 +457,16 @@ rows! {
         unknown: Count = u64,
         /// requests without a reply that is understood
         failed: Count = u64,
+        /// requests that were not made, because the socket is a link or another user's
+        refused: Count = u64,
+        /// names, labels and events that were longer or more than what is kept
+        cut: Count = u64,
     }
 }
 
 fn runtime(client: &RuntimeClient) -> Option<Runtime> {
     let s = client.snapshot();
-    if s.asked == 0 && !client.path.exists() {
+    if s.asked == 0 && !s.is_there {
         return None;
     }
     Some(Runtime {
@@ -404,6 +477,8 @@ fn runtime(client: &RuntimeClient) -> Option<Runtime> {
         found: s.found,
         unknown: s.unknown,
         failed: s.failed,
+        refused: s.refused,
+        cut: s.cut,
     })
 }
 

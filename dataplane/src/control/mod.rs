@@ -3,14 +3,17 @@
 
 mod owners;
 mod report;
+#[cfg(test)]
+mod simulator;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use sockeye_bpf::cpus;
 use sockeye_bpf::error::KernelError;
 use sockeye_bpf::kernel::Kernel;
 use sockeye_bpf::preflight::Need;
@@ -18,13 +21,14 @@ use sockeye_bpf::programs::RunTimeStats;
 use sockeye_bpf::records::{FlowRecord, KINDS, Kind, UdpKey, UdpValue};
 use sockeye_bpf::scan::Scanned;
 use sockeye_ctl::Request;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 
 use crate::api;
 use crate::api::events::{Event, Question};
+use crate::api::questions::EnrichmentFigures;
 use crate::api::stats::Totals;
 use crate::export::ExportPort;
-use crate::export::messages::Probe;
+use crate::export::messages::AgentFigures;
 use crate::flows::aggregates::Aggregates;
 use crate::flows::report::FlowReport;
 use crate::flows::{FlowTable, TICK_NS, Timeouts};
@@ -33,9 +37,12 @@ use crate::ingest::udp::{Drained, Drainer};
 use crate::ingest::worker::WorkerPort;
 use crate::model::clock::{WallClock, boot_ns, thread_cpu_ns};
 use crate::model::rtt::{RttHistogram, rtt_histogram};
+use crate::owners::desk::Desk;
+use crate::owners::packages::{PackageRequest, PackageStats};
 use crate::owners::process::{LookupReply, LookupRequest, Process, ProcessTable};
 use crate::owners::runtimes::{NamingStats, RuntimeClient};
 use crate::owners::workload::{NameReply, NameRequest};
+use crate::threads::{Pulse, Threads};
 
 /// How often the UDP table and the close overflow are drained.
 const DRAIN_EVERY: Duration = Duration::from_secs(1);
@@ -48,7 +55,7 @@ const SCAN_EVERY_MAX: Duration = Duration::from_secs(10);
 const RUN_TIME_LEASE: Duration = Duration::from_secs(15);
 
 /// How the control thread works.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ControlOptions {
     /// Timeouts of flows.
     pub timeouts: Timeouts,
@@ -56,8 +63,10 @@ pub struct ControlOptions {
     pub flows_max: usize,
     /// From one scan over all sockets to the next, unless it takes so long that it must be more.
     pub scan_every: Duration,
-    /// Who we are to a collector.
-    pub probe: Probe,
+    /// Figures that the exporters tell collectors.
+    pub figures: Arc<AgentFigures>,
+    /// All threads, for their figures.
+    pub threads: Threads,
     /// What cannot be seen from where the agent runs.
     pub limits: Vec<Need>,
 }
@@ -65,11 +74,15 @@ pub struct ControlOptions {
 /// The control thread's ends of the threads that ask /proc and the container runtimes.
 pub struct Enrichment {
     /// Questions about processes.
-    pub lookup_requests: Sender<LookupRequest>,
+    pub lookup_requests: Desk<LookupRequest>,
     /// Answers.
     pub lookup_replies: Receiver<LookupReply>,
+    /// Questions about packages, of which there are figures only.
+    pub package_requests: Arc<Desk<PackageRequest>>,
+    /// The same.
+    pub packages: Arc<PackageStats>,
     /// Questions about containers.
-    pub name_requests: UnboundedSender<NameRequest>,
+    pub name_requests: Sender<NameRequest>,
     /// Answers.
     pub name_replies: Receiver<NameReply>,
     /// Who is asked.
@@ -109,6 +122,8 @@ pub struct Control {
     ports_reported_at: BTreeSet<IpAddr>,
     /// Owners of listeners that are gone, for which a walk was made.
     gone: BTreeSet<u32>,
+    /// CPUs that came online after the start.
+    late_cpus: BTreeSet<usize>,
     /// A collector has joined, and hears of listening ports once more soon.
     ports_again: bool,
     due: Due,
@@ -122,7 +137,6 @@ struct Due {
     scanned: Option<Instant>,
     /// A walk over open files: if it is wanted, and in any case.
     walk: [Instant; 2],
-    event: Instant,
     ports: Instant,
 }
 
@@ -138,7 +152,7 @@ impl Control {
         options: ControlOptions,
     ) -> Self {
         let now = Instant::now();
-        let cpus = workers.iter().flat_map(|worker| &worker.cpus).max().map_or(0, |cpu| cpu + 1);
+        let rings = workers.iter().flat_map(|worker| &worker.cpus).max().map_or(0, |cpu| cpu + 1);
         Self {
             kernel,
             workers,
@@ -148,11 +162,12 @@ impl Control {
             ports_reported_at: BTreeSet::new(),
             ports_again: true,
             gone: BTreeSet::new(),
+            late_cpus: BTreeSet::new(),
             exporters,
             rtt: rtt_histogram(),
             aggregates: Aggregates::default(),
             enrichment,
-            totals: Totals { rings: vec![RingCounts::default(); cpus], ..Totals::default() },
+            totals: Totals { rings: vec![RingCounts::default(); rings], ..Totals::default() },
             started: now,
             run_time: None,
             options,
@@ -169,26 +184,30 @@ impl Control {
                 scan: now,
                 scanned: None,
                 walk: [now, now + owners::WALK_EVERY],
-                event: now,
                 ports: now + report::PORTS_FIRST,
             },
         }
     }
 
     /// Works until `stop`, which must come after the workers have ended.
-    pub fn run(mut self, events: &Receiver<Event>, stop: &AtomicBool) {
+    pub fn run(mut self, events: &Receiver<Event>, stop: &AtomicBool, pulse: &Pulse) {
         self.first_scan();
         while !stop.load(Ordering::Relaxed) {
+            // What is due comes first, however many ask; then one of them has its turn, however late it is.
+            if Instant::now() >= self.due.tick {
+                pulse.working();
+                self.tick();
+            }
             let wait = self.due.tick.saturating_duration_since(Instant::now());
-            match events.recv_timeout(wait) {
+            pulse.waiting();
+            let event = events.recv_timeout(wait);
+            pulse.working();
+            match event {
                 Ok(Event::Question(question)) => self.answer(&question),
                 Ok(Event::ShardFull) => self.take_shards(),
-                Err(RecvTimeoutError::Timeout) => self.tick(),
+                Err(RecvTimeoutError::Timeout) => {}
                 // Nobody asks, and no worker is left.
-                Err(RecvTimeoutError::Disconnected) => {
-                    std::thread::sleep(wait);
-                    self.tick();
-                }
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
             }
         }
         self.end();
@@ -228,7 +247,10 @@ impl Control {
         let drained_ns =
             self.workers.iter().map(|worker| worker.stats.drained_through_ns.load(Ordering::Acquire)).min();
         for index in 0..self.workers.len() {
-            while let Ok(mut shard) = self.workers[index].shards.pop() {
+            // Not those that it fills meanwhile, or others would have to wait for ever.
+            let waiting = self.workers[index].shards.slots();
+            for _ in 0..waiting {
+                let Ok(mut shard) = self.workers[index].shards.pop() else { break };
                 self.merge(&shard, now_ns);
                 shard.clear();
                 // There are as many places as buffers.
@@ -289,11 +311,25 @@ impl Control {
             late.clear();
             self.late = Some(late);
         }
+        self.update_agent_figures();
+        self.notice_cpus();
         self.aggregates.roll_up(&self.processes, now_ns);
         let (processes, cgroups) = self.processes.expire(now_ns);
         processes.iter().for_each(|key| self.kernel.forget_process(key.pid, key.start_ticks));
         cgroups.iter().for_each(|id| self.kernel.forget_cgroup(*id));
         self.processes.check(now_ns);
+    }
+
+    /// A CPU that comes online shares a ring with others.
+    fn notice_cpus(&mut self) {
+        let own = |cpu: &usize| self.workers.iter().any(|worker| worker.cpus.contains(cpu));
+        for cpu in cpus::online().into_iter().filter(|cpu| !own(cpu)) {
+            if self.late_cpus.insert(cpu) {
+                tracing::info!(
+                    "CPU {cpu} is online now: it shares a ring; start sockeye again to give it one of its own"
+                );
+            }
+        }
     }
 
     /// UDP counters that have come.
@@ -323,7 +359,7 @@ impl Control {
             Err(err) => {
                 if self.totals.kernel_errors == 0 {
                     let why = anyhow::Error::from(err);
-                    eprintln!("sockeye: cannot {what}: {why:#}; it is tried again, and counted.");
+                    tracing::warn!("cannot {what}: {why:#}; it is tried again, and counted");
                 }
                 self.totals.kernel_errors += 1;
                 0
@@ -382,7 +418,7 @@ impl Control {
         let answer = match &question.request {
             Request::Stats => {
                 self.count_run_time();
-                Ok(api::stats::stats(&self.sources()))
+                Ok(api::stats::stats(&self.sources(&self.enrichment.figures())))
             }
             Request::Flows(arguments) => api::flows::flows(&self.table, &self.processes, arguments),
             Request::Processes(arguments) => Ok(api::owners::processes(&self.owners(), arguments)),
@@ -398,19 +434,21 @@ impl Control {
         api::owners::Owners { table: &self.table, processes: &self.processes, aggregates: &self.aggregates }
     }
 
-    fn sources(&self) -> api::stats::Sources<'_> {
+    fn sources<'a>(&'a self, enrichment: &'a EnrichmentFigures) -> api::stats::Sources<'a> {
         api::stats::Sources {
             kernel: &self.kernel,
             workers: &self.workers,
             table: &self.table,
             processes: &self.processes,
             aggregates: &self.aggregates,
+            enrichment,
             runtimes: &self.enrichment.runtimes,
             naming: &self.enrichment.naming,
             exporters: &self.exporters,
             rtt: &self.rtt,
             totals: &self.totals,
             limits: &self.options.limits,
+            threads: &self.options.threads,
             started: self.started,
         }
     }

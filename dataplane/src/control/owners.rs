@@ -3,10 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Control;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::{Control, Enrichment};
+use crate::api::questions::EnrichmentFigures;
 use crate::model::clock::{boot_ns, thread_cpu_ns};
+use crate::owners::{packages, procfs};
 
 /// It is looked at who holds sockets so often, sooner if that is wanted, and less often if it takes more than one part in so
 /// many of a CPU.
@@ -16,6 +21,20 @@ const WALK_SHARE: u32 = 200;
 /// So long a reply waits for processes that are being looked up.
 const LOOKUPS_MAX: Duration = Duration::from_millis(100);
 
+impl Enrichment {
+    pub(super) fn figures(&self) -> EnrichmentFigures {
+        EnrichmentFigures {
+            questions: [
+                (procfs::DESK.about, self.lookup_requests.figures()),
+                (packages::DESK.about, self.package_requests.figures()),
+                ("containers", self.naming.figures()),
+            ],
+            packages_left_out: self.packages.left_out.load(Ordering::Relaxed),
+            rpm_killed: self.packages.rpm_killed.load(Ordering::Relaxed),
+        }
+    }
+}
+
 impl Control {
     pub(super) fn ask_for_processes(&mut self) {
         let now_ns = boot_ns();
@@ -23,10 +42,17 @@ impl Control {
             self.processes.get(owner, now_ns);
         }
         for question in self.processes.take_requests() {
-            let _ = self.enrichment.lookup_requests.send(question);
+            if let Err(question) = self.enrichment.lookup_requests.ask(question) {
+                self.processes.not_asked(&question);
+            }
         }
-        for question in self.processes.workloads.take_requests() {
-            let _ = self.enrichment.name_requests.send(question);
+        let mut questions = self.processes.workloads.take_requests().into_iter();
+        while let Some(question) = questions.next() {
+            if let Err(TrySendError::Full(question)) = self.enrichment.name_requests.try_send(question) {
+                let first = self.processes.workloads.not_asked(std::iter::once(question).chain(questions));
+                self.enrichment.naming.refused.fetch_add(first, Ordering::Relaxed);
+                return;
+            }
         }
     }
 

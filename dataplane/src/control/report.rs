@@ -1,23 +1,21 @@
-//! What leaves control: reports of flows, and the messages beside them, to all exporters.
+//! What leaves control: reports of flows, and listening ports, to all exporters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sockeye_bpf::records::CpuStats;
 
 use super::Control;
 use crate::export::listening::LocalAddresses;
-use crate::export::messages::{EventFigures, event};
 use crate::export::{CHUNK_REPORTS, ExportPort, ExportStats, Item, listening};
 use crate::flows::report::FlowReport;
 use crate::model::clock::boot_ns;
 use crate::model::flow::{Addr, Counters};
 
-/// How often ntopng hears that the agent lives.
-const EVENT_EVERY: Duration = Duration::from_secs(5);
-/// How often it hears what listens, and how soon after it came.
+/// How often a collector hears what listens, and how soon after it came.
 const PORTS_EVERY: Duration = Duration::from_secs(60);
 pub(super) const PORTS_FIRST: Duration = Duration::from_secs(3);
 
@@ -65,10 +63,6 @@ impl Control {
             self.due.ports = now + PORTS_FIRST;
             self.ports_again = true;
         }
-        if someone_joined || now >= self.due.event {
-            self.due.event = now + EVENT_EVERY;
-            self.send_events();
-        }
         if now >= self.due.ports {
             // A collector takes ports of hosts that it knows, and after five seconds it knows those of all open flows.
             let again = std::mem::take(&mut self.ports_again);
@@ -82,7 +76,7 @@ impl Control {
             Ok(addresses) => addresses,
             Err(err) => {
                 self.totals.kernel_errors += 1;
-                eprintln!("sockeye: cannot read the addresses of this host: {err}; it is tried again, and counted.");
+                tracing::warn!("cannot read the addresses of this host: {err}; it is tried again, and counted");
                 return;
             }
         };
@@ -113,24 +107,14 @@ impl Control {
         Ok(LocalAddresses { host_netns, host, others })
     }
 
-    fn send_events(&self) {
+    /// For the events that the exporters send.
+    pub(super) fn update_agent_figures(&self) {
         let lost = self.kernel.cpu_stats().map_or(0, |cpus| cpus.iter().map(CpuStats::lost_records).sum());
-        let reported = &self.totals.reported;
-        for port in &self.exporters {
-            let figures = EventFigures {
-                unix_s: self.clock.unix_ns(boot_ns()) / 1_000_000_000,
-                bytes: reported.bytes.iter().sum(),
-                packets: reported.packets.iter().sum(),
-                lost,
-                queue_full: ExportStats::get(&port.stats.dropped),
-                too_many_flows: self.table.counts().rejected,
-                exported: ExportStats::get(&port.stats.records),
-                exporters: self.exporters.len() as u64,
-                lifetime_s: self.options.timeouts.active_ns / 1_000_000_000,
-                idle_s: self.options.timeouts.idle_ns / 1_000_000_000,
-            };
-            port.offer(Item::Message { topic: "event", body: event(&self.options.probe, &figures).into() });
-        }
+        let (figures, reported) = (&self.options.figures, &self.totals.reported);
+        figures.bytes.store(reported.bytes.iter().sum(), Ordering::Relaxed);
+        figures.packets.store(reported.packets.iter().sum(), Ordering::Relaxed);
+        figures.lost.store(lost, Ordering::Relaxed);
+        figures.too_many_flows.store(self.table.counts().rejected, Ordering::Relaxed);
     }
 }
 

@@ -1,10 +1,16 @@
 //! The `event` message beside the flows: that and how the agent lives.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::json;
-use uuid::Uuid;
+use sha2::Sha256;
+use uuid::{Builder, Uuid};
 
+use super::ExportStats;
+use crate::model::clock::unix_ns;
 use crate::model::text::{clean, neutral, truncate};
 
 /// What does not change while the agent runs.
@@ -35,17 +41,19 @@ impl Probe {
         Self::new(host_address(), &host, &machine, format!("Linux {}", read("/proc/sys/kernel/osrelease")))
     }
 
-    /// With given values. The machine's own id must not leave the host (machine-id(5)): what does is a name-based UUID of it
-    /// (RFC 9562, version 5) in a namespace of our own.
+    /// With given values. The machine's own id is confidential and must be hashed with a key before it leaves the host
+    /// (machine-id(5)). As `sd_id128_get_machine_app_specific` does, so that `systemd-id128` can tell the same id:
+    /// HMAC-SHA256 of our own id with the machine's as the key.
     #[must_use]
     pub fn new(ip: IpAddr, host: &str, machine: &str, os: String) -> Self {
-        let uuid = Uuid::new_v5(&NAMESPACE, machine.as_bytes());
+        let uuid = keyed(machine);
         let mut host = neutral(&clean(host.as_bytes())).into_owned();
         truncate(&mut host, 31);
         Self { ip, host, uuid: uuid.simple().to_string(), id: number(uuid), os }
     }
 
-    /// The id of one exporter: two of them may reach the same collector.
+    /// The id of one exporter: two of them may reach the same collector. No key is needed here: the id that it is made of is
+    /// told anyway.
     #[must_use]
     pub fn source_id(&self, endpoint: &str) -> u32 {
         number(Uuid::new_v5(&NAMESPACE, format!("{}{endpoint}", self.uuid).as_bytes()))
@@ -54,6 +62,16 @@ impl Probe {
 
 /// Of everything that sockeye names; chosen at random once.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5c1e_7f0a_92d4_4b63_8e15_a0c9_37f2_d6b8);
+
+/// A host without a machine id has the id of its boot or its name in that place, which may be of any length.
+fn keyed(machine: &str) -> Uuid {
+    let id = Uuid::try_parse(machine);
+    let key = id.as_ref().map_or(machine.as_bytes(), |id| id.as_bytes());
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("a key of HMAC has any length");
+    mac.update(NAMESPACE.as_bytes());
+    let hash: [u8; 32] = mac.finalize().into_bytes().into();
+    Builder::from_random_bytes(std::array::from_fn(|i| hash[i])).into_uuid()
+}
 
 /// 32 bits of it, never 0.
 fn number(uuid: Uuid) -> u32 {
@@ -73,23 +91,27 @@ fn host_address() -> IpAddr {
     routed.ok().filter(known).or_else(|| all().into_iter().find(known)).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-/// Figures of an `event`.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct EventFigures {
-    /// Seconds since the epoch.
-    pub unix_s: u64,
-    /// Bytes of all exported flows.
-    pub bytes: u64,
-    /// Packets of all exported flows.
-    pub packets: u64,
+/// Figures of the agent for `event` messages, written by control.
+#[derive(Debug, Default)]
+pub struct AgentFigures {
+    /// Bytes of all reports.
+    pub bytes: AtomicU64,
+    /// Packets of all reports.
+    pub packets: AtomicU64,
     /// Records lost between kernel and export.
-    pub lost: u64,
-    /// Reports dropped because a queue was full.
-    pub queue_full: u64,
+    pub lost: AtomicU64,
     /// Flows not entered because the table was full.
-    pub too_many_flows: u64,
-    /// Records sent by this exporter.
-    pub exported: u64,
+    pub too_many_flows: AtomicU64,
+}
+
+/// What an exporter needs to say by itself that the agent lives: ntopng forgets one that is silent for ten seconds, whatever
+/// control is busy with.
+#[derive(Debug, Clone)]
+pub struct Heartbeat {
+    /// Who we are.
+    pub probe: Probe,
+    /// Figures of the agent.
+    pub agent: Arc<AgentFigures>,
     /// Exporters of the agent.
     pub exporters: u64,
     /// Active timeout, seconds.
@@ -98,9 +120,53 @@ pub struct EventFigures {
     pub idle_s: u64,
 }
 
+impl Heartbeat {
+    /// The `event` of this moment.
+    #[must_use]
+    pub fn event(&self, stats: &ExportStats) -> String {
+        let figures = EventFigures {
+            unix_s: unix_ns() / 1_000_000_000,
+            bytes: ExportStats::get(&self.agent.bytes),
+            packets: ExportStats::get(&self.agent.packets),
+            lost: ExportStats::get(&self.agent.lost),
+            queue_full: ExportStats::get(&stats.dropped),
+            too_many_flows: ExportStats::get(&self.agent.too_many_flows),
+            exported: ExportStats::get(&stats.records),
+            exporters: self.exporters,
+            lifetime_s: self.lifetime_s,
+            idle_s: self.idle_s,
+        };
+        event(&self.probe, &figures)
+    }
+}
+
+/// Figures of an `event`.
+#[derive(Debug, Clone, Copy, Default)]
+struct EventFigures {
+    /// Seconds since the epoch.
+    unix_s: u64,
+    /// Bytes of all exported flows.
+    bytes: u64,
+    /// Packets of all exported flows.
+    packets: u64,
+    /// Records lost between kernel and export.
+    lost: u64,
+    /// Reports dropped because a queue was full.
+    queue_full: u64,
+    /// Flows not entered because the table was full.
+    too_many_flows: u64,
+    /// Records sent by this exporter.
+    exported: u64,
+    /// Exporters of the agent.
+    exporters: u64,
+    /// Active timeout, seconds.
+    lifetime_s: u64,
+    /// Idle timeout, seconds.
+    idle_s: u64,
+}
+
 /// The `event` message. Without all three timeouts ntopng drops flows from its live view after 10 s.
-#[must_use]
-pub fn event(probe: &Probe, f: &EventFigures) -> String {
+fn event(probe: &Probe, f: &EventFigures) -> String {
     json!({
         "time": f.unix_s,
         "bytes": f.bytes,
@@ -153,6 +219,16 @@ mod tests {
         assert_ne!(a.source_id("x"), a.source_id("y"));
         assert_ne!(number(Uuid::nil()), 0);
         assert!(a.uuid.len() <= 35);
+    }
+
+    /// Computed with Python's hmac and hashlib, which tell of any machine what systemd does:
+    /// `systemd-id128 machine-id --app-specific=5c1e7f0a92d44b638e15a0c937f2d6b8`.
+    #[test]
+    fn the_machine_id_is_a_key_and_does_not_leave_the_host() {
+        let probe = |machine| Probe::new(Ipv4Addr::LOCALHOST.into(), "host", machine, String::new());
+        let (machine, named) = (probe("5d3b1c8e0f2a4796b1c3d5e7f9081726"), probe("host"));
+        assert_eq!((machine.uuid.as_str(), machine.id), ("329143bf25ee430f9a5b77496661fcf9", 3_947_203_328));
+        assert_eq!((named.uuid.as_str(), named.id), ("6a80d3a9b814447aa7e15d190b00b55b", 2_121_629_585));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::sync::mpsc::{self, Receiver, RecvError, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use crate::flows::report::FlowReport;
+use crate::threads::{Pulse, Threads};
 
 /// Reports between control and an exporter's thread.
 pub const QUEUE_REPORTS_MAX: usize = 1 << 14;
@@ -44,11 +45,19 @@ pub struct ExportStats {
     pub joined: AtomicU64,
     /// Sends that the socket could not take at once, and that were repeated.
     pub retried: AtomicU64,
+    /// Reports that the thread has taken out of its queue and is not done with.
+    in_hand: AtomicU64,
 }
 
 impl ExportStats {
     pub(crate) fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The exporter is done with reports that it has taken, in one way or another.
+    pub(crate) fn done(&self, reports: u64) {
+        self.in_hand.fetch_sub(reports, Ordering::Relaxed);
+        self.queued.fetch_sub(reports, Ordering::Relaxed);
     }
 
     /// The current value of a counter.
@@ -87,9 +96,17 @@ pub(crate) struct Queue {
     items: Receiver<Item>,
     /// Reports in it, shared with the port.
     reports: Arc<AtomicUsize>,
+    stats: Arc<ExportStats>,
 }
 
 impl Queue {
+    /// Counts what a thread had in hand that has died: it may be that very report that it died of.
+    fn give_up_what_was_in_hand(&self) {
+        let lost = self.stats.in_hand.load(Ordering::Relaxed);
+        self.stats.done(lost);
+        ExportStats::add(&self.stats.dropped, lost);
+    }
+
     /// Waits for the next item, as long as there may come one.
     pub(crate) fn recv(&self) -> Result<Item, RecvError> {
         self.items.recv().inspect(|item| self.taken(item))
@@ -106,6 +123,7 @@ impl Queue {
     }
 
     fn taken(&self, item: &Item) {
+        ExportStats::add(&self.stats.in_hand, item.reports() as u64);
         self.reports.fetch_sub(item.reports(), Ordering::Relaxed);
     }
 }
@@ -124,17 +142,20 @@ pub struct ExportPort {
 }
 
 impl ExportPort {
-    /// Starts an exporter's thread, which is given its end of the queue.
+    /// Starts an exporter's thread, which is given its end of the queue: again, if it has died.
     pub(crate) fn start(
         name: String,
-        thread: &str,
+        (threads, thread): (&Threads, &str),
         stats: &Arc<ExportStats>,
-        export: impl FnOnce(Queue) + Send + 'static,
+        mut export: impl FnMut(&Queue, &Pulse) -> anyhow::Result<()> + Send + 'static,
     ) -> std::io::Result<Self> {
         let (sender, items) = mpsc::channel();
         let reports = Arc::new(AtomicUsize::new(0));
-        let queue = Queue { items, reports: Arc::clone(&reports) };
-        let thread = std::thread::Builder::new().name(thread.into()).spawn(move || export(queue))?;
+        let queue = Queue { items, reports: Arc::clone(&reports), stats: Arc::clone(stats) };
+        let thread = threads.restarted(thread, move |pulse| {
+            queue.give_up_what_was_in_hand();
+            export(&queue, pulse)
+        })?;
         Ok(Self { name, queue: Some(sender), reports, stats: Arc::clone(stats), thread: Some(thread) })
     }
 

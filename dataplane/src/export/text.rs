@@ -14,6 +14,7 @@ use crate::flows::report::{FlowReport, Identity};
 use crate::model::flow::{Side, State};
 use crate::owners::process::Process;
 use crate::owners::workload::Workload;
+use crate::threads::{Pulse, Threads};
 
 /// From this width on, a flow is one line; below, two.
 const ONE_LINE_COLUMNS: usize = 132;
@@ -50,32 +51,39 @@ impl Style {
 ///
 /// # Errors
 /// If the thread cannot be started.
-pub fn start(style: Style, on_closed: impl FnOnce() + Send + 'static) -> io::Result<ExportPort> {
+pub fn start(threads: &Threads, style: Style, on_closed: impl Fn() + Send + 'static) -> io::Result<ExportPort> {
     let stats = Arc::new(ExportStats::default());
     stats.connected.store(1, std::sync::atomic::Ordering::Relaxed);
     let shared = Arc::clone(&stats);
-    ExportPort::start("stdout".into(), "sockeye-text", &stats, move |items| print(&items, &style, &shared, on_closed))
+    ExportPort::start("stdout".into(), (threads, "sockeye-text"), &stats, move |items, pulse| {
+        print(items, pulse, &style, &shared, &on_closed);
+        Ok(())
+    })
 }
 
-fn print(items: &Queue, style: &Style, stats: &ExportStats, on_closed: impl FnOnce()) {
+fn print(items: &Queue, pulse: &Pulse, style: &Style, stats: &ExportStats, on_closed: &impl Fn()) {
     let mut on_closed = Some(on_closed);
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut broken = out.write_all(heading(style).as_bytes()).and_then(|()| out.flush()).is_err();
-    while let Ok(first) = items.recv() {
+    loop {
+        pulse.waiting();
+        let Ok(first) = items.recv() else { return };
+        pulse.working();
         // All that is there, then one write.
         for item in std::iter::once(first).chain(items.try_iter()) {
-            stats.queued.fetch_sub(item.reports() as u64, std::sync::atomic::Ordering::Relaxed);
-            let Item::Flows(reports) = item else { continue };
-            for report in reports.iter().filter(|report| is_news(report)) {
-                if broken {
-                    ExportStats::add(&stats.dropped, 1);
-                    continue;
+            if let Item::Flows(reports) = &item {
+                for report in reports.iter().filter(|report| is_news(report)) {
+                    if broken {
+                        ExportStats::add(&stats.dropped, 1);
+                        continue;
+                    }
+                    let text = line(report, style);
+                    ExportStats::add(&stats.records, 1);
+                    ExportStats::add(&stats.bytes, text.len() as u64);
+                    broken = out.write_all(text.as_bytes()).is_err();
                 }
-                let text = line(report, style);
-                ExportStats::add(&stats.records, 1);
-                ExportStats::add(&stats.bytes, text.len() as u64);
-                broken = out.write_all(text.as_bytes()).is_err();
             }
+            stats.done(item.reports() as u64);
         }
         broken = broken || out.flush().is_err();
         if broken && let Some(on_closed) = on_closed.take() {
@@ -151,7 +159,7 @@ pub fn line(report: &FlowReport, style: &Style) -> String {
 
 fn endpoint(report: &FlowReport, side: Side) -> String {
     let translated = report.translated.as_deref().map(|view| view.endpoint(side).to_string());
-    human::endpoint(report.key.endpoint(side).to_string(), translated)
+    human::endpoint(report.key.text(side), translated)
 }
 
 /// `curl[123] alice`, and for a host-local flow both sides.

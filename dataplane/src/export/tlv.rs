@@ -144,15 +144,32 @@ impl Encoder {
     /// Appends a report: one record, or several of equal parts of its interval when a counter does not fit the 32 bits that
     /// ntopng keeps of a record. Returns how many.
     pub fn encode(&mut self, report: &FlowReport, out: &mut Vec<u8>) -> usize {
+        self.encode_from(report, 0, usize::MAX, out).0
+    }
+
+    /// Appends those of these records that come after the first `written`, as long as `out` has at most so many bytes;
+    /// into an empty one goes one record at least. Returns how many, and whether they were the last.
+    pub(crate) fn encode_from(
+        &mut self,
+        report: &FlowReport,
+        written: usize,
+        bytes_max: usize,
+        out: &mut Vec<u8>,
+    ) -> (usize, bool) {
         let counted = bounded(&report.delta);
-        let parts = parts_needed(&counted);
+        let (written, parts) = (written as u64, parts_needed(&counted));
         let (since_ns, ns) = (report.since_unix_ns, report.last_unix_ns.saturating_sub(report.since_unix_ns));
         let moment = |number: u64| since_ns + share(ns, number, parts);
-        for number in 0..parts {
+        for number in written..parts {
+            let begin = out.len();
             let delta = part_of(&counted, number, parts);
             self.record(report, [moment(number), moment(number + 1)], &delta, number == 0, out);
+            if out.len() > bytes_max && begin > 0 {
+                out.truncate(begin);
+                return ((number - written) as usize, false);
+            }
         }
-        parts as usize
+        ((parts - written) as usize, true)
     }
 
     /// Appends one record by which a collector learns when a flow began of which it has not heard before: from then until

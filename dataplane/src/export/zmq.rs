@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,10 @@ use anyhow::{Context as _, Result, bail};
 use zmq::{DONTWAIT, SNDMORE, Socket, SocketType};
 
 use super::endpoint::{ServerKey, ZmqEndpoint};
+use super::messages::Heartbeat;
 use super::{ExportPort, ExportStats, Item, QUEUE_REPORTS_MAX, Queue, json, tlv, xpub};
 use crate::flows::report::FlowReport;
+use crate::threads::{Pulse, Threads};
 
 /// Records in one message: ntopng counts them in a byte.
 const MESSAGE_RECORDS_MAX: usize = 255;
@@ -21,8 +23,10 @@ const MESSAGE_RECORDS_MAX: usize = 255;
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// A report waits at most this long for others.
 const BATCH_WAIT: Duration = Duration::from_millis(100);
-/// Messages per millisecond: 255,000 records/s, more than ntopng takes.
-const MESSAGES_PER_MS: u32 = 1;
+/// From one message to the next: 255,000 records/s, more than ntopng takes.
+const MESSAGE_EVERY: Duration = Duration::from_millis(1);
+/// How often a collector hears that the agent lives. ntopng forgets a probe that is silent for ten seconds.
+const EVENT_EVERY: Duration = Duration::from_secs(5);
 /// How long nobody may subscribe before it is said.
 const SUBSCRIBER_WAIT: Duration = Duration::from_secs(30);
 /// For so long after it has joined a collector hears of flows that are older: control reports all open ones within five
@@ -53,34 +57,38 @@ pub struct ZmqOptions {
     pub source_id: u32,
     /// Address of the agent.
     pub probe: IpAddr,
-    /// Say on stderr what is exported.
-    pub verbose: bool,
+    /// What is said of the agent beside the flows.
+    pub heartbeat: Heartbeat,
 }
 
 /// Opens the socket and starts the exporter's thread.
 ///
 /// # Errors
 /// If the endpoint cannot be bound, or libzmq has no CURVE and a key is given.
-pub fn start(options: ZmqOptions) -> Result<ExportPort> {
-    let socket = open(&options)?;
+pub fn start(threads: &Threads, options: ZmqOptions) -> Result<ExportPort> {
     let stats = Arc::new(ExportStats::default());
     let name = options.endpoint.address.clone();
-    let exporter = Exporter {
-        socket,
-        stats: Arc::clone(&stats),
-        pending: Pending::default(),
-        payload: Vec::with_capacity(MESSAGE_BYTES_MAX),
-        scratch: Vec::with_capacity(4096),
-        msg_id: 0,
-        subscribed: false,
-        without_subscriber_since: Some(Instant::now()),
-        oldest: None,
-        introduction: Introduction::default(),
-        encoder: tlv::Encoder::new(options.probe),
-        unsent: None,
-        options,
-    };
-    Ok(ExportPort::start(name, "sockeye-zmq", &stats, move |items| exporter.run(&items))?)
+    let (opened, first) = mpsc::sync_channel(1);
+    let (mut opened, shared) = (Some(opened), Arc::clone(&stats));
+    let port = ExportPort::start(name, (threads, "sockeye-zmq"), &stats, move |items, pulse| {
+        // Before the socket is opened: libzmq's own threads inherit it.
+        pulse.prefer();
+        let socket = open(&options);
+        let socket = match opened.take() {
+            None => socket?,
+            // Whoever starts the agent hears what is wrong.
+            Some(opened) => {
+                let (result, socket) = socket.map_or_else(|err| (Err(err), None), |socket| (Ok(()), Some(socket)));
+                let _ = opened.send(result);
+                let Some(socket) = socket else { return Ok(()) };
+                socket
+            }
+        };
+        Exporter::new(socket, options.clone(), &shared).run(items, pulse);
+        Ok(())
+    })?;
+    first.recv().context("the exporter's thread has not started")??;
+    Ok(port)
 }
 
 fn open(options: &ZmqOptions) -> Result<Socket> {
@@ -130,6 +138,8 @@ struct Exporter {
     without_subscriber_since: Option<Instant>,
     /// When the oldest pending report came.
     oldest: Option<Instant>,
+    /// When the next event is sent.
+    event_due: Instant,
     introduction: Introduction,
     encoder: tlv::Encoder,
     /// What `payload` holds when the socket did not take it.
@@ -137,9 +147,31 @@ struct Exporter {
 }
 
 impl Exporter {
-    fn run(mut self, items: &Queue) {
+    fn new(socket: Socket, options: ZmqOptions, stats: &Arc<ExportStats>) -> Self {
+        stats.connected.store(0, Ordering::Relaxed);
+        Self {
+            socket,
+            stats: Arc::clone(stats),
+            pending: Pending::default(),
+            payload: Vec::with_capacity(MESSAGE_BYTES_MAX),
+            scratch: Vec::with_capacity(4096),
+            msg_id: 0,
+            subscribed: false,
+            without_subscriber_since: Some(Instant::now()),
+            event_due: Instant::now(),
+            oldest: None,
+            introduction: Introduction::default(),
+            encoder: tlv::Encoder::new(options.probe),
+            unsent: None,
+            options,
+        }
+    }
+
+    fn run(mut self, items: &Queue, pulse: &Pulse) {
         loop {
+            pulse.working();
             self.watch_subscriptions();
+            self.send_event_if_due();
             match items.recv_timeout(BATCH_WAIT / 2) {
                 Ok(item) => std::iter::once(item).chain(items.try_iter()).for_each(|item| self.take(item)),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -157,7 +189,17 @@ impl Exporter {
             self.flush();
         }
         ExportStats::add(&self.stats.dropped, self.pending.len() as u64);
-        self.stats.queued.store(0, Ordering::Relaxed);
+        self.stats.done(self.pending.len() as u64);
+    }
+
+    /// By this thread's own clock: what control and the queue do must not matter.
+    fn send_event_if_due(&mut self) {
+        let now = Instant::now();
+        if self.subscribed && now >= self.event_due {
+            self.event_due = now + EVENT_EVERY;
+            let event = self.options.heartbeat.event(&self.stats);
+            self.send("event", 2, event.as_bytes());
+        }
     }
 
     fn take(&mut self, item: Item) {
@@ -169,14 +211,14 @@ impl Exporter {
                     self.forget_unsent();
                     self.pending.drop_oldest(dropped);
                 }
-                self.done(dropped as u64);
+                self.stats.done(dropped as u64);
                 ExportStats::add(&self.stats.dropped, dropped as u64);
                 self.pending.push(reports);
                 self.oldest.get_or_insert_with(Instant::now);
             }
             Item::Message { topic, body } => {
-                self.done(1);
-                // Without a collector an event is stale before it could be read: the next one comes soon.
+                self.stats.done(1);
+                // Without a collector it is stale before it could be read: the next one comes soon.
                 if self.subscribed {
                     self.send(topic, 2, body.as_bytes());
                 }
@@ -189,10 +231,6 @@ impl Exporter {
         if self.unsent.take().is_some() {
             self.introduction.not_sent();
         }
-    }
-
-    fn done(&self, reports: u64) {
-        self.stats.queued.fetch_sub(reports, Ordering::Relaxed);
     }
 
     /// An XPUB socket receives each subscription as a message: 1 or 0, then the topic's prefix.
@@ -209,10 +247,12 @@ impl Exporter {
                 self.without_subscriber_since = None;
                 self.introduction = Introduction::start();
                 self.unsent = None;
-                eprintln!("sockeye: a collector subscribed at {}.", self.options.endpoint.address);
+                // It subscribes to other topics one after another.
+                self.event_due = Instant::now() + BATCH_WAIT;
+                tracing::info!("a collector subscribed at {}", self.options.endpoint.address);
             } else {
                 self.without_subscriber_since = Some(Instant::now());
-                eprintln!("sockeye: the collector at {} has gone.", self.options.endpoint.address);
+                tracing::warn!("the collector at {} has gone", self.options.endpoint.address);
             }
         }
     }
@@ -225,8 +265,8 @@ impl Exporter {
             } else {
                 "is ntopng running, without encryption?"
             };
-            eprintln!(
-                "sockeye: nobody has subscribed at {} for {} s: {hint}",
+            tracing::warn!(
+                "nobody has subscribed at {} for {} s: {hint}",
                 self.options.endpoint.address,
                 SUBSCRIBER_WAIT.as_secs()
             );
@@ -235,7 +275,6 @@ impl Exporter {
 
     /// Sends all pending reports, in paced messages. Stops when the socket takes no more.
     fn flush(&mut self) {
-        let mut in_this_ms = 0;
         while !self.pending.is_empty() && self.subscribed {
             let reports = self.unsent.take().unwrap_or_else(|| self.batch());
             let version = if self.options.format == Format::Tlv { 3 } else { 2 };
@@ -247,24 +286,15 @@ impl Exporter {
                 self.unsent = Some(reports);
                 return;
             }
-            self.pending.drop_oldest(reports.count);
+            self.pending.sent(&reports);
             self.introduction.sent();
-            self.done(reports.count as u64);
+            self.stats.done(reports.count as u64);
             ExportStats::add(&self.stats.records, reports.records as u64);
-            if self.options.verbose {
-                eprintln!(
-                    "sockeye: exported {} flow records ({} bytes) to {}.",
-                    reports.records,
-                    self.payload.len(),
-                    self.options.endpoint.address
-                );
-            }
-            in_this_ms += 1;
-            if in_this_ms >= MESSAGES_PER_MS {
-                in_this_ms = 0;
-                thread::sleep(Duration::from_millis(1));
-                self.watch_subscriptions();
-            }
+            let (bytes, to) = (self.payload.len(), &self.options.endpoint.address);
+            tracing::debug!("exported {} flow records ({bytes} bytes) to {to}", reports.records);
+            thread::sleep(MESSAGE_EVERY);
+            self.watch_subscriptions();
+            self.send_event_if_due();
         }
         self.oldest = (!self.pending.is_empty()).then(Instant::now);
     }
@@ -364,6 +394,8 @@ struct Pending {
     chunks: VecDeque<Arc<[FlowReport]>>,
     /// Of the first chunk, what is done with.
     done: usize,
+    /// Records of the next report that have been sent.
+    records_done: usize,
     len: usize,
 }
 
@@ -385,9 +417,18 @@ impl Pending {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).skip(self.done)
     }
 
+    /// What is in a message has been sent.
+    fn sent(&mut self, batch: &Batch) {
+        self.drop_oldest(batch.count);
+        self.records_done = batch.records_of_next;
+    }
+
     /// Drops that many, or all.
     fn drop_oldest(&mut self, count: usize) {
         let count = count.min(self.len);
+        if count > 0 {
+            self.records_done = 0;
+        }
         self.len -= count;
         self.done += count;
         while self.chunks.front().is_some_and(|chunk| chunk.len() <= self.done) {
@@ -401,8 +442,10 @@ impl Pending {
 struct Batch {
     /// Reports from the front of the queue.
     count: usize,
-    /// Records that they became.
+    /// Records that they became, and those of the next report that has begun.
     records: usize,
+    /// Of the report after them, the records that have been sent by then: it did not fit into a message.
+    records_of_next: usize,
 }
 
 fn batch_tlv(
@@ -413,27 +456,35 @@ fn batch_tlv(
     scratch: &mut Vec<u8>,
 ) -> Batch {
     payload.extend_from_slice(&tlv::MESSAGE_START);
-    let mut batch = Batch { count: 0, records: 0 };
+    let mut batch = Batch { count: 0, records: 0, records_of_next: 0 };
     for report in pending.iter() {
         scratch.clear();
         let mut records = 0;
+        let done = if batch.count == 0 { pending.records_done } else { 0 };
         // A collector takes the beginning of a flow from the first record that it gets.
         let is_news = introduction.is_news(report);
         if is_news && !report.first {
             encoder.encode_beginning(report, scratch);
             records += 1;
         }
-        records += encoder.encode(report, scratch);
+        let bytes_max = MESSAGE_BYTES_MAX - tlv::MESSAGE_START.len();
+        let (encoded, whole) = encoder.encode_from(report, done, bytes_max, scratch);
+        records += encoded;
         let fits = batch.records + records <= MESSAGE_RECORDS_MAX && payload.len() + scratch.len() <= MESSAGE_BYTES_MAX;
-        if !fits && batch.count > 0 {
+        if !(fits && whole) && batch.count > 0 {
             if is_news {
                 introduction.take_back();
             }
             break;
         }
         payload.extend_from_slice(scratch);
-        batch.count += 1;
         batch.records += records;
+        if !whole {
+            // It has a message for itself, and the next one begins with the rest.
+            batch.records_of_next = done + encoded;
+            break;
+        }
+        batch.count += 1;
     }
     batch
 }
@@ -458,7 +509,7 @@ fn batch_json(pending: &Pending, probe: IpAddr, introduction: &mut Introduction,
         count += 1;
     }
     payload.push(b']');
-    Batch { count, records: count }
+    Batch { count, records: count, records_of_next: 0 }
 }
 
 /// ntopng's 28-byte header: topic, version, size (16 bits, ignored), message id big endian, source id little endian.
@@ -476,7 +527,9 @@ fn header(topic: &str, version: u8, size: usize, msg_id: u32, source_id: u32) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::decoder::{decode, sum};
     use crate::export::testing;
+    use crate::flows::report::Identity;
     use crate::model::flow::State;
 
     const PROBE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -532,6 +585,46 @@ mod tests {
             introduction.end_in_time();
             assert!(introduction.heard.is_empty() && introduction.until.is_none());
         }
+    }
+
+    /// ntopng drops a longer message whole.
+    #[test]
+    fn a_report_of_many_long_records_goes_into_several_messages() {
+        const NTOPNG_BYTES_MAX: usize = 128 << 10;
+        let mut report = FlowReport { first: false, ..testing::report() };
+        let mut process = (**report.identity[0].process.as_ref().unwrap()).clone();
+        // As long as paths and command lines may be, and three times as long when nothing of it is markup any more.
+        process.exe = Some("<".repeat(4096));
+        process.cmdline = "<".repeat(4096);
+        report.identity = [(); 2].map(|()| Identity { process: Some(Arc::new(process.clone())), workload: None });
+        report.delta.bytes = [300 << 32, 7];
+        report.key.initiator.port += 1;
+        let short = testing::report();
+        let mut pending = Pending::default();
+        pending.push([short.clone(), report, short].into());
+        let (mut scratch, mut turn, mut records) = (Vec::new(), 0, Vec::new());
+        let (mut encoder, mut introduction) = (tlv::Encoder::new(PROBE), Introduction::start());
+        while !pending.is_empty() {
+            let mut payload = Vec::new();
+            let batch = batch_tlv(&pending, &mut encoder, &mut introduction, &mut payload, &mut scratch);
+            turn += 1;
+            if turn % 2 == 0 {
+                introduction.not_sent();
+                continue;
+            }
+            introduction.sent();
+            pending.sent(&batch);
+            assert!(payload.len() < NTOPNG_BYTES_MAX, "{} bytes", payload.len());
+            let sent = decode(&payload[tlv::MESSAGE_START.len()..]).unwrap();
+            assert!(sent.len() == batch.records && (1..=MESSAGE_RECORDS_MAX).contains(&batch.records));
+            records.extend(sent);
+        }
+        assert!(turn > 100, "{turn} messages");
+        // The two short ones, and the beginning of the flow.
+        assert_eq!(records.len(), 2 + 1 + tlv::RECORDS_MAX);
+        let short_bytes = 2 * testing::report().delta.bytes[0];
+        assert_eq!(sum(&records, 1), tlv::BYTES_MAX + short_bytes);
+        assert_eq!(sum(&records[1..2], 1), 0, "the beginning comes once, and first");
     }
 
     /// Reports that find no room in a message, or whose message is made anew, are of flows that may have been heard of before.

@@ -50,6 +50,8 @@ pub struct Flow {
     pub(super) guessed: bool,
     /// It goes to a multicast or broadcast address.
     pub(super) group: bool,
+    /// It is over because there was no room for it.
+    pub(super) given_up: bool,
     /// Entries in the pair index that lead here; 0 = none.
     pub(super) pair_hashes: [u64; 2],
     /// Opened, or first seen; `CLOCK_BOOTTIME` nanoseconds.
@@ -89,6 +91,7 @@ impl Flow {
             second_end: None,
             guessed: false,
             group: false,
+            given_up: false,
             pair_hashes: [0; 2],
             opened_ns,
             active_ns: first_end.at_ns,

@@ -64,7 +64,11 @@ impl FlowTable {
     pub(super) fn note_packet(&mut self, id: u32, cookie: u64, value: &UdpValue) {
         let flow = &self.flows[id as usize];
         let group = value.traits & udp_traits::GROUP != 0;
-        if value.first_head == 0 || (flow.second_end.is_some() && !flow.group) || is_within_namespace(flow) {
+        if value.first_head == 0
+            || flow.key.is_of_other_peers()
+            || (flow.second_end.is_some() && !flow.group)
+            || is_within_namespace(flow)
+        {
             return;
         }
         let (received, head, at_ns) = (value.first_sent == 0, value.first_head, value.first_ns);

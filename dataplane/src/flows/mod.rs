@@ -5,6 +5,7 @@
 
 pub mod aggregates;
 mod cookies;
+mod crowding;
 mod details;
 mod entry;
 mod meeting;
@@ -25,6 +26,7 @@ pub use schedule::{TICK_NS, Timeouts};
 
 use crate::model::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side};
 use cookies::Cookies;
+use crowding::Crowding;
 use meeting::Meeting;
 use schedule::TimerQueue;
 
@@ -64,6 +66,10 @@ pub struct TableCounts {
     pub paired: u64,
     /// Flows not entered because the table was full.
     pub rejected: u64,
+    /// UDP flows that were over early because the table, or UDP's share of it, was full.
+    pub given_up: u64,
+    /// Counters of UDP peers that went into the flow of their socket's further peers.
+    pub other_peers: u64,
     /// TCP flows whose close record never came; found gone by the scan.
     pub vanished: u64,
     /// Reports made.
@@ -76,14 +82,15 @@ pub struct FlowTable {
     /// TCP socket cookie -> flow.
     tcp: Cookies,
     udp: Map<UdpKey, u32>,
-    /// TCP socket cookie -> the flow before the one in `tcp`, whose close may still be on its way.
-    tcp_before: Map<u64, u32>,
+    /// TCP socket cookie -> the flows before the one in `tcp`, whose closes may still be on their way.
+    tcp_before: Map<u64, Vec<u32>>,
     /// UDP socket cookie -> its flows.
     udp_sockets: Map<u64, Vec<u32>>,
     /// Names of TCP flows that have one local end so far, and of all UDP flows -> flow.
     pairs: Map<u64, u32>,
     /// UDP flows with one end whose other end may be in another namespace.
     meeting: Meeting,
+    crowding: Crowding,
     names: ahash::RandomState,
     listeners: Map<(Proto, u32, Endpoint), Listener>,
     listeners_next: Map<(Proto, u32, Endpoint), Listener>,
@@ -122,6 +129,7 @@ impl FlowTable {
             udp_sockets: Map::default(),
             pairs: Map::default(),
             meeting: Meeting::default(),
+            crowding: Crowding::default(),
             names: ahash::RandomState::new(),
             listeners: Map::default(),
             listeners_next: Map::default(),
@@ -252,14 +260,14 @@ impl FlowTable {
         }
     }
 
-    /// Enters a new flow, unless the table is full.
+    /// Enters a new flow, unless the table is full. Who calls counts that.
     fn enter(&mut self, proto: Proto, opened: Opened, end: End, now_ns: u64) -> Option<u32> {
-        if self.flows.len() >= self.flows_max {
-            self.counts.rejected += 1;
+        if !self.make_room(proto, now_ns) {
             return None;
         }
         let key = FlowKey::seen_from(proto, opened.side, opened.local, opened.remote);
         let id = u32::try_from(self.flows.insert(Flow::new(key, end, opened.side, opened.at_ns))).ok()?;
+        self.note_entered(id, proto);
         self.flows[id as usize].entered_tick = schedule::tick_of(now_ns);
         self.flows[id as usize].group = opened.group;
         if !opened.group {
@@ -321,12 +329,16 @@ impl FlowTable {
         if flow.key.proto == Proto::Tcp {
             for cookie in flow.ends().map(|end| end.cookie) {
                 self.tcp.remove(&self.flows, cookie, id);
-                if self.tcp_before.get(&cookie) == Some(&id) {
-                    self.tcp_before.remove(&cookie);
+                if let Some(before) = self.tcp_before.get_mut(&cookie) {
+                    before.retain(|other| *other != id);
+                    if before.is_empty() {
+                        self.tcp_before.remove(&cookie);
+                    }
                 }
             }
         }
         let flow = self.flows.remove(id as usize);
+        self.note_removed(id, &flow);
         self.unname(id, flow.pair_hashes);
         if flow.key.proto == Proto::Udp {
             self.forget_udp(id, &flow);

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use slab::Slab;
 
+use super::crowding::ONE_DATAGRAM_NS;
 use super::details::congestion_name;
 use super::entry::Reported;
 use super::meeting::Meets;
@@ -309,14 +310,21 @@ impl FlowTable {
     fn next_look_ns(&self, id: u32, now_ns: u64, over: bool) -> u64 {
         let flow = &self.flows[id as usize];
         let t = &self.timeouts;
+        let leaves_early =
+            flow.given_up || (flow.key.proto == Proto::Udp && self.is_crowded() && flow.is_one_datagram());
         if over {
-            return if flow.verdict == Some(State::Idle) { t.idle_linger_ns } else { t.linger_ns };
+            return match flow.verdict {
+                _ if leaves_early => TICK_NS,
+                Some(State::Idle) => t.idle_linger_ns,
+                _ => t.linger_ns,
+            };
         }
         let mut next = u64::from(ticks_to_turn(id, tick_of(now_ns), t.look_ticks())) * TICK_NS;
         if flow.key.proto == Proto::Udp {
             // Look again when it may have become idle.
             let quiet = now_ns.saturating_sub(flow.active_ns);
-            next = next.min(t.idle_ns.saturating_sub(quiet).max(TICK_NS));
+            let idle_ns = if leaves_early { ONE_DATAGRAM_NS } else { t.idle_ns };
+            next = next.min(idle_ns.saturating_sub(quiet).max(TICK_NS));
         }
         next
     }
@@ -337,8 +345,10 @@ impl FlowTable {
         let missed_ns = self.scans_ns[2].min(long_ago_ns).min(self.drained_through_ns);
         // A process has told that it closes, and soon after there is nothing left: the kernel left our programs out.
         let shut_missed_ns = if self.timeouts.sees_orphans { self.whole_scan_ns.max(missed_ns) } else { missed_ns };
-        let idle_ns = self.timeouts.idle_ns;
+        let is_crowded = self.is_crowded();
         let flow = &mut self.flows[id as usize];
+        let leaves_early = is_crowded && flow.is_one_datagram();
+        let idle_ns = if leaves_early { ONE_DATAGRAM_NS } else { self.timeouts.idle_ns };
         if flow.verdict.is_some() || flow.all_closed() {
             return;
         }

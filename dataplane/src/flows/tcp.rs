@@ -71,9 +71,8 @@ impl FlowTable {
         if flow.is_of(o) {
             return Connection::Known(id);
         }
-        if let Some(&before) = self.tcp_before.get(&cookie)
-            && self.flows.get(before as usize).is_some_and(|flow| flow.is_of(o))
-        {
+        let mut before = self.tcp_before.get(&cookie).into_iter().flatten();
+        if let Some(&before) = before.find(|id| self.flows.get(**id as usize).is_some_and(|flow| flow.is_of(o))) {
             return Connection::Known(before);
         }
         // Newer, or the last word on a connection of which nothing else was heard.
@@ -97,7 +96,10 @@ impl FlowTable {
         }
         let opened =
             Opened { local: o.local, remote: o.remote, side: self.tcp_side(o), at_ns: o.opened_ns, group: false };
-        let Some(id) = self.enter(Proto::Tcp, opened, o.end, now_ns) else { return };
+        let Some(id) = self.enter(Proto::Tcp, opened, o.end, now_ns) else {
+            self.counts.rejected += 1;
+            return;
+        };
         let flow = &mut self.flows[id as usize];
         flow.observe(opened.side, o);
         flow.guessed = o.side.is_none();
@@ -155,10 +157,11 @@ impl FlowTable {
         if let Some(current) = self.tcp.get(&self.flows, cookie) {
             let flow = &self.flows[current as usize];
             let newest = flow.end(flow.side_of(cookie)).is_none_or(|end| end.at_ns < o.end.at_ns);
+            let before = if newest { current } else { id };
+            self.tcp_before.entry(cookie).or_default().push(before);
             if !newest {
                 return;
             }
-            self.tcp_before.insert(cookie, current);
         }
         self.tcp.insert(&self.flows, cookie, id);
     }
@@ -170,14 +173,16 @@ impl FlowTable {
         // The close is the last word even if a scan on another CPU has looked at its clock later: the kernel tells of
         // the new state before it sets it.
         let last_word = o.end.has(End::CLOSED);
-        if end.has(End::CLOSED) || (o.end.at_ns <= end.at_ns && !last_word) {
+        // And a scan looks at the state before it looks at its clock: no socket goes back to its handshake.
+        let further = end.is_connecting() && !o.end.is_connecting();
+        if end.has(End::CLOSED) || (o.end.at_ns <= end.at_ns && !last_word && !further) {
             return;
         }
         let before = *end;
         *end = o.end;
         end.marks |= before.marks & (End::PRE_EXISTING | End::SHARED_COUNTERS | End::BYPASSED);
-        end.packets_sent = extend(before.packets_sent, o.end.packets_sent);
-        end.packets_received = extend(before.packets_received, o.end.packets_received);
+        end.never_less_than(&before);
+        end.at_ns = end.at_ns.max(before.at_ns);
         if before.owner != o.end.owner {
             self.new_owners.push(o.end.owner);
         }
@@ -204,14 +209,22 @@ impl FlowTable {
             let Some(other) = self.other_end(name, o) else { continue };
             let side = self.side_beside(other, side, o);
             let gone = self.remove(id);
+            let (mut exported, first_side) =
+                (self.flows[other as usize].exported, self.flows[other as usize].first_side);
             self.attach(other, gone.first_end, side, o.view(side), now_ns);
             let kept = &mut self.flows[other as usize];
+            // What was before the agent is known: it is in what was exported of both.
+            if kept.first_side != first_side {
+                exported.reverse();
+            }
+            kept.exported = exported;
             kept.exported.add(&gone.exported);
             kept.details.add(&gone.details);
             kept.rtt = kept.rtt.take().or(gone.rtt);
             kept.reported = kept.reported.take().or(gone.reported);
             kept.opened_ns = kept.opened_ns.min(gone.opened_ns);
-            self.tcp.insert(&self.flows, o.end.cookie, other);
+            // The socket may have connected again since.
+            self.remember_tcp(o, other);
             return;
         }
         self.index(id, candidates.map(|c| c.map_or(0, |(hash, _)| hash)));
@@ -235,10 +248,4 @@ enum Connection {
     New,
     /// Older than what is known.
     Stale,
-}
-
-/// The kernel's segment counters have 32 bits; ours go on where they wrap.
-fn extend(known: u64, low: u64) -> u64 {
-    let step = (low as u32).wrapping_sub(known as u32);
-    known + u64::from(step)
 }

@@ -65,6 +65,11 @@ impl Connection {
         r
     }
 
+    /// Segments in the end.
+    fn packets(&self) -> [u64; 2] {
+        [self.sent, self.received].map(|bytes| bytes / 1000 + 1)
+    }
+
     /// Everything that is told of it, in time order.
     fn life(&self) -> Vec<FlowRecord> {
         let mut all = Vec::new();
@@ -85,6 +90,14 @@ impl Connection {
             initiator: endpoint(1, 20_000 + self.number as u16),
             responder: endpoint(2, 30_000),
         }
+    }
+}
+
+impl FlowTable {
+    /// There is no flow, and nothing that leads to one.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        let indexes = [self.udp.len(), self.udp_sockets.len(), self.pairs.len(), self.tcp_before.len()];
+        self.is_empty() && indexes == [0; 4]
     }
 }
 
@@ -239,6 +252,29 @@ fn a_socket_that_connects_again_is_two_flows() {
 }
 
 #[test]
+fn a_close_that_comes_after_two_more_connections_of_its_socket_is_of_the_first() {
+    let connection = |number| Connection { number, sent: 10, received: 20, pre_existing: false };
+    let record = |number: u32, kind, at_ns, share| {
+        let mut r = connection(number).record(Side::Initiator, kind, at_ns, share);
+        r.cookie = 77;
+        r
+    };
+    let mut t = table();
+    for number in [1, 2, 3] {
+        let at_ns = 10 * S + u64::from(number);
+        t.tcp_record(&record(number, Kind::Scan, at_ns, 50), at_ns);
+    }
+    for number in [1, 2, 3] {
+        t.tcp_record(&record(number, Kind::Close, 11 * S + u64::from(number), 100), 12 * S);
+    }
+    assert_eq!((t.len(), t.counts().created), (3, 3));
+    assert!(t.flows().all(|flow| (flow.state(), flow.totals().bytes) == (State::Closed, [10, 20])));
+    reports(&mut t, 13 * S);
+    reports(&mut t, 20 * S);
+    assert!(t.holds_nothing());
+}
+
+#[test]
 fn an_older_flow_exports_only_what_comes_after() {
     let c = Connection { number: 6, sent: 1000, received: 2000, pre_existing: true };
     let mut t = table();
@@ -328,6 +364,22 @@ fn segment_counters_go_on_where_the_kernels_wrap() {
     assert_eq!(t.flows().next().unwrap().totals().packets[0], u64::from(u32::MAX) + 4);
 }
 
+/// A scan reads its clock before its counters: what is older by it may have counted more.
+#[test]
+fn counters_never_go_back() {
+    let c = Connection { number: 1, sent: 1 << 30, received: 1 << 30, pre_existing: false };
+    let scan = c.record(Side::Initiator, Kind::Scan, 10 * S, 50);
+    let mut close = c.record(Side::Initiator, Kind::Close, 9 * S, 50);
+    close.segs_out -= 1;
+    close.segs_in -= 1;
+    close.bytes_received -= 1;
+    let mut t = table();
+    t.tcp_record(&scan, 10 * S);
+    let before = t.flows().next().unwrap().totals();
+    t.tcp_record(&close, 10 * S);
+    assert_eq!(t.flows().next().unwrap().totals(), before);
+}
+
 fn connections() -> impl Strategy<Value = Vec<Connection>> {
     prop::collection::vec((0u64..1 << 40, 0u64..1 << 40, any::<bool>()), 1..6).prop_map(|list| {
         list.into_iter()
@@ -363,12 +415,13 @@ proptest! {
         records.iter().for_each(|r| t.tcp_record(r, 12 * S));
         let mut found: Vec<_> = t
             .flows()
-            .map(|flow| (flow.key, flow.state(), flow.totals().bytes, flow.end(Side::Initiator).map(|e| e.owner.pid)))
+            .map(|flow| (flow.key, flow.state(), flow.totals(), flow.end(Side::Initiator).map(|e| e.owner.pid)))
+            .map(|(key, state, total, pid)| (key, state, total.bytes, total.packets, pid))
             .collect();
         found.sort_by_key(|(key, ..)| key.initiator.port);
         let expected: Vec<_> = connections
             .iter()
-            .map(|c| (c.key(), State::Closed, [c.sent, c.received], Some(101)))
+            .map(|c| (c.key(), State::Closed, [c.sent, c.received], c.packets(), Some(101)))
             .collect();
         prop_assert_eq!(found, expected);
     }
@@ -403,6 +456,10 @@ proptest! {
                 }
             }
             prop_assert_eq!(sum.bytes, [c.sent, c.received]);
+            for (packets, truth) in sum.packets.into_iter().zip(c.packets()) {
+                // Bytes that one end brought alone come with a packet more, once a report.
+                prop_assert!(packets >= truth && packets <= truth + reported.len() as u64, "{} of {}", packets, truth);
+            }
         }
     }
 }

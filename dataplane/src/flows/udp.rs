@@ -2,6 +2,7 @@
 
 use sockeye_bpf::records::{UdpKey, UdpValue, flags, udp_traits};
 
+use super::crowding::PEERS_MAX;
 use super::entry::{NO_FLOW, Other};
 use super::{Flow, FlowTable, Opened, pairing};
 use crate::model::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side};
@@ -89,9 +90,12 @@ impl FlowTable {
         let seen = Seen::new(key, value);
         let id = match self.udp.get(key) {
             Some(&id) => id,
-            None => match self.enter_udp(&seen, now_ns) {
+            None => match self.enter_udp(&seen, now_ns).or_else(|| self.enter_other_peer(&seen, now_ns)) {
                 Some(id) => id,
-                None => return,
+                None => {
+                    self.counts.rejected += 1;
+                    return;
+                }
             },
         };
         let id = self.learn_wire(id, &seen, now_ns);
@@ -139,6 +143,9 @@ impl FlowTable {
             Some((_, side)) => side,
             None => seen.known_side().unwrap_or(seen.first_side()),
         };
+        if self.udp_sockets.get(&seen.key.cookie).is_some_and(|flows| flows.len() >= PEERS_MAX) {
+            return None;
+        }
         let opened =
             Opened { local: seen.local, remote: seen.remote, side, at_ns: seen.value.first_ns, group: seen.is_group() };
         let id = self.enter(Proto::Udp, opened, first_sight(seen.key, seen.value), now_ns)?;
@@ -163,11 +170,30 @@ impl FlowTable {
         Some(id)
     }
 
+    /// A socket has too many peers, or there is no room for a flow of its own: it has one with all that have none.
+    fn enter_other_peer(&mut self, seen: &Seen<'_>, now_ns: u64) -> Option<u32> {
+        if let Some(&id) = self.crowding.other_peers.get(&seen.key.cookie) {
+            self.counts.other_peers += 1;
+            return Some(id);
+        }
+        let remote = Endpoint { addr: seen.remote.addr.unspecified(), port: 0 };
+        let side = seen.known_side().unwrap_or(seen.first_side());
+        let opened = Opened { local: seen.local, remote, side, at_ns: seen.value.first_ns, group: false };
+        let end = first_sight(seen.key, seen.value);
+        let id = self.enter(Proto::Udp, opened, end, now_ns)?;
+        self.counts.other_peers += 1;
+        self.udp.insert(key_of(&end, seen.local, remote), id);
+        self.list_socket(id, FIRST_END);
+        self.crowding.other_peers.insert(seen.key.cookie, id);
+        Some(id)
+    }
+
     /// What a flow with one end is called on the other side of a translation may come later than the flow: a server's packets
     /// tell of it when it answers. Returns the flow in which the socket is then.
     fn learn_wire(&mut self, id: u32, seen: &Seen<'_>, now_ns: u64) -> u32 {
         let flow = &self.flows[id as usize];
-        if seen.wire.is_none() || flow.second_end.is_some() || flow.translated().is_some() {
+        let is_others = flow.key.is_of_other_peers();
+        if seen.wire.is_none() || flow.second_end.is_some() || flow.translated().is_some() || is_others {
             return id;
         }
         let side = flow.side_of(seen.key.cookie);

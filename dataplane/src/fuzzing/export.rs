@@ -23,7 +23,9 @@ pub fn tlv(data: &[u8]) {
     let mut out = Vec::new();
     let mut encoder = Encoder::new(IpAddr::V4(Ipv4Addr::from(input.u32())));
     encoder.encode_beginning(&report, &mut out);
+    let begin = out.len();
     let count = encoder.encode(&report, &mut out);
+    assert!(in_pieces(&report, &mut encoder, 16 * data.len()) == out[begin..], "pieces are the whole");
     assert!(count <= RECORDS_MAX && out.len() <= (1 + count) * RECORD_MAX, "{count} records, {} bytes", out.len());
     let records = decoded(&out);
     assert_eq!(records.len(), 1 + count);
@@ -42,6 +44,21 @@ pub fn tlv(data: &[u8]) {
     }
     assert!(records.chunks(1).all(|record| sum(record, 21) >= sum(record, 22)), "time goes on");
     items(&mut input);
+}
+
+/// The records of a report as they go into messages of at most so many bytes, or of one record.
+fn in_pieces(report: &FlowReport, encoder: &mut Encoder, bytes_max: usize) -> Vec<u8> {
+    let (mut all, mut piece, mut done) = (Vec::new(), Vec::new(), 0);
+    loop {
+        piece.clear();
+        let (count, whole) = encoder.encode_from(report, done, bytes_max, &mut piece);
+        assert!(count == 1 || count > 1 && piece.len() <= bytes_max, "{count} records, {} bytes", piece.len());
+        all.extend_from_slice(&piece);
+        done += count;
+        if whole {
+            return all;
+        }
+    }
 }
 
 /// Single items of every type.

@@ -7,11 +7,14 @@ use prost::Message as _;
 use super::input::{Input, assert_clean};
 use crate::config::Config;
 use crate::owners::cgroup::{can_be_asked, path_in_proc, read_path};
-use crate::owners::packages::{DpkgIndex, list_has, may_be_executed, package_of_list, spellings};
+use crate::owners::files::lines;
+use crate::owners::packages::dpkg::{DpkgIndex, is_path_of, may_be_executed, of_list, spellings};
 use crate::owners::runtimes::messages::{ListContainersResponse, ListPodSandboxResponse};
 use crate::owners::runtimes::{cri as cri_answers, docker as docker_answers};
 use crate::owners::workload::{LABELS_MAX, NameReply, Names, Pod, TEXT_MAX, Workload, WorkloadTable};
 
+/// Longer lines are left out.
+const LINE_MAX: u64 = 4096;
 /// Longest text that is made of three names and what is between them.
 const LABEL_MAX: usize = 3 * TEXT_MAX + 16;
 
@@ -38,18 +41,26 @@ pub fn packages(data: &[u8]) {
     let mut parts = data.split(|b| *b == 0);
     let exe = String::from_utf8_lossy(parts.next().unwrap_or_default());
     let mut index = DpkgIndex::new(None);
-    let (mut in_container, mut left) = (false, u64::MAX);
+    let mut in_container = false;
     while let (Some(name), Some(list)) = (parts.next(), parts.next()) {
-        let Some(package) = std::str::from_utf8(name).ok().and_then(package_of_list) else { continue };
-        assert_clean(&package, 3 * name.len());
-        assert!(!package.is_empty());
-        let before = left;
-        in_container |= list_has(list, &exe, &mut left);
-        assert!(left < before, "reading takes something, or it may go on for ever");
-        assert!(index.add_list(package, list));
+        let Some((file, package)) = std::str::from_utf8(name).ok().and_then(of_list) else { continue };
+        assert!(file.as_bytes() == name && !package.is_empty());
+        let mut left = list.len() as u64;
+        let too_long = lines(list, &mut left, |path| {
+            in_container |= is_path_of(&exe, path);
+            index.take(package, path)
+        });
+        assert_eq!(left, 0, "whatever is read counts");
+        assert!(too_long.is_ok_and(|lines| lines <= list.len() as u64 / LINE_MAX));
     }
-    index.sort();
-    let on_host = index.find(&exe).is_some();
+    index.finish();
+    assert_eq!(index.left_out, 0);
+    let found = index.find(&exe);
+    let on_host = found.is_some();
+    if let Some(package) = found {
+        assert_clean(&package, 3 * data.len());
+        assert!(!package.is_empty());
+    }
     if spellings(&exe).all(|path| may_be_executed(path.as_bytes())) {
         assert_eq!(on_host, in_container);
     } else {
@@ -67,18 +78,15 @@ pub fn docker(data: &[u8]) {
     let found = events(input.0.chunks(piece));
     assert_eq!(found, events(std::iter::once(input.0)), "it does not matter where pieces end");
     assert!(found.len() <= data.len());
-    for (id, names) in found {
+    for (id, names) in found.into_iter().flatten() {
         assert!(id.len() <= data.len());
         assert_named(names);
     }
 }
 
-fn events<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<(String, Names)> {
-    let (mut events, mut found) = (docker_answers::Events::default(), Vec::new());
-    for piece in pieces {
-        let taken = events.take(piece, &mut |id, names| found.push((id, names)));
-        assert!(taken.is_ok(), "none is too long");
-    }
+fn events<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Option<(String, Names)>> {
+    let (mut lines, mut found) = (docker_answers::Lines::default(), Vec::new());
+    pieces.for_each(|piece| lines.take_events(piece, |told| found.push(told)));
     found
 }
 
@@ -111,8 +119,11 @@ pub fn config(data: &[u8]) {
     }
 }
 
-/// A container gets these names.
-fn assert_named(names: Names) {
+/// A container gets these names, which are cut first.
+fn assert_named(mut names: Names) {
+    names.cut();
+    let once = names.clone();
+    assert_eq!((names.cut(), &names), (0, &once), "what was cut is not cut again");
     let mut workloads = WorkloadTable::default();
     workloads.learn(1, &format!("/docker/{}", "d".repeat(64)), 0);
     workloads.named(NameReply { cgroup_id: 1, names: Some(Box::new(names)) });

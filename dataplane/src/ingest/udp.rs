@@ -3,11 +3,12 @@
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
 
 use sockeye_bpf::error::KernelError;
 use sockeye_bpf::records::{UdpKey, UdpValue};
 use sockeye_bpf::scan::UdpTables;
+
+use crate::threads::Threads;
 
 /// What one exchange brought. Travels back empty with the next request.
 #[derive(Default)]
@@ -33,15 +34,17 @@ impl Drainer {
     ///
     /// # Errors
     /// If the thread cannot be started.
-    pub fn start(mut tables: UdpTables) -> io::Result<Self> {
+    pub fn start(threads: &Threads, mut tables: UdpTables) -> io::Result<Self> {
         let (requests, asked) = channel::<Drained>();
         let (answer, answers) = channel();
-        thread::Builder::new().name("sockeye-udp".into()).spawn(move || {
+        threads.essential("sockeye-udp", move |pulse| {
             for mut drained in asked {
+                pulse.working();
                 drained.error = tables.take(|key, value| drained.rows.push((*key, *value))).err();
                 if answer.send(drained).is_err() {
                     return;
                 }
+                pulse.waiting();
             }
         })?;
         Ok(Self { requests, answers, busy: false, spare: Drained::default() })

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use sockeye_bpf::cpus::last_level_cache;
 use sockeye_bpf::ring::{Drain, Ring};
 
 use crate::ingest::shard::{FLOWS_USUAL, Shard, VISIT_RECORDS_MAX};
 use crate::model::clock::boot_ns;
+use crate::threads::Threads;
 
 /// How often a shard is handed over.
 pub const HAND_OVER: Duration = Duration::from_millis(250);
@@ -58,7 +60,7 @@ pub struct WorkerPort {
     /// CPUs whose rings it drains.
     pub cpus: Vec<usize>,
     /// Capacity of these rings together.
-    pub ring_bytes: usize,
+    pub ring_sizes: Vec<usize>,
     /// Filled shards.
     pub shards: rtrb::Consumer<Box<Shard>>,
     /// Emptied shards, on their way back.
@@ -179,13 +181,17 @@ impl<R: Drain> Worker<R> {
             emptied_ns: 0,
             stats: Arc::clone(&stats),
         };
-        (worker, WorkerPort { index, pinned_cpu: None, cpus, ring_bytes: 0, shards, recycle, stats })
+        (worker, WorkerPort { index, pinned_cpu: None, cpus, ring_sizes: Vec::new(), shards, recycle, stats })
     }
 
     /// Visits each ring once.
     pub fn visit(&mut self) -> Visit {
+        self.visit_at(boot_ns())
+    }
+
+    /// The same at a moment of boot time that the caller knows.
+    pub(crate) fn visit_at(&mut self, began_ns: u64) -> Visit {
         let mut visit = Visit::default();
-        let began_ns = boot_ns();
         for index in 0..self.rings.len() {
             if self.current.is_full() {
                 if !self.exchange() {
@@ -250,11 +256,14 @@ impl<R: Drain> Worker<R> {
         sent
     }
 
-    /// Works until `stop`, with sleeps in between, then drains what is left.
-    pub fn run(self, stop: &AtomicBool) {
+    /// Works until `stop`, with sleeps in between, then drains what is left. Says `progress` after each visit.
+    pub fn run(self, stop: &AtomicBool, progress: impl Fn()) {
         let capacity = self.rings.iter().map(|(ring, _)| ring.capacity_bytes()).min();
         let mut pace = Pace::new(capacity.unwrap_or(usize::MAX));
-        self.run_with(stop, |visit| pace.wait(visit));
+        self.run_with(stop, |visit| {
+            progress();
+            pace.wait(visit);
+        });
     }
 
     /// The same with another way to `wait` for the next visit.
@@ -289,40 +298,60 @@ impl<R: Drain> Worker<R> {
 /// Length word and page offset before each entry (`BPF_RINGBUF_HDR_SZ`).
 const ENTRY_HEADER_BYTES: u64 = 8;
 
-/// Starts the workers for these rings: `count` threads, CPUs dealt out evenly.
+/// Shares CPUs out evenly, each part of neighbours below the same last-level cache: a line of another one's takes five times as
+/// long to come. `cpus`: numbers and caches. At most `count` parts, none empty.
+fn parts(mut cpus: Vec<(usize, usize)>, count: usize) -> Vec<Vec<usize>> {
+    cpus.sort_unstable_by_key(|(cpu, cache)| (*cache, *cpu));
+    let count = count.clamp(1, cpus.len().max(1));
+    let mut parts = Vec::with_capacity(count);
+    let mut rest = cpus.as_slice();
+    for left in (1..=count).rev() {
+        let (part, others) = rest.split_at(rest.len().div_ceil(left));
+        parts.push(part.iter().map(|(cpu, _)| *cpu).collect());
+        rest = others;
+    }
+    parts
+}
+
+/// Starts the workers for these rings: `count` threads, CPUs shared out evenly.
 ///
 /// # Errors
 /// If a thread cannot be started.
 pub fn start(
+    threads: &Threads,
     rings: Vec<Ring>,
     count: usize,
     stop: &Arc<AtomicBool>,
     wake_control: &(impl Fn() + Clone + Send + 'static),
 ) -> std::io::Result<(Vec<WorkerPort>, Vec<JoinHandle<()>>)> {
-    let mut groups: Vec<Vec<(Ring, usize)>> = (0..count.max(1)).map(|_| Vec::new()).collect();
+    let caches = rings.iter().map(|ring| (ring.cpu(), last_level_cache(ring.cpu()))).collect();
+    let parts = parts(caches, count);
+    let mut groups: Vec<Vec<(Ring, usize)>> = parts.iter().map(|_| Vec::new()).collect();
     for ring in rings {
         let cpu = ring.cpu();
-        groups[cpu % count.max(1)].push((ring, cpu));
+        let part = parts.iter().position(|part| part.contains(&cpu)).unwrap_or(0);
+        groups[part].push((ring, cpu));
     }
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let mut ports = Vec::new();
-    let mut threads = Vec::new();
-    for (index, group) in groups.into_iter().filter(|group| !group.is_empty()).enumerate() {
-        let ring_bytes = group.iter().map(|(ring, _)| ring.size_bytes()).sum();
+    let mut started = Vec::new();
+    for (index, group) in groups.into_iter().enumerate() {
+        let ring_sizes = group.iter().map(|(ring, _)| ring.size_bytes()).collect();
         let (worker, mut port) = Worker::new(index, group, Box::new(wake_control.clone()));
-        port.ring_bytes = ring_bytes;
+        port.ring_sizes = ring_sizes;
         let core = cores.iter().find(|core| port.cpus.contains(&core.id)).copied();
         port.pinned_cpu = core.map(|core| core.id);
         let stop = Arc::clone(stop);
-        threads.push(thread::Builder::new().name(format!("sockeye-w{index}")).spawn(move || {
+        started.push(threads.essential(&format!("sockeye-w{index}"), move |pulse| {
             if let Some(core) = core {
                 core_affinity::set_for_current(core);
             }
-            worker.run(&stop);
+            pulse.prefer();
+            worker.run(&stop, || pulse.working());
         })?);
         ports.push(port);
     }
-    Ok((ports, threads))
+    Ok((ports, started))
 }
 
 #[cfg(test)]
@@ -363,6 +392,18 @@ mod tests {
     }
 
     #[test]
+    fn workers_serve_neighbours() {
+        // As numbers go on many hosts: first all cores, then their second threads.
+        let two_caches: Vec<_> = (0..16).map(|cpu| (cpu, cpu % 8 / 4)).collect();
+        assert_eq!(parts(two_caches.clone(), 2), [vec![0, 1, 2, 3, 8, 9, 10, 11], vec![4, 5, 6, 7, 12, 13, 14, 15]]);
+        assert_eq!(parts(two_caches, 4)[1], [8, 9, 10, 11]);
+        let one_cache: Vec<_> = (0..5).map(|cpu| (cpu, 0)).collect();
+        assert_eq!(parts(one_cache.clone(), 2), [vec![0, 1, 2], vec![3, 4]]);
+        assert_eq!(parts(one_cache, 99).len(), 5);
+        assert_eq!(parts(Vec::new(), 3).len(), 1);
+    }
+
+    #[test]
     fn records_arrive_in_a_delta_and_the_box_comes_back() {
         let (mut worker, mut port) = Worker::new(0, vec![(Script((1..=3).map(record).collect()), 0)], Box::new(|| {}));
         assert_eq!(worker.visit().records, 3);
@@ -395,7 +436,7 @@ mod tests {
         let many: Vec<_> = (0..crate::ingest::shard::FLOWS_MAX as u64 * 5).map(record).collect();
         let offered = many.len();
         let (worker, mut port) = Worker::new(0, vec![(Script(many), 0)], Box::new(|| {}));
-        let ended = thread::spawn(move || worker.run(&AtomicBool::new(true)));
+        let ended = thread::spawn(move || worker.run(&AtomicBool::new(true), || {}));
         let mut taken = 0;
         while taken < offered {
             thread::sleep(Duration::from_millis(5));

@@ -1,7 +1,7 @@
 //! The vocabulary: addresses, ends of a connection, flows, and what an exporter is told of them.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sockeye_bpf::records::{CONGESTION_LEN, FlowRecord, flags, traits};
 
@@ -21,6 +21,15 @@ impl Addr {
     pub fn is_multicast(self) -> bool {
         let ip = self.ip();
         ip.is_multicast() || matches!(ip, IpAddr::V4(v4) if v4.is_broadcast())
+    }
+
+    /// Every or no address, of the same version.
+    #[must_use]
+    pub fn unspecified(self) -> Self {
+        match self.ip() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED).into(),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED).into(),
+        }
     }
 
     /// 127.0.0.0/8 or ::1.
@@ -123,6 +132,20 @@ impl FlowKey {
             Side::Initiator => self.initiator,
             Side::Responder => self.responder,
         }
+    }
+
+    /// It stands for all peers of a UDP socket that have no flow of their own: they have no address.
+    #[must_use]
+    pub fn is_of_other_peers(&self) -> bool {
+        let nobody = |side| self.endpoint(side).port == 0 && self.endpoint(side).addr.ip().is_unspecified();
+        self.proto == Proto::Udp && Side::BOTH.into_iter().any(nobody)
+    }
+
+    /// Address and port of a side, for people.
+    #[must_use]
+    pub fn text(&self, side: Side) -> String {
+        let endpoint = self.endpoint(side);
+        if self.is_of_other_peers() && endpoint.port == 0 { "other peers".into() } else { endpoint.to_string() }
     }
 
     /// The same connection with the roles exchanged.
@@ -264,6 +287,12 @@ impl State {
     }
 }
 
+/// A counter of which the low 32 bits are told: on from `known` where they wrap, and not back where they are a little less.
+fn extend(known: u64, low: u64) -> u64 {
+    let step = (low as u32).wrapping_sub(known as u32).cast_signed();
+    known + u64::try_from(step).unwrap_or(0)
+}
+
 /// One local socket's view of a flow. Counters are totals since the socket was opened, from the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
@@ -321,10 +350,27 @@ impl End {
     /// Programs may carry its data past TCP (sockmap): its byte counts are no truth.
     pub const BYPASSED: u8 = 128;
 
+    /// Clocks and counters of one record are read one after the other, so an older record may have the newer counters: none goes
+    /// back. Packets are counted in 32 bits by the kernel, and go on here where those wrap.
+    pub fn never_less_than(&mut self, before: &Self) {
+        self.bytes_sent = self.bytes_sent.max(before.bytes_sent);
+        self.bytes_received = self.bytes_received.max(before.bytes_received);
+        self.packets_sent = extend(before.packets_sent, self.packets_sent);
+        self.packets_received = extend(before.packets_received, self.packets_received);
+        self.retrans = self.retrans.max(before.retrans);
+        self.out_of_order = self.out_of_order.max(before.out_of_order);
+    }
+
     /// Whether a mark is set.
     #[must_use]
     pub fn has(&self, mark: u8) -> bool {
         self.marks & mark != 0
+    }
+
+    /// The handshake of a TCP socket is not over.
+    #[must_use]
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.state, tcp_state::SYN_SENT | tcp_state::SYN_RECV)
     }
 
     /// Its process has closed a TCP socket, or its sending side, and its last record has not come.
@@ -436,7 +482,7 @@ impl TcpObservation {
     /// Whether both initial sequence numbers are known: the handshake got far enough, and the socket saw it.
     #[must_use]
     pub fn has_sequence_numbers(&self) -> bool {
-        !matches!(self.end.state, tcp_state::SYN_SENT | tcp_state::SYN_RECV) && !self.end.has(End::RESTORED)
+        !self.end.is_connecting() && !self.end.has(End::RESTORED)
     }
 
     /// The connection as this end sees it, if it is on that side.

@@ -3,6 +3,8 @@
 pub mod cgroup;
 #[cfg(test)]
 mod cgroup_layouts;
+pub mod desk;
+pub(crate) mod files;
 pub mod packages;
 pub mod process;
 pub mod procfs;

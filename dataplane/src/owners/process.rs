@@ -25,6 +25,9 @@ const CHECK_USED_NS: u64 = 5_000_000_000;
 /// Most that are looked at in a second: each takes 30 us.
 const CHECKS_AT_ONCE: usize = 200;
 
+/// Most that are asked again in a second, of those for which there was no room.
+const ASKED_AGAIN_AT_ONCE: usize = 1000;
+
 /// Name and pid of a process's parents.
 pub type Ancestors = Arc<[(String, u32)]>;
 
@@ -169,6 +172,13 @@ struct Entry {
     last_used_ns: u64,
     /// When it was last known to be as it is here.
     checked_ns: u64,
+    /// There was no room for the question for more.
+    ask_later: bool,
+}
+
+fn completion(workloads: &WorkloadTable, process: &Arc<Process>) -> LookupRequest {
+    let in_container = workloads.peek(process.cgroup_id).map(|workload| workload.container.is_some());
+    LookupRequest::Completion { process: Arc::clone(process), in_container }
 }
 
 /// All processes with flows. Owned by the control thread; the completion is asked of the enrichment thread.
@@ -203,12 +213,20 @@ pub enum LookupRequest {
 pub struct LookupReply {
     /// Which process.
     pub key: ProcKey,
-    /// `None`: it is gone, and nothing is known of it.
+    /// `None`: it is gone, and nothing is known of it, or it could not be asked ([`LookupReply::asked_later`]).
     pub process: Option<Process>,
     /// Nothing more will come.
     pub complete: bool,
     /// Id and path of its cgroup, where /proc told.
     pub cgroup: Option<(u64, String)>,
+}
+
+impl LookupReply {
+    /// There was no room for a part of the question: it has to be asked again.
+    #[must_use]
+    pub fn asked_later(key: ProcKey) -> Self {
+        Self { key, process: None, complete: false, cgroup: None }
+    }
 }
 
 impl ProcessTable {
@@ -220,9 +238,30 @@ impl ProcessTable {
             return;
         }
         let process = Arc::new(process);
-        let in_container = self.workloads.peek(process.cgroup_id).map(|workload| workload.container.is_some());
-        self.wanted.push(LookupRequest::Completion { process: Arc::clone(&process), in_container });
+        self.wanted.push(completion(&self.workloads, &process));
         self.enter(key, process, false, now_ns);
+    }
+
+    /// Takes back a question for which there was no room. A process is as it is known meanwhile, flows do not wait for
+    /// more, and [`Self::check`] asks again; of one that is not known, whoever wants it next does.
+    pub fn not_asked(&mut self, question: &LookupRequest) {
+        match question {
+            LookupRequest::Completion { process, .. } => self.ask_later(process.key),
+            LookupRequest::Lookup(key) => {
+                if self.entries.get(key).is_some_and(Option::is_none) {
+                    self.entries.remove(key);
+                    self.unanswered -= 1;
+                }
+            }
+            // It is due again soon.
+            LookupRequest::Check(_) => {}
+        }
+    }
+
+    fn ask_later(&mut self, key: ProcKey) {
+        if let Some(Some(entry)) = self.entries.get_mut(&key) {
+            (entry.complete, entry.ask_later) = (true, true);
+        }
     }
 
     /// Takes a reply of the enrichment thread.
@@ -233,6 +272,7 @@ impl ProcessTable {
         let complete = found.complete;
         match found.process {
             Some(process) => self.enter(found.key, Arc::new(process), complete, now_ns),
+            None if !complete => self.ask_later(found.key),
             // Asked for and not found: stays as it is; a lookup that failed is remembered as unknown.
             None => {
                 if let Some(Some(known)) = self.entries.get_mut(&found.key) {
@@ -246,14 +286,15 @@ impl ProcessTable {
     }
 
     fn enter(&mut self, key: ProcKey, process: Arc<Process>, complete: bool, now_ns: u64) {
-        let entry = Entry { process, complete, last_used_ns: now_ns, checked_ns: now_ns };
+        let entry = Entry { process, complete, last_used_ns: now_ns, checked_ns: now_ns, ask_later: false };
         if matches!(self.entries.insert(key, Some(entry)), Some(None)) {
             self.unanswered -= 1;
         }
     }
 
-    /// Asks whether processes that are in use are still as they are known here: a daemon gives up root after it has made its
-    /// sockets, and a program may rename itself. Call it about once per second; so many at most are asked for.
+    /// Asks whether processes that are in use are still as they are known here: a daemon gives up root after it has made
+    /// its sockets, and a program may rename itself. And asks for what had no room before. Call it about once per second;
+    /// so many at most are asked for.
     pub fn check(&mut self, now_ns: u64) {
         let due = |entry: &&mut Entry| {
             entry.complete
@@ -264,6 +305,11 @@ impl ProcessTable {
         for entry in self.entries.values_mut().flatten().filter(due).take(CHECKS_AT_ONCE) {
             entry.checked_ns = now_ns;
             self.wanted.push(LookupRequest::Check(Arc::clone(&entry.process)));
+        }
+        let waits = |entry: &&mut Entry| entry.ask_later;
+        for entry in self.entries.values_mut().flatten().filter(waits).take(ASKED_AGAIN_AT_ONCE) {
+            entry.ask_later = false;
+            self.wanted.push(completion(&self.workloads, &entry.process));
         }
     }
 
@@ -401,6 +447,33 @@ mod tests {
         assert_eq!(table.take_requests(), vec![LookupRequest::Lookup(key)]);
         table.found(LookupReply { key, process: None, complete: true, cgroup: None }, 0);
         assert_eq!(table.get(key, 0), (None, true));
+    }
+
+    #[test]
+    fn what_had_no_room_is_asked_again() {
+        let mut table = ProcessTable::default();
+        let key = ProcKey { pid: 9, start_ticks: 1, exec: 0 };
+        table.get(key, 0);
+        let questions = table.take_requests();
+        table.not_asked(&questions[0]);
+        assert_eq!((table.len(), table.unanswered()), (0, 0));
+        table.get(key, 0);
+        assert_eq!((table.take_requests(), table.unanswered()), (questions, 1));
+
+        let process = Process { key, name: "p".into(), exe: Some("/p".into()), ..Process::default() };
+        table.learn(process, 0);
+        let questions = table.take_requests();
+        assert!(!table.get(key, 0).1);
+        table.not_asked(&questions[0]);
+        assert!(table.get(key, 0).1, "flows do not wait for it");
+        table.check(0);
+        assert_eq!(table.take_requests(), questions);
+        table.check(0);
+        assert_eq!(table.take_requests(), [], "once");
+        // The same for a package.
+        table.found(LookupReply::asked_later(key), 0);
+        table.check(0);
+        assert_eq!((table.take_requests(), table.unanswered()), (questions, 0));
     }
 
     #[test]

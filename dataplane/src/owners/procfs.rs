@@ -8,8 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
@@ -17,29 +16,68 @@ use hashbrown::HashMap;
 use crate::model::flow::ProcKey;
 use crate::model::text::clean;
 use crate::owners::cgroup::path_in_proc;
+use crate::owners::desk::{Desk, DeskOptions, Question};
+use crate::owners::files::identity;
 use crate::owners::packages::PackageRequest;
 use crate::owners::process::{Ancestors, CMDLINE_MAX, LookupReply, LookupRequest, Memory, Process, cmdline};
 use crate::owners::users::Users;
+use crate::threads::Threads;
 
 /// Most ancestors that are told.
 const ANCESTORS_MAX: usize = 16;
 /// How long the ancestors of a process are believed: pids are not reused within it.
 const ANCESTORS_TTL: Duration = Duration::from_secs(1);
+/// Most parents that are remembered.
+const PARENTS_MAX: usize = 1 << 12;
 
-/// Starts the thread. It ends when `wanted` is closed.
+/// The desk of these questions, with room for as many new processes as may come at once. An answer takes 30 us.
+pub const DESK: DeskOptions = DeskOptions {
+    thread: "sockeye-enrich",
+    about: "processes",
+    waiting_max: 1 << 14,
+    deadline: Duration::from_secs(2),
+};
+
+impl Question for LookupRequest {
+    type Answer = Option<(LookupReply, Option<PackageRequest>)>;
+
+    /// /proc does not answer about a process whose memory is locked, as when it waits for a file system. It has one thread
+    /// at most, and so have all of a container, who may have made many such processes.
+    fn group(&self) -> u64 {
+        match self {
+            Self::Completion { process, in_container: Some(true) } => process.cgroup_id,
+            Self::Completion { process, .. } | Self::Check(process) => u64::from(process.key.pid),
+            Self::Lookup(key) => u64::from(key.pid),
+        }
+    }
+
+    fn unknown(&self) -> Self::Answer {
+        let (key, process) = match self {
+            Self::Completion { process, .. } => (process.key, Some((**process).clone())),
+            Self::Lookup(key) => (*key, None),
+            Self::Check(_) => return None,
+        };
+        Some((LookupReply { key, process, complete: true, cgroup: None }, None))
+    }
+}
+
+/// Starts the threads. They end when the desk is dropped.
 ///
 /// # Errors
-/// If the thread cannot be started.
+/// If one cannot be started.
 pub fn start(
-    wanted: Receiver<LookupRequest>,
-    found: Sender<LookupReply>,
-    packages: Sender<PackageRequest>,
+    threads: &Threads,
+    desk: &Desk<LookupRequest>,
+    found: SyncSender<LookupReply>,
+    packages: Arc<Desk<PackageRequest>>,
     cgroup_mount: Option<PathBuf>,
-) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name("sockeye-enrich".into()).spawn(move || {
-        let mut enricher = Enricher::new(cgroup_mount);
-        for question in wanted {
-            let Some((mut answer, in_container)) = enricher.answer(question) else { continue };
+) -> io::Result<()> {
+    let worker = move || {
+        let (mut enricher, cgroup_mount) = (None, cgroup_mount.clone());
+        move |question: &LookupRequest| {
+            // With the first question, whose deadline holds for this as well.
+            let enricher = enricher.get_or_insert_with(|| Enricher::new(cgroup_mount.clone()));
+            let (mut answer, in_container) = enricher.answer(question)?;
             let package = answer.process.as_ref().filter(|process| process.exe.is_some()).zip(in_container);
             // The package may take long to find, the rest should not wait for it.
             let package = package.map(|(process, in_container)| {
@@ -47,14 +85,21 @@ pub fn start(
                 PackageRequest { process: process.clone(), in_container, parent }
             });
             answer.complete = package.is_none();
-            if found.send(answer).is_err() {
-                return;
-            }
-            if let Some(package) = package {
-                let _ = packages.send(package);
+            Some((answer, package))
+        }
+    };
+    let tell = move || {
+        let (found, packages) = (found.clone(), Arc::clone(&packages));
+        move |answer: <LookupRequest as Question>::Answer| {
+            let Some((answer, package)) = answer else { return };
+            let key = answer.key;
+            let _ = found.send(answer);
+            if package.is_some_and(|package| packages.ask(package).is_err()) {
+                let _ = found.send(LookupReply::asked_later(key));
             }
         }
-    })
+    };
+    desk.serve(threads, worker, tell)
 }
 
 struct Enricher {
@@ -84,17 +129,17 @@ impl Enricher {
     }
 
     /// What /proc says, and whether the process lives in a container, if that is known. `None`: nothing has changed.
-    fn answer(&mut self, question: LookupRequest) -> Option<(LookupReply, Option<bool>)> {
+    fn answer(&mut self, question: &LookupRequest) -> Option<(LookupReply, Option<bool>)> {
         let (key, process, hint) = match question {
             LookupRequest::Completion { process, in_container } => {
-                let mut complete = (*process).clone();
+                let mut complete = (**process).clone();
                 if complete.exe.is_none() || complete.cmdline_partial {
                     complete_from_proc(&mut complete);
                 }
-                (process.key, Some(complete), in_container)
+                (process.key, Some(complete), *in_container)
             }
-            LookupRequest::Lookup(key) => (key, read_proc(key), None),
-            LookupRequest::Check(known) => (known.key, Some(changed(&known)?), None),
+            LookupRequest::Lookup(key) => (*key, read_proc(*key), None),
+            LookupRequest::Check(known) => (known.key, Some(changed(known)?), None),
         };
         let Some(mut process) = process else {
             return Some((LookupReply { key, process: None, complete: true, cgroup: None }, None));
@@ -146,6 +191,9 @@ impl Enricher {
     /// A process, and its own parents without itself.
     fn parent(&mut self, pid: u32) -> &Parent {
         self.parents.retain(|_, (_, read)| read.elapsed() < ANCESTORS_TTL);
+        if self.parents.len() >= PARENTS_MAX {
+            self.parents.clear();
+        }
         &self.parents.entry(pid).or_insert_with(|| (read_parent(pid), Instant::now())).0
     }
 }
@@ -166,8 +214,7 @@ fn read_parent(pid: u32) -> Parent {
 
 /// Whether the process sees another root directory than we do. `None` if it is gone.
 fn has_another_root(pid: u32) -> Option<bool> {
-    let id = |path: &str| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
-    Some(id(&format!("/proc/{pid}/root/"))? != id("/")?)
+    Some(identity(&format!("/proc/{pid}/root/")).ok()? != identity("/").ok()?)
 }
 
 /// Fills what the kernel's record had no room for, if the process still is the same, and still runs the same program.
@@ -302,7 +349,7 @@ mod tests {
     #[test]
     fn tells_where_a_process_comes_from_and_lives() {
         let mut enricher = Enricher::new(sockeye_bpf::preflight::find_cgroup2());
-        let (found, in_container) = enricher.answer(LookupRequest::Lookup(own_key())).unwrap();
+        let (found, in_container) = enricher.answer(&LookupRequest::Lookup(own_key())).unwrap();
         let process = found.process.unwrap();
         assert_eq!(in_container, Some(false));
         let own: u32 = process.ancestors.first().map_or(0, |(_, pid)| *pid);

@@ -4,7 +4,8 @@
 //! container that shares the host's pid namespace, the files are those of the host's first process, never those of a
 //! container: the ids that the kernel tells are the host's.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -74,10 +75,12 @@ impl IdFile {
     fn reread(&mut self) {
         let Ok(meta) = fs::metadata(&self.path) else { return };
         let modified = meta.modified().ok();
-        if meta.len() > FILE_MAX || (modified.is_some() && modified == self.modified) {
+        // A pipe would block, and a device has no end.
+        if !meta.is_file() || meta.len() > FILE_MAX || (modified.is_some() && modified == self.modified) {
             return;
         }
-        if let Ok(text) = fs::read(&self.path) {
+        let mut text = Vec::new();
+        if File::open(&self.path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut text)).is_ok() {
             self.names = parse(&text);
             self.modified = modified;
         }

@@ -182,21 +182,22 @@ pub struct Names {
 }
 
 impl Names {
-    /// What will be shown of them: for who keeps those of many containers.
-    #[must_use]
-    pub fn shortened(self) -> Self {
-        let pod = |pod: Pod| Pod {
-            uid: clean_text(&pod.uid),
-            name: clean_text(&pod.name),
-            namespace: clean_text(&pod.namespace),
+    /// Makes it clean and no longer than what is shown, and tells how many texts were cut or left out.
+    pub fn cut(&mut self) -> u64 {
+        let mut cut = 0;
+        let mut shorten = |text: &mut String| {
+            cut += u64::from(text.len() > TEXT_MAX);
+            *text = clean_text(text);
         };
-        Self {
-            runtime: self.runtime,
-            name: clean_text(&self.name),
-            image: clean_text(&self.image),
-            labels: clean_labels(&self.labels),
-            pod: self.pod.map(pod),
-        }
+        let pod = self.pod.iter_mut().flat_map(|pod| [&mut pod.uid, &mut pod.name, &mut pod.namespace]);
+        [&mut self.name, &mut self.image].into_iter().chain(pod).for_each(&mut shorten);
+        self.labels.sort_unstable();
+        let left_out = self.labels.len().saturating_sub(LABELS_MAX);
+        self.labels.truncate(LABELS_MAX);
+        self.labels.iter_mut().flat_map(|(key, value)| [key, value]).for_each(shorten);
+        // What was cut leaves no large buffer behind.
+        self.labels.shrink_to_fit();
+        cut + left_out as u64
     }
 }
 
@@ -306,9 +307,27 @@ impl WorkloadTable {
         std::mem::take(&mut self.wanted)
     }
 
+    /// Takes back requests for which there was no room: they come up again with the next ones, and flows do not wait
+    /// for them. How many it is the first time for.
+    pub fn not_asked(&mut self, requests: impl Iterator<Item = NameRequest>) -> u64 {
+        let mut first = 0;
+        for request in requests {
+            if let Some(entry) = self.entries.get_mut(&request.cgroup_id) {
+                first += u64::from(!std::mem::replace(&mut entry.complete, true));
+                self.wanted.push(request);
+            }
+        }
+        first
+    }
+
     /// Forgets cgroups that nothing has asked for in a while, and returns them.
     pub fn expire(&mut self, now_ns: u64) -> Vec<u64> {
-        self.entries.extract_if(|_, entry| entry.last_used_ns + KEEP_NS <= now_ns).map(|(id, _)| id).collect()
+        let over = self.entries.extract_if(|_, entry| entry.last_used_ns + KEEP_NS <= now_ns);
+        let over: Vec<u64> = over.map(|(id, _)| id).collect();
+        if !over.is_empty() {
+            self.wanted.retain(|request| self.entries.contains_key(&request.cgroup_id));
+        }
+        over
     }
 
     /// Cgroups that were not remembered because the table was full.
@@ -366,6 +385,19 @@ mod tests {
         let workload = workload.unwrap();
         assert_eq!((workload.label().as_deref(), complete), (Some("shop/web-1/nginx"), true));
         assert_eq!(workload.pod.as_ref().unwrap().uid, "1".repeat(32));
+    }
+
+    #[test]
+    fn a_request_without_room_comes_up_again_until_its_cgroup_is_forgotten() {
+        let mut workloads = WorkloadTable::default();
+        workloads.learn(7, &format!("/docker/{ID}"), 0);
+        let requests = workloads.take_requests();
+        assert_eq!(workloads.not_asked(requests.clone().into_iter()), 1);
+        assert!(workloads.get(7, 0).1, "flows do not wait");
+        assert_eq!(workloads.take_requests(), requests);
+        assert_eq!(workloads.not_asked(requests.into_iter()), 0, "it is counted once");
+        assert_eq!(workloads.expire(KEEP_NS), [7]);
+        assert_eq!(workloads.take_requests(), []);
     }
 
     #[test]
@@ -445,6 +477,9 @@ mod tests {
             labels: (0..1000).map(|i| (format!("k{i}\n"), "v".repeat(1 << 20))).collect(),
             ..Names::default()
         };
+        let mut cut = names.clone();
+        assert_eq!(cut.cut(), 1 + (1000 - LABELS_MAX as u64) + LABELS_MAX as u64);
+        assert!(cut.image.capacity() <= 4 * TEXT_MAX && cut.labels.capacity() <= LABELS_MAX);
         workloads.named(NameReply { cgroup_id: 1, names: Some(names.into()) });
         let workload = workloads.peek(1).unwrap();
         let container = workload.container.as_ref().unwrap();

@@ -190,3 +190,51 @@ fn a_socket_whose_close_a_starved_worker_may_have_is_not_taken_for_vanished() {
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 15 * S, 100), 50 * S);
     assert_eq!(reports(&mut t, 52 * S)[0].state, State::Closed);
 }
+
+/// The client's socket before its handshake was over.
+fn connecting(c: &Connection, at_ns: u64) -> FlowRecord {
+    let mut r = c.record(Side::Initiator, Kind::Scan, at_ns, 0);
+    (r.state, r.seq_remote, r.bytes_sent) = (tcp_state::SYN_SENT, 0, 0);
+    r
+}
+
+#[test]
+fn the_late_end_of_a_connection_takes_nothing_from_the_next_one_of_its_socket() {
+    // The scan found both while they were connecting, and their closes come from a starved worker.
+    let [first, second] = [1, 2].map(|number| Connection { number, sent: 10, received: 20, pre_existing: false });
+    let mut t = table();
+    let of_one_socket = |r: FlowRecord| FlowRecord { cookie: 77, ..r };
+    t.tcp_record(&of_one_socket(connecting(&first, 10 * S)), 10 * S);
+    t.tcp_record(&of_one_socket(connecting(&second, 12 * S)), 12 * S);
+    for (c, at_ns) in [(first, 11 * S), (second, 13 * S)] {
+        t.tcp_record(&c.record(Side::Responder, Kind::Close, at_ns, 100), 14 * S);
+        t.tcp_record(&of_one_socket(c.record(Side::Initiator, Kind::Close, at_ns, 100)), 14 * S);
+    }
+    assert_eq!((t.len(), t.counts().paired), (2, 2));
+    assert!(t.flows().all(|flow| (flow.state(), flow.totals().bytes) == (State::Closed, [10, 20])));
+}
+
+#[test]
+fn what_a_connection_carries_is_told_even_if_it_was_connecting_when_the_agent_came() {
+    let c = Connection { number: 1, sent: 5000, received: 70_000, pre_existing: false };
+    let mut t = table();
+    let older = |r: FlowRecord| FlowRecord { flags: r.flags | flags::PRE_EXISTING, ..r };
+    t.tcp_record(&older(connecting(&c, 10 * S)), 10 * S);
+    t.tcp_record(&c.record(Side::Responder, Kind::Scan, 11 * S, 50), 11 * S);
+    t.tcp_record(&older(c.record(Side::Initiator, Kind::Scan, 11 * S, 50)), 11 * S);
+    assert_eq!(t.counts().paired, 1);
+    let reported = reports(&mut t, 14 * S);
+    assert_eq!((reported[0].delta.bytes, reported[0].total.bytes), ([2500, 35_000], [2500, 35_000]));
+}
+
+#[test]
+fn a_scan_that_saw_the_handshake_and_looked_at_its_clock_later_hides_nothing() {
+    // Its process closed the connection while the scan looked, and scans over open files do not find it again.
+    let c = Connection { number: 1, sent: 10, received: 20, pre_existing: false };
+    let mut t = table();
+    t.tcp_record(&connecting(&c, 10 * S + 1000), 10 * S);
+    t.tcp_record(&shut(&c, 100), 11 * S);
+    t.tcp_record(&c.record(Side::Responder, Kind::Scan, 11 * S, 100), 11 * S);
+    let found: Vec<_> = t.flows().map(|flow| (flow.state(), flow.totals().bytes)).collect();
+    assert_eq!((found, t.counts().paired), (vec![(State::Closing, [10, 20])], 1));
+}

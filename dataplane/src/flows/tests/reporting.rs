@@ -67,7 +67,7 @@ fn flows_that_were_opened_together_are_soon_reported_evenly() {
     for tick in 40..240u64 {
         let now_ns = tick * TICK_NS;
         for number in 0..FLOWS {
-            let r = connection(number).record(Side::Initiator, Kind::Scan, now_ns, tick % 100);
+            let r = connection(number).record(Side::Initiator, Kind::Scan, now_ns, tick);
             t.tcp_record(&r, now_ns);
         }
         per_tick.push(reports(&mut t, now_ns).len());

@@ -197,3 +197,85 @@ proptest! {
         prop_assert!(t.is_empty() && t.udp.is_empty() && t.udp_sockets.is_empty() && t.pairs.is_empty());
     }
 }
+
+/// One datagram from each of so many ports to one server.
+fn flood(t: &mut FlowTable, from: u32, count: u32, at_ns: u64) {
+    for number in from..from + count {
+        let port = number as u16;
+        let mut key = udp(1000, (2, 53), (1, port), 1);
+        key.remote_addr[13] = (number >> 16) as u8;
+        t.udp(&key, &datagrams(0, 1, false, at_ns), at_ns);
+    }
+}
+
+fn totals(reports: &[FlowReport]) -> (u64, u64) {
+    let of = |which: fn(&Counters) -> [u64; 2]| reports.iter().map(|r| which(&r.delta).iter().sum::<u64>()).sum();
+    (of(|delta| delta.packets), of(|delta| delta.bytes))
+}
+
+/// Spoofed sources fill UDP's half of the table, and then only flows of one datagram make room for each other.
+#[test]
+fn a_flood_of_datagrams_never_keeps_tcp_out_and_loses_nothing() {
+    let mut t = table();
+    // A conversation, which is none of the flood.
+    let asked = udp(7, (1, 4000), (9, 53), 1);
+    t.udp(&asked, &datagrams(3, 3, true, 10 * S), 10 * S);
+    let mut all = Vec::new();
+    for round in 0..20 {
+        let at_ns = 10 * S + u64::from(round) * S / 4;
+        flood(&mut t, round * 500, 500, at_ns);
+        all.extend(reports(&mut t, at_ns + 1));
+        assert!(t.occupied() <= 1000 && t.len() <= 1500, "{} flows", t.len());
+    }
+    for number in 0..500 {
+        let c = Connection { number, sent: 1, received: 1, pre_existing: false };
+        t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 16 * S, 50), 16 * S);
+    }
+    assert_eq!((t.counts().rejected, t.flows().filter(|flow| flow.key.proto == Proto::Tcp).count()), (0, 500));
+    for second in 17..120 {
+        all.extend(reports(&mut t, second * S));
+    }
+    let udp: Vec<_> = all.into_iter().filter(|report| report.key.proto == Proto::Udp).collect();
+    assert_eq!(totals(&udp), (10_006, 1_000_600), "exact in total");
+    let conversation: Vec<_> = udp.iter().filter(|report| report.key.responder.addr == Addr(addr(9))).collect();
+    assert_eq!(conversation.iter().map(|report| report.state).collect::<Vec<_>>(), [State::Open, State::Idle]);
+    assert!(t.counts().given_up > 0 || t.counts().other_peers > 0);
+}
+
+/// The bound of one socket, with room in the table.
+#[test]
+fn peers_beyond_the_bound_of_a_socket_share_a_flow() {
+    let mut t = FlowTable::new(1_000_000, Timeouts::default());
+    let beyond = 1000;
+    flood(&mut t, 0, crowding::PEERS_MAX as u32 + beyond, 10 * S);
+    assert_eq!(t.len(), crowding::PEERS_MAX + 1);
+    let all = reports(&mut t, 13 * S);
+    let others: Vec<_> = all.iter().filter(|report| report.key.is_of_other_peers()).collect();
+    assert_eq!(others.len(), 1);
+    assert_eq!(
+        (others[0].key.text(Side::Initiator).as_str(), others[0].delta.packets),
+        ("other peers", [u64::from(beyond), 0])
+    );
+    t.udp_closed(1000, 14 * S);
+    for second in [15, 20, 80] {
+        reports(&mut t, second * S);
+    }
+    assert!(t.is_empty() && t.udp.is_empty() && t.udp_sockets.is_empty() && t.crowding.other_peers.is_empty());
+}
+
+/// When three quarters are taken, flows of one datagram leave after two seconds, and do not linger.
+#[test]
+fn single_datagrams_leave_early_where_there_is_little_room() {
+    for (count, left) in [(300, 300), (450, 0)] {
+        let mut t = table();
+        flood(&mut t, 0, count, 10 * S);
+        for quarter in 40..60 {
+            reports(&mut t, quarter * S / 4);
+        }
+        assert!(
+            (t.len() as u32) <= left + 375 && (left == 0 || t.len() as u32 == left),
+            "{} of {count} are left",
+            t.len()
+        );
+    }
+}

@@ -1,15 +1,13 @@
 //! One runtime: where it is, whether it answers, and when it may be asked again.
 
-use std::collections::{HashMap, VecDeque};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::recent::Recent;
+use super::socket::{Place, Trouble};
 use super::{cri, docker};
-use crate::config::{Runtimes, Socket};
 use crate::owners::cgroup::{Runtime, RuntimeApi};
 use crate::owners::workload::Names;
 
@@ -19,37 +17,13 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Containers whose creation is remembered.
-const RECENT_MAX: usize = 1024;
-/// Digits of an id.
-const ID_MAX: usize = 64;
+/// So many changes of a user's runtime are said: it may change as often as that user likes.
+const SAID_MAX: u32 = 20;
 
-impl RuntimeApi {
-    /// Where it usually listens.
-    fn usual_places(self) -> &'static [&'static str] {
-        match self {
-            Self::Docker => &["/run/docker.sock", "/var/run/docker.sock"],
-            Self::Podman => &["/run/podman/podman.sock"],
-            Self::Cri => &[
-                "/run/containerd/containerd.sock",
-                "/run/crio/crio.sock",
-                "/run/k3s/containerd/containerd.sock",
-                "/run/k0s/containerd.sock",
-                "/run/cri-dockerd.sock",
-                "/var/snap/microk8s/common/run/containerd.sock",
-            ],
-        }
-    }
-
-    /// The same for a user's own runtime, below `/run/user/UID`.
-    fn usual_place_of_users(self) -> Option<&'static str> {
-        match self {
-            Self::Docker => Some("docker.sock"),
-            Self::Podman => Some("podman/podman.sock"),
-            Self::Cri => None,
-        }
-    }
-}
+/// What is kept of containers that were created lately, bytes: of root's runtime, and of one of a user, of which there
+/// may be many.
+const RECENT_BYTES: usize = 4 << 20;
+const RECENT_BYTES_OF_USER: usize = 256 << 10;
 
 /// What came of a question.
 #[derive(Debug)]
@@ -74,6 +48,12 @@ pub struct Snapshot {
     pub unknown: u64,
     /// No answer, or none that is understood.
     pub failed: u64,
+    /// Questions that were not asked: the socket is not what it should be.
+    pub refused: u64,
+    /// Names, labels and events that were too long or too many, and were cut or left out.
+    pub cut: u64,
+    /// Something is at the place of its socket.
+    pub is_there: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,12 +62,15 @@ enum State {
     Up,
     /// There is no socket; in a usual place nobody misses it.
     Absent,
+    Refused(String),
     Down(String),
 }
 
 #[derive(Debug)]
 struct Condition {
     state: State,
+    /// Changes that were said.
+    said: u32,
     pause: Duration,
     ask_again: Option<Instant>,
 }
@@ -101,56 +84,43 @@ pub struct RuntimeClient {
     pub path: PathBuf,
     /// Whose it is, unless root's: believed about that user's containers only.
     owner_uid: Option<u32>,
-    configured: bool,
+    pub(super) configured: bool,
+    place: Place,
     condition: Mutex<Condition>,
     asked: AtomicU64,
     found: AtomicU64,
     unknown: AtomicU64,
     failed: AtomicU64,
+    refused: AtomicU64,
+    cut: AtomicU64,
+    is_there: AtomicBool,
     /// Containers that were created lately.
     recent: Mutex<Recent>,
     cri: cri::Connection,
-}
-
-/// Names by id, the oldest first.
-#[derive(Debug, Default)]
-struct Recent {
-    names: HashMap<String, Names>,
-    order: VecDeque<String>,
-}
-
-impl Recent {
-    /// An answer may have megabytes of labels: of so many containers only what will be shown is kept.
-    fn add(&mut self, id: String, names: Names) {
-        if id.len() > ID_MAX {
-            return;
-        }
-        if self.order.len() >= RECENT_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.names.remove(&oldest);
-        }
-        self.order.push_back(id.clone());
-        self.names.insert(id, names.shortened());
-    }
 }
 
 impl RuntimeClient {
     /// A runtime behind a socket.
     #[must_use]
     pub fn new(kind: RuntimeApi, path: &Path, owner_uid: Option<u32>, configured: bool) -> Self {
+        let place = Place::new(path, owner_uid);
+        let recent = Recent::new(if owner_uid.is_some() { RECENT_BYTES_OF_USER } else { RECENT_BYTES });
         Self {
             kind,
             path: path.to_owned(),
             owner_uid,
             configured,
-            condition: Mutex::new(Condition { state: State::NotAsked, pause: PAUSE, ask_again: None }),
+            place: place.clone(),
+            condition: Mutex::new(Condition { state: State::NotAsked, said: 0, pause: PAUSE, ask_again: None }),
             asked: AtomicU64::new(0),
             found: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             failed: AtomicU64::new(0),
-            recent: Mutex::default(),
-            cri: cri::Connection::new(path),
+            refused: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
+            is_there: AtomicBool::new(false),
+            recent: Mutex::new(recent),
+            cri: cri::Connection::new(place),
         }
     }
 
@@ -168,6 +138,7 @@ impl RuntimeClient {
             State::NotAsked => "not asked yet".into(),
             State::Up => "up".into(),
             State::Absent => "absent".into(),
+            State::Refused(why) => format!("refused: {why}"),
             State::Down(why) => why.clone(),
         };
         Snapshot {
@@ -176,6 +147,9 @@ impl RuntimeClient {
             found: get(&self.found),
             unknown: get(&self.unknown),
             failed: get(&self.failed),
+            refused: get(&self.refused),
+            cut: get(&self.cut),
+            is_there: self.is_there.load(Ordering::Relaxed),
         }
     }
 
@@ -184,31 +158,42 @@ impl RuntimeClient {
     }
 
     pub(super) async fn ask(&self, id: &str) -> Reply {
-        if !self.path.exists() {
-            self.becomes(State::Absent);
-            // A usual place without a runtime is no reason to wait for one.
-            return if self.configured { Reply::Unavailable } else { Reply::Unknown };
-        }
         if !self.take_turn() {
             return Reply::Unavailable;
         }
-        self.asked.fetch_add(1, Ordering::Relaxed);
         let asking = async {
+            // Also where a connection is kept: the socket may have gone since.
+            let looked = self.look().await;
+            if !matches!(looked, Err(Trouble::Absent | Trouble::Refused(_))) {
+                self.asked.fetch_add(1, Ordering::Relaxed);
+            }
+            looked?;
             match self.kind {
-                RuntimeApi::Docker | RuntimeApi::Podman => docker::inspect(&self.path, id).await,
+                RuntimeApi::Docker | RuntimeApi::Podman => docker::inspect(&self.place, id).await,
                 RuntimeApi::Cri => self.cri.find(id).await,
             }
         };
         let answer = tokio::time::timeout(TIMEOUT, asking).await;
-        match answer.unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs()))) {
+        let late = |_| Err(Trouble::Silent(format!("no answer within {} s", TIMEOUT.as_secs())));
+        match answer.unwrap_or_else(late) {
             Ok(names) => {
                 self.becomes(State::Up);
-                let names = names.or_else(|| self.recent().names.get(id).cloned());
+                let names = names.map(|names| self.cut(names)).or_else(|| self.recent().get(id).cloned());
                 let counter = if names.is_some() { &self.found } else { &self.unknown };
                 counter.fetch_add(1, Ordering::Relaxed);
                 names.map_or(Reply::Unknown, Reply::Found)
             }
-            Err(why) => {
+            Err(Trouble::Absent) => {
+                self.becomes(State::Absent);
+                // A usual place without a runtime is no reason to wait for one.
+                if self.configured { Reply::Unavailable } else { Reply::Unknown }
+            }
+            Err(Trouble::Refused(why)) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                self.becomes(State::Refused(why));
+                Reply::Unavailable
+            }
+            Err(Trouble::Silent(why)) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 let why = crate::model::text::clean(why.as_bytes());
                 self.becomes(State::Down(why.chars().take(200).collect()));
@@ -217,8 +202,34 @@ impl RuntimeClient {
         }
     }
 
+    /// Whether something is at the place of its socket, and what.
+    pub(super) async fn look(&self) -> Result<(), Trouble> {
+        let looked = self.place.look().await.map(drop);
+        self.is_there.store(looked != Err(Trouble::Absent), Ordering::Relaxed);
+        looked
+    }
+
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As much of it as is shown, before anything is kept.
+    fn cut(&self, mut names: Names) -> Names {
+        let cut = names.cut();
+        if cut > 0 && self.cut.fetch_add(cut, Ordering::Relaxed) == 0 {
+            let (name, path) = (self.kind.name(), self.path.display());
+            tracing::warn!(
+                "{name} at {path} tells longer names or more labels than are kept: they are cut, and counted"
+            );
+        }
+        names
+    }
+
+    fn created(&self, told: Option<(String, Names)>) {
+        let kept = told.is_some_and(|(id, names)| self.recent().add(id, self.cut(names)));
+        if !kept {
+            self.cut.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Listens for new containers, for ever. Podman is not listened to: its service ends when nobody asks.
@@ -229,8 +240,9 @@ impl RuntimeClient {
         let mut pause = PAUSE;
         loop {
             let begun = Instant::now();
+            let _ = self.look().await;
             // What goes wrong is told and counted where something is asked.
-            let _ = docker::follow(&self.path, |id, names| self.recent().add(id, names)).await;
+            let _ = docker::follow(&self.place, |told| self.created(told)).await;
             pause = if begun.elapsed() > PAUSE_MAX { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
             tokio::time::sleep(pause).await;
         }
@@ -243,7 +255,7 @@ impl RuntimeClient {
         if condition.ask_again.is_some_and(|at| now < at) {
             return false;
         }
-        if matches!(condition.state, State::Down(_)) {
+        if matches!(condition.state, State::Down(_) | State::Refused(_)) {
             condition.ask_again = Some(now + TIMEOUT);
         }
         true
@@ -254,7 +266,7 @@ impl RuntimeClient {
         let mut condition = self.lock();
         let now = Instant::now();
         match &state {
-            State::Down(_) => {
+            State::Down(_) | State::Refused(_) => {
                 condition.ask_again = Some(now + condition.pause);
                 condition.pause = (condition.pause * 2).min(PAUSE_MAX);
             }
@@ -263,61 +275,28 @@ impl RuntimeClient {
                 condition.pause = PAUSE;
             }
         }
-        let (name, path) = (self.kind.name(), self.path.display());
         let same = std::mem::discriminant(&condition.state) == std::mem::discriminant(&state);
-        match &state {
-            _ if same => {}
-            State::Up if condition.state == State::NotAsked => {}
-            State::Up => eprintln!("sockeye: {name} at {path} answers again."),
-            State::Absent if !self.configured && condition.state == State::NotAsked => {}
-            State::Absent => eprintln!("sockeye: there is no {name} at {path}: its containers have ids and no names."),
-            State::Down(why) => {
-                eprintln!("sockeye: {name} at {path} does not answer ({why}): its containers have ids and no names.");
+        if let Some(change) = self.change(&condition.state, &state).filter(|_| !same) {
+            condition.said += 1;
+            if self.owner_uid.is_none() || condition.said <= SAID_MAX {
+                tracing::warn!("{} at {} {change}", self.kind.name(), self.path.display());
             }
-            State::NotAsked => {}
         }
         condition.state = state;
     }
-}
 
-/// All runtimes to ask: those that are configured, else those in their usual places, the users' own included.
-#[must_use]
-pub fn find(config: &Runtimes) -> Vec<RuntimeClient> {
-    let mut runtimes = Vec::new();
-    for (kind, sockets) in RuntimeApi::ALL.into_iter().zip([&config.docker, &config.podman, &config.cri]) {
-        if let Some(sockets) = sockets {
-            runtimes.extend(sockets.iter().map(|Socket(path)| RuntimeClient::new(kind, path, None, true)));
-            continue;
+    /// What is said of a change.
+    fn change(&self, before: &State, now: &State) -> Option<String> {
+        const EFFECT: &str = "its containers have ids and no names";
+        match now {
+            State::Up => (*before != State::NotAsked).then(|| "answers again".into()),
+            State::Absent if !self.configured && *before == State::NotAsked => None,
+            State::Absent => Some(format!("is not there: {EFFECT}")),
+            State::Refused(why) => Some(format!("is not asked, because {why}: {EFFECT}")),
+            State::Down(why) => Some(format!("does not answer ({why}): {EFFECT}")),
+            State::NotAsked => None,
         }
-        let mut seen = Vec::new();
-        for path in kind.usual_places() {
-            // /var/run is /run on most hosts.
-            let real = real_path(Path::new(path));
-            if !seen.contains(&real) {
-                runtimes.push(RuntimeClient::new(kind, Path::new(path), None, false));
-                seen.push(real);
-            }
-        }
-        runtimes.extend(runtimes_of_users(kind));
     }
-    runtimes
-}
-
-fn real_path(path: &Path) -> PathBuf {
-    let dir = path.parent().and_then(|dir| fs::canonicalize(dir).ok());
-    dir.zip(path.file_name()).map_or_else(|| path.to_owned(), |(dir, name)| dir.join(name))
-}
-
-fn runtimes_of_users(kind: RuntimeApi) -> Vec<RuntimeClient> {
-    let Some(workload) = kind.usual_place_of_users() else { return Vec::new() };
-    let entries = fs::read_dir("/run/user").into_iter().flatten().flatten();
-    let of_user = entries.filter_map(|entry| {
-        let uid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let path = entry.path().join(workload);
-        // Whoever owns the socket answers for it.
-        (fs::metadata(&path).ok()?.uid() == uid).then(|| RuntimeClient::new(kind, &path, Some(uid), false))
-    });
-    of_user.collect()
 }
 
 #[cfg(test)]
@@ -334,26 +313,29 @@ mod tests {
     }
 
     #[test]
-    fn little_is_kept_of_many_containers() {
-        let mut recent = Recent::default();
-        let long = || "x".repeat(1 << 20);
-        for number in 0..RECENT_MAX + 5 {
-            let name = if number < 3 { long() } else { "web".into() };
-            let labels = vec![("k".to_owned(), name.clone()); 100];
-            recent.add(number.to_string(), Names { name, labels, ..Names::default() });
-        }
-        recent.add(long(), Names::default());
-        assert_eq!((recent.names.len(), recent.order.len()), (RECENT_MAX, RECENT_MAX));
-        recent.add("1".into(), Names { name: long(), labels: vec![(long(), long())], ..Names::default() });
-        let kept = &recent.names["1"];
-        assert!(kept.name.len() + kept.labels[0].0.len() + kept.labels[0].1.len() < 1000);
+    fn a_link_in_the_place_of_a_socket_is_refused_and_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker.sock");
+        std::os::unix::fs::symlink("/run/docker.sock", &path).unwrap();
+        let client = RuntimeClient::new(RuntimeApi::Docker, &path, None, true);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        assert!(matches!(runtime.block_on(client.ask("id")), Reply::Unavailable));
+        let snapshot = client.snapshot();
+        assert_eq!((snapshot.asked, snapshot.failed, snapshot.refused, snapshot.is_there), (0, 0, 1, true));
+        assert_eq!(snapshot.state, "refused: a link is in the place of its socket");
     }
 
     #[test]
-    fn what_is_configured_replaces_the_usual_places() {
-        let config = Runtimes { docker: Some(vec![Socket("/a".into())]), podman: Some(vec![]), cri: Some(vec![]) };
-        let runtimes = find(&config);
-        assert_eq!((runtimes.len(), runtimes[0].path.as_path(), runtimes[0].configured), (1, Path::new("/a"), true));
-        assert!(find(&Runtimes::default()).iter().any(|runtime_client| runtime_client.kind == RuntimeApi::Cri));
+    fn of_endless_events_only_so_much_is_kept() {
+        let client = RuntimeClient::new(RuntimeApi::Docker, Path::new("/x"), Some(1000), false);
+        for i in 0..100 {
+            let labels = (0..1000).map(|n| (format!("{n}"), "v".repeat(1000))).collect();
+            client.created(Some((format!("{i}"), Names { name: "n".repeat(1 << 20), labels, ..Names::default() })));
+        }
+        client.created(None);
+        let kept = client.recent().get("99").cloned().unwrap();
+        assert!(kept.name.len() <= 256 && kept.labels.len() <= 64 && kept.labels[0].1.len() <= 256);
+        // A name, 936 labels that are left out and 64 values that are cut, and one event that was too long.
+        assert_eq!(client.snapshot().cut, 100 * (1 + 936 + 64) + 1);
     }
 }

@@ -1,25 +1,23 @@
 //! Kubernetes' Container Runtime Interface, version v1: three calls of `runtime.v1.RuntimeService`, over a Unix socket.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::OnceLock;
 
 use hyper::http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
 use prost::Message;
 use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
+use tower::service_fn;
 
 use super::messages::{
     Container, IdFilter, ListContainersResponse, ListPodSandboxResponse, ListRequest, PodSandbox, VersionRequest,
     VersionResponse,
 };
+use super::socket::{Place, Trouble};
 use crate::owners::cgroup::Runtime;
 use crate::owners::workload::{Names, Pod};
-
-/// Longest answer that is read, bytes: one container or pod, by its id. In an answer every two bytes can be a
-/// container, which takes a hundred times as many in memory.
-const ANSWER_MAX: usize = 1 << 20;
 
 /// Labels that the kubelet gives to each container.
 pub(super) const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -27,21 +25,26 @@ pub(super) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub(super) const POD_UID: &str = "io.kubernetes.pod.uid";
 pub(super) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
+/// Longest answer that is read, bytes: it is about one container.
+const ANSWER_MAX: usize = 1 << 20;
+/// Longest list of headers.
+const HEADERS_MAX: u32 = 16 << 10;
+
 /// The connection to one runtime. It is made with the first question, and again when it is lost.
 #[derive(Debug)]
 pub(super) struct Connection {
-    uri: String,
+    place: Place,
     channel: OnceLock<Channel>,
     runtime: OnceLock<Option<Runtime>>,
 }
 
 impl Connection {
-    pub(super) fn new(socket: &Path) -> Self {
-        Self { uri: format!("unix://{}", socket.display()), channel: OnceLock::new(), runtime: OnceLock::new() }
+    pub(super) fn new(place: Place) -> Self {
+        Self { place, channel: OnceLock::new(), runtime: OnceLock::new() }
     }
 
     /// What the runtime knows of a container or of a pod's own one; `None` if it knows none.
-    pub(super) async fn find(&self, id: &str) -> Result<Option<Names>, String> {
+    pub(super) async fn find(&self, id: &str) -> Result<Option<Names>, Trouble> {
         let runtime = self.runtime().await?;
         let list: ListContainersResponse = self.call("ListContainers", by_id(id)).await?;
         // The filter also takes the beginning of an id.
@@ -56,13 +59,13 @@ impl Connection {
         Ok(self.sandbox(id).await?.map(|sandbox| of_sandbox(sandbox, runtime)))
     }
 
-    async fn sandbox(&self, id: &str) -> Result<Option<PodSandbox>, String> {
+    async fn sandbox(&self, id: &str) -> Result<Option<PodSandbox>, Trouble> {
         let list: ListPodSandboxResponse = self.call("ListPodSandbox", by_id(id)).await?;
         Ok(list.items.into_iter().find(|sandbox| sandbox.id == id))
     }
 
     /// Which runtime it is; asked once.
-    async fn runtime(&self) -> Result<Option<Runtime>, String> {
+    async fn runtime(&self) -> Result<Option<Runtime>, Trouble> {
         if let Some(known) = self.runtime.get() {
             return Ok(*known);
         }
@@ -76,24 +79,31 @@ impl Connection {
         Ok(*self.runtime.get_or_init(|| runtime))
     }
 
-    async fn call<Q, A>(&self, method: &str, request: Q) -> Result<A, String>
+    async fn call<Q, A>(&self, method: &str, request: Q) -> Result<A, Trouble>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
-        let channel = match self.channel.get() {
-            Some(channel) => channel.clone(),
-            None => {
-                let endpoint = Endpoint::from_shared(self.uri.clone()).map_err(|err| err.to_string())?;
-                self.channel.get_or_init(|| endpoint.connect_lazy()).clone()
-            }
-        };
-        let mut grpc = Grpc::new(channel).max_decoding_message_size(ANSWER_MAX);
+        let mut grpc = Grpc::new(self.channel().clone()).max_decoding_message_size(ANSWER_MAX);
         grpc.ready().await.map_err(|err| explain(&err))?;
         let path =
             PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{method}")).map_err(|err| err.to_string())?;
         let answer = grpc.unary(tonic::Request::new(request), path, ProstCodec::<Q, A>::default()).await;
         answer.map(tonic::Response::into_inner).map_err(|status| explain(&status))
+    }
+
+    /// It connects when it is used, and again when the connection is lost, each time to whom it should.
+    fn channel(&self) -> &Channel {
+        self.channel.get_or_init(|| {
+            let place = self.place.clone();
+            let connect = service_fn(move |_| {
+                let place = place.clone();
+                async move { place.connect().await.map(TokioIo::new) }
+            });
+            // The name goes into the requests only.
+            let endpoint = Endpoint::from_static("http://localhost").http2_max_header_list_size(HEADERS_MAX);
+            endpoint.connect_with_connector_lazy(connect)
+        })
     }
 }
 
@@ -102,12 +112,12 @@ fn by_id(id: &str) -> ListRequest {
 }
 
 /// The first cause: what tonic wraps around it says little.
-fn explain(err: &dyn std::error::Error) -> String {
+fn explain(err: &(dyn std::error::Error + 'static)) -> Trouble {
     let mut cause = err;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    cause.to_string()
+    cause.downcast_ref::<Trouble>().cloned().unwrap_or_else(|| Trouble::Silent(cause.to_string()))
 }
 
 pub(crate) fn of_container(container: Container, sandbox: Option<PodSandbox>, runtime: Option<Runtime>) -> Names {
@@ -159,6 +169,17 @@ mod tests {
         let sandbox = PodSandbox { metadata: Some(metadata), ..PodSandbox::default() };
         let named = of_container(Container::default(), Some(sandbox), None);
         assert_eq!(named.pod.unwrap(), Pod { uid: "u".into(), name: "db".into(), namespace: "shop".into() });
+    }
+
+    #[test]
+    fn a_socket_that_is_refused_is_told_as_such() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("socket");
+        std::os::unix::fs::symlink("/run/containerd/containerd.sock", &link).unwrap();
+        let connection = Connection::new(Place::new(&link, None));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let found = runtime.block_on(connection.find("id"));
+        assert_eq!(found, Err(Trouble::Refused("a link is in the place of its socket".into())));
     }
 
     proptest! {

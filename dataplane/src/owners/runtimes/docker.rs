@@ -4,19 +4,28 @@
 //! hyper, and not a client library of the whole API: none of them limits the size of an answer.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
-use tokio::net::UnixStream;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use tokio::time::Instant;
 
+use super::cri;
+use super::socket::{Place, Trouble};
 use crate::owners::workload::{Names, Pod};
 
-/// Longest answer that is read, bytes. Labels may be long.
-const ANSWER_MAX: usize = 4 << 20;
+/// Longest answer that is read, bytes. Usual ones have 10,000.
+const ANSWER_MAX: usize = 2 << 20;
+/// Longest event. It has the labels and nothing else.
+const EVENT_MAX: usize = 256 << 10;
+/// What is read of events in a second, bytes: a user's runtime may tell of them without end.
+const EVENTS_PER_SECOND: usize = 1 << 20;
+/// Most that hyper reads ahead, the head of an answer included.
+const READ_AHEAD: usize = 64 << 10;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -30,19 +39,51 @@ struct Inspection {
 #[serde(rename_all = "PascalCase", default)]
 struct Config {
     image: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
+    labels: Option<Labels>,
+}
+
+/// Labels that are read of an answer: as many short ones as fit into one would take 50 times its size.
+const LABELS_MAX: usize = 1024;
+/// What is read however many others there are.
+const NEEDED: [&str; 6] = ["name", "image", cri::POD_NAME, cri::POD_NAMESPACE, cri::POD_UID, cri::CONTAINER_NAME];
+
+/// The first ones, which are those first by name as well: Docker and Podman sort them.
+#[derive(Default)]
+struct Labels(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Self::default())
+    }
+}
+
+impl<'de> Visitor<'de> for Labels {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("labels")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
+        while let Some((key, value)) = map.next_entry::<String, String>()? {
+            if self.0.len() < LABELS_MAX || NEEDED.contains(&key.as_str()) {
+                self.0.insert(key, value);
+            }
+        }
+        Ok(self)
+    }
 }
 
 /// What the runtime knows of a container; `None` if it knows none.
-pub(super) async fn inspect(socket: &Path, id: &str) -> Result<Option<Names>, String> {
-    let (response, _connection) = get(socket, &format!("/containers/{id}/json")).await?;
+pub(super) async fn inspect(place: &Place, id: &str) -> Result<Option<Names>, Trouble> {
+    let (response, _connection) = get(place, &format!("/containers/{id}/json")).await?;
     match response.status() {
         StatusCode::NOT_FOUND => return Ok(None),
         StatusCode::OK => {}
-        status => return Err(format!("it answers with status {status}")),
+        status => return Err(format!("it answers with status {status}").into()),
     }
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(|err| err.to_string())?;
-    read_inspection(&body.to_bytes()).map(Some)
+    Ok(Some(read_inspection(&body.to_bytes())?))
 }
 
 /// Reads the answer about a container.
@@ -50,57 +91,77 @@ pub(crate) fn read_inspection(body: &[u8]) -> Result<Names, String> {
     serde_json::from_slice(body).map(names).map_err(|err| format!("its answer is not understood: {err}"))
 }
 
-/// Tells of each container at its creation: one that is removed at its end can be gone before it is asked about.
-/// Returns when the runtime ends the stream.
-pub(super) async fn follow(socket: &Path, mut created: impl FnMut(String, Names)) -> Result<(), String> {
+/// Tells of each container at its creation: one that is removed at its end can be gone before it is asked about. `None`
+/// is one whose event was too long. Returns when the runtime ends the stream.
+pub(super) async fn follow(place: &Place, mut created: impl FnMut(Option<(String, Names)>)) -> Result<(), Trouble> {
     // {"type":["container"],"event":["create"]}
     const FILTERS: &str = "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22create%22%5D%7D";
-    let (response, _connection) = get(socket, &format!("/events?filters={FILTERS}")).await?;
+    let (response, _connection) = get(place, &format!("/events?filters={FILTERS}")).await?;
     if response.status() != StatusCode::OK {
-        return Err(format!("it answers with status {}", response.status()));
+        return Err(format!("it answers with status {}", response.status()).into());
     }
     let mut body = response.into_body();
-    let mut events = Events::default();
+    let mut lines = Lines::default();
+    let (mut second, mut taken) = (Instant::now(), 0);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|err| err.to_string())?.into_data() else { continue };
-        events.take(&data, &mut created)?;
+        lines.take_events(&data, &mut created);
+        taken += data.len();
+        if taken >= EVENTS_PER_SECOND {
+            tokio::time::sleep_until(second + Duration::from_secs(1)).await;
+            (second, taken) = (Instant::now(), 0);
+        }
     }
     Ok(())
 }
 
-/// The stream of events: one JSON object per line, in pieces that end anywhere.
+/// Puts lines together, none longer than an event.
 #[derive(Default)]
-pub(crate) struct Events {
+pub(crate) struct Lines {
     line: Vec<u8>,
+    /// The rest of a line that is too long.
+    skipping: bool,
 }
 
-impl Events {
-    /// Takes a piece and tells of the events that it completes. What is no event is passed over.
-    pub(crate) fn take(&mut self, data: &[u8], created: &mut impl FnMut(String, Names)) -> Result<(), String> {
-        // Each byte is looked at once: lines may be long and pieces short, or the other way round.
-        let mut rest = data;
-        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
-            self.line.extend_from_slice(&rest[..end]);
-            rest = &rest[end + 1..];
-            if let Ok(event) = serde_json::from_slice::<Event>(&self.line) {
-                let (id, names) = of_event(event);
-                created(id, names);
+impl Lines {
+    /// Tells of each event that ends in the data; `None` is one that is too long. What is no event is passed over.
+    pub(crate) fn take_events(&mut self, data: &[u8], mut created: impl FnMut(Option<(String, Names)>)) {
+        self.take(data, |line| match line.map(serde_json::from_slice::<Event>) {
+            Some(Ok(event)) => created(Some(of_event(event))),
+            Some(Err(_)) => {}
+            None => created(None),
+        });
+    }
+
+    /// Tells of each line that ends in the data, and once, with `None`, of one that is too long.
+    fn take(&mut self, data: &[u8], mut told: impl FnMut(Option<&[u8]>)) {
+        for part in data.split_inclusive(|b| *b == b'\n') {
+            let ends = part.last() == Some(&b'\n');
+            if !self.skipping && self.line.len() + part.len() > EVENT_MAX {
+                self.skipping = true;
+                self.line.clear();
+                told(None);
             }
-            self.line.clear();
+            if !self.skipping {
+                self.line.extend_from_slice(part);
+            }
+            if ends {
+                if !self.skipping {
+                    told(Some(&self.line));
+                }
+                self.skipping = false;
+                self.line.clear();
+            }
         }
-        self.line.extend_from_slice(rest);
-        if self.line.len() > ANSWER_MAX {
-            return Err("an event is too long".into());
-        }
-        Ok(())
     }
 }
 
 /// The answer, and what keeps its connection.
-async fn get(socket: &Path, path: &str) -> Result<(Response<Incoming>, Ending), String> {
-    let stream = UnixStream::connect(socket).await.map_err(|err| err.to_string())?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|err| err.to_string())?;
+async fn get(place: &Place, path: &str) -> Result<(Response<Incoming>, Ending), Trouble> {
+    let stream = place.connect().await?;
+    let mut handshake = hyper::client::conn::http1::Builder::new();
+    handshake.max_buf_size(READ_AHEAD);
+    let (mut sender, connection) = handshake.handshake(TokioIo::new(stream)).await.map_err(|err| err.to_string())?;
     let connection = Ending(tokio::spawn(async move {
         let _ = connection.await;
     }));
@@ -132,25 +193,25 @@ struct Event {
 struct Actor {
     #[serde(rename = "ID")]
     id: String,
-    attributes: BTreeMap<String, String>,
+    attributes: Labels,
 }
 
 /// The attributes are the labels, with image and name among them.
 fn of_event(event: Event) -> (String, Names) {
-    let mut labels = event.actor.attributes;
+    let Labels(mut labels) = event.actor.attributes;
     let (name, image) = (labels.remove("name").unwrap_or_default(), labels.remove("image"));
-    (event.actor.id, names(Inspection { name, config: Config { image, labels: Some(labels) } }))
+    (event.actor.id, names(Inspection { name, config: Config { image, labels: Some(Labels(labels)) } }))
 }
 
 fn names(inspection: Inspection) -> Names {
-    let labels = inspection.config.labels.unwrap_or_default();
+    let Labels(labels) = inspection.config.labels.unwrap_or_default();
     let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
-    let pod = labels.contains_key(super::cri::POD_NAME).then(|| Pod {
-        uid: label(super::cri::POD_UID),
-        name: label(super::cri::POD_NAME),
-        namespace: label(super::cri::POD_NAMESPACE),
+    let pod = labels.contains_key(cri::POD_NAME).then(|| Pod {
+        uid: label(cri::POD_UID),
+        name: label(cri::POD_NAME),
+        namespace: label(cri::POD_NAMESPACE),
     });
-    let container = labels.get(super::cri::CONTAINER_NAME).filter(|_| pod.is_some()).cloned();
+    let container = labels.get(cri::CONTAINER_NAME).filter(|_| pod.is_some()).cloned();
     Names {
         runtime: None,
         name: container.unwrap_or_else(|| inspection.name.trim_start_matches('/').to_owned()),
@@ -183,20 +244,29 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_in_short_pieces_and_short_lines_in_long_pieces_take_no_time() {
-        let begun = std::time::Instant::now();
-        let (mut events, mut found) = (Events::default(), 0);
-        let long = vec![b' '; ANSWER_MAX];
-        for piece in long.chunks(16) {
-            events.take(piece, &mut |_, _| found += 1).unwrap();
+    fn a_line_without_end_is_left_out_and_the_next_one_is_read() {
+        let mut lines = Lines::default();
+        let (mut told, mut held) = (Vec::new(), 0);
+        let endless = vec![b'x'; 10 << 10];
+        let parts = [b"one\ntw".as_slice(), b"o\n"].into_iter().chain((0..1000).map(|_| endless.as_slice()));
+        for part in parts.chain([b"y\nth".as_slice(), b"ree\n"]) {
+            lines.take(part, |line| told.push(line.map(|line| String::from_utf8(line.into()).unwrap())));
+            held = held.max(lines.line.capacity());
         }
-        let event = b"{\"Actor\":{\"ID\":\"abc\",\"Attributes\":{}}}\n";
-        events.take(event, &mut |_, _| found += 1).unwrap();
-        events.take(&vec![b'\n'; ANSWER_MAX], &mut |_, _| found += 1).unwrap();
-        assert_eq!(found, 1);
-        // It took minutes.
-        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
-        assert!(events.take(&vec![b' '; ANSWER_MAX + 1], &mut |_, _| ()).is_err());
+        assert_eq!(told, [Some("one\n".into()), Some("two\n".into()), None, Some("three\n".into())]);
+        assert!(held <= 2 * EVENT_MAX, "{held}");
+    }
+
+    #[test]
+    fn of_many_labels_the_first_are_read_and_what_is_needed() {
+        let many: Vec<String> = (0..100_000).map(|i| format!(r#""{i:06}":"""#)).collect();
+        let text = format!(
+            r#"{{"Actor":{{"ID":"abc","Attributes":{{{},"image":"i","io.kubernetes.pod.name":"web","name":"n"}}}}}}"#,
+            many.join(",")
+        );
+        let (_, found) = of_event(serde_json::from_str(&text).unwrap());
+        assert_eq!((found.name.as_str(), found.image.as_str(), found.pod.unwrap().name.as_str()), ("n", "i", "web"));
+        assert_eq!((found.labels.len(), found.labels[1023].0.as_str()), (LABELS_MAX + 1, "001023"));
     }
 
     #[test]

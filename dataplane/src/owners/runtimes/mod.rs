@@ -6,27 +6,38 @@ mod client;
 pub(crate) mod cri;
 pub(crate) mod docker;
 pub mod messages;
+mod places;
+mod recent;
+mod socket;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
-pub use client::{RuntimeClient, Snapshot, find};
+pub use client::{RuntimeClient, Snapshot};
+pub use places::find;
 
 use crate::owners::cgroup::ContainerRef;
+use crate::owners::desk::DeskFigures;
 use crate::owners::workload::{NameReply, NameRequest, Names};
+use crate::threads::{Pulse, Threads};
 use client::Reply;
 
 /// Questions that are on their way to runtimes at the same time.
 const CONCURRENT: usize = 4;
-/// Questions that wait for their turn or for a runtime to come back.
-const WAITING_MAX: u64 = 4096;
+/// Questions that wait for their turn or for a runtime to come back. While there are as many, no other is taken.
+const WAITING_MAX: usize = 4096;
+/// Questions on the way to this thread.
+pub const QUEUE_MAX: usize = 1024;
+/// Replies on the way back, and how soon it is tried again when there is no room.
+pub const REPLIES_MAX: usize = 1 << 13;
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(50);
 /// A runtime that answers, and does not know the container, is asked again: a container is listed a little later than
 /// its processes are there.
 const UNKNOWN_RETRIES: u32 = 3;
@@ -39,14 +50,52 @@ const GIVE_UP: Duration = Duration::from_secs(600);
 /// Figures about all questions.
 #[derive(Debug, Default)]
 pub struct NamingStats {
+    /// Questions.
+    asked: AtomicU64,
     /// Containers that no runtime knows.
     pub unknown: AtomicU64,
     /// Containers without a name because runtimes did not answer for too long.
     pub gave_up: AtomicU64,
-    /// Questions that were not asked because too many waited.
+    /// Questions that were asked later because too many waited.
     pub refused: AtomicU64,
-    /// Questions that wait.
-    pub waiting: AtomicU64,
+    /// When those were asked that wait, by number.
+    waiting: Mutex<BTreeMap<u64, Instant>>,
+}
+
+impl NamingStats {
+    /// As of the other questions.
+    #[must_use]
+    pub fn figures(&self) -> DeskFigures {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        DeskFigures {
+            waiting: waiting.len() as u64,
+            oldest_ms: waiting.values().next().map_or(0, |asked| asked.elapsed().as_millis() as u64),
+            asked: get(&self.asked),
+            not_asked: get(&self.refused),
+            given_up: get(&self.gave_up),
+            stuck: 0,
+            replaced: 0,
+        }
+    }
+
+    /// A question that waits until what is returned is dropped.
+    fn begin(self: &Arc<Self>) -> Waiting {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Instant::now());
+        Waiting { stats: Arc::clone(self), number }
+    }
+}
+
+struct Waiting {
+    stats: Arc<NamingStats>,
+    number: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.stats.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
 }
 
 /// Starts the thread. It ends when `wanted` is closed.
@@ -54,41 +103,92 @@ pub struct NamingStats {
 /// # Errors
 /// If the thread or its runtime cannot be started.
 pub fn start(
+    threads: &Threads,
     runtimes: Vec<Arc<RuntimeClient>>,
-    wanted: UnboundedReceiver<NameRequest>,
-    named: mpsc::Sender<NameReply>,
+    mut wanted: Receiver<NameRequest>,
+    named: SyncSender<NameReply>,
     stats: Arc<NamingStats>,
-) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new()
-        .name("sockeye-names".into())
-        .spawn(move || runtime.block_on(serve(runtimes, wanted, named, stats)))
+) -> io::Result<()> {
+    let runtimes: Arc<[Arc<RuntimeClient>]> = runtimes.into();
+    threads.restarted("sockeye-names", move |pulse| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        pulse.working();
+        runtime.block_on(serve(pulse, &runtimes, &mut wanted, &named, &stats));
+        Ok(())
+    })?;
+    Ok(())
 }
 
 async fn serve(
-    runtimes: Vec<Arc<RuntimeClient>>,
-    mut wanted: UnboundedReceiver<NameRequest>,
-    named: mpsc::Sender<NameReply>,
-    stats: Arc<NamingStats>,
+    pulse: &Pulse,
+    runtimes: &Arc<[Arc<RuntimeClient>]>,
+    wanted: &mut Receiver<NameRequest>,
+    named: &SyncSender<NameReply>,
+    stats: &Arc<NamingStats>,
 ) {
-    let runtimes: Arc<[Arc<RuntimeClient>]> = runtimes.into();
-    let turns = Arc::new(Semaphore::new(CONCURRENT));
+    let (turns, room) = (Arc::new(Semaphore::new(CONCURRENT)), Arc::new(Semaphore::new(WAITING_MAX)));
     for runtime_client in runtimes.iter().map(Arc::clone) {
-        tokio::spawn(async move { runtime_client.follow().await });
-    }
-    while let Some(question) = wanted.recv().await {
-        if stats.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
-            stats.refused.fetch_add(1, Ordering::Relaxed);
-            let _ = named.send(NameReply { cgroup_id: question.cgroup_id, names: None });
-            continue;
-        }
-        stats.waiting.fetch_add(1, Ordering::Relaxed);
-        let (runtimes, turns, named, stats) =
-            (Arc::clone(&runtimes), Arc::clone(&turns), named.clone(), Arc::clone(&stats));
         tokio::spawn(async move {
-            find_names(&runtimes, &turns, &question, &named, &stats).await;
-            stats.waiting.fetch_sub(1, Ordering::Relaxed);
+            // For `ctl stats`: what is there, though nobody asks.
+            let _ = runtime_client.look().await;
+            loop {
+                let followed = Arc::clone(&runtime_client);
+                // It ends by a panic only, which has been logged.
+                let _ = tokio::spawn(async move { followed.follow().await }).await;
+                tokio::time::sleep(PAUSE_MAX).await;
+            }
         });
+    }
+    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+        pulse.waiting();
+        let Some(question) = wanted.recv().await else { return };
+        let open =
+            OpenQuestion { named: named.clone(), stats: Arc::clone(stats), cgroup_id: question.cgroup_id, done: false };
+        pulse.working();
+        let (waiting, stats) = (stats.begin(), Arc::clone(stats));
+        let (runtimes, turns, named) = (Arc::clone(runtimes), Arc::clone(&turns), named.clone());
+        tokio::spawn(async move {
+            let _ends = (place, waiting);
+            find_names(&runtimes, &turns, &question, &named, &stats).await;
+            open.close();
+        });
+    }
+}
+
+/// A question of which nobody tells any more if its task dies: then this does.
+struct OpenQuestion {
+    named: SyncSender<NameReply>,
+    stats: Arc<NamingStats>,
+    cgroup_id: u64,
+    done: bool,
+}
+
+impl OpenQuestion {
+    fn close(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for OpenQuestion {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        self.stats.gave_up.fetch_add(1, Ordering::Relaxed);
+        let _ = self.named.try_send(NameReply { cgroup_id: self.cgroup_id, names: None });
+    }
+}
+
+/// Tells control, when it has room. False: it has ended.
+async fn tell(named: &SyncSender<NameReply>, cgroup_id: u64, names: Option<Names>) -> bool {
+    let mut reply = NameReply { cgroup_id, names: names.map(Box::new) };
+    loop {
+        match named.try_send(reply) {
+            Ok(()) => return true,
+            Err(TrySendError::Disconnected(_)) => return false,
+            Err(TrySendError::Full(back)) => reply = back,
+        }
+        tokio::time::sleep(NO_ROOM_PAUSE).await;
     }
 }
 
@@ -97,14 +197,12 @@ async fn find_names(
     runtimes: &[Arc<RuntimeClient>],
     turns: &Semaphore,
     question: &NameRequest,
-    named: &mpsc::Sender<NameReply>,
+    named: &SyncSender<NameReply>,
     stats: &NamingStats,
 ) {
     let begun = tokio::time::Instant::now();
     let (mut pause, mut unknown) = (PAUSE, 0);
-    let tell = |names: Option<Names>| {
-        named.send(NameReply { cgroup_id: question.cgroup_id, names: names.map(Box::new) }).is_ok()
-    };
+    let tell = |names| tell(named, question.cgroup_id, names);
     loop {
         let answer = {
             let Ok(_turn) = turns.acquire().await else { return };
@@ -112,12 +210,12 @@ async fn find_names(
         };
         match answer {
             Reply::Found(names) => {
-                tell(Some(names));
+                tell(Some(names)).await;
                 return;
             }
             Reply::Unknown if unknown >= UNKNOWN_RETRIES => {
                 stats.unknown.fetch_add(1, Ordering::Relaxed);
-                tell(None);
+                tell(None).await;
                 return;
             }
             Reply::Unknown => unknown += 1,
@@ -127,7 +225,7 @@ async fn find_names(
             }
             // Flows need not wait: they go out with the id.
             Reply::Unavailable => {
-                if !tell(None) {
+                if !tell(None).await {
                     return;
                 }
             }

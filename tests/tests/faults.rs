@@ -1,0 +1,265 @@
+//! Faults of the agent's surroundings and of itself: it goes on, or ends and says why. It never goes blind in silence.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sockeye_ctl::protocol::FlowsArguments;
+use sockeye_ctl::{Client, Request};
+use sockeye_tests::{Agent, Collector, Guard, exporting_agent, free_port, program, serve, settle, talk, wait_for};
+
+/// An agent whose standard output and error go where the test wants, beside a collector.
+struct Bare {
+    agent: Guard,
+    client: Client,
+    collector: Collector,
+    _folder: tempfile::TempDir,
+}
+
+fn bare(change: impl FnOnce(&mut Command)) -> Bare {
+    let folder = tempfile::tempdir().expect("a folder");
+    let port = free_port();
+    let collector = Collector::start(port, 120, &[]);
+    let socket = folder.path().join("ctl.sock");
+    let mut command = Command::new(program("sockeye"));
+    command.args(["-v", "--zmq", &format!("tcp://127.0.0.1:{port}c"), "--control-socket"]).arg(&socket);
+    change(&mut command);
+    let agent = Guard(command.spawn().expect("sockeye starts"));
+    let client = Client::new(&socket);
+    wait_for("a collector", Duration::from_secs(20), || {
+        let answer = client.ask(&Request::Stats).ok()?;
+        answer.table("exports")?.rows.iter().any(|row| row["connected"] == "yes" && row["to"] != "stdout").then_some(())
+    });
+    Bare { agent, client, collector, _folder: folder }
+}
+
+/// Connections, each of which the collector must hear of.
+fn connections(count: u64) -> (u16, u64) {
+    let (_server, port, _) = serve("serve", "127.0.0.1");
+    let _ = talk(&["storm", "127.0.0.1", &port.to_string(), &count.to_string()]);
+    (port, count)
+}
+
+fn assert_all_heard_of(collector: Collector, (port, count): (u16, u64)) {
+    let collected = collector.finish();
+    collected.assert_clean();
+    let heard = collected.flows().iter().filter(|flow| flow["dst_port"] == port).count() as u64;
+    assert_eq!(heard, count);
+}
+
+fn end(agent: &Child, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(agent.id()).expect("a pid")), signal).expect("it lives");
+}
+
+/// `sockeye -v --zmq … 2>&1 | head -3`: messages are lost, exports are not.
+#[test]
+fn nobody_reads_what_it_says() {
+    for closed in [true, false] {
+        let mut ends = None;
+        let mut bare = bare(|command| {
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            command.stdout(writer.try_clone().expect("a copy")).stderr(writer);
+            ends = Some(reader);
+        });
+        // Closed: each write fails. Open, and nobody reads: each write waits for ever, once the pipe is full.
+        if closed {
+            ends = None;
+        }
+        let made = connections(30);
+        settle();
+        let threads =
+            bare.client.ask(&Request::Stats).expect("an answer").table("threads").expect("threads").rows.clone();
+        assert!(threads.iter().all(|row| row["restarts"] == 0), "{threads:#?}");
+        end(&bare.agent.0, Signal::SIGTERM);
+        let _ = bare.agent.0.wait();
+        drop(ends);
+        assert_all_heard_of(bare.collector, made);
+    }
+}
+
+/// How often a thread was started again, or replaced by another one.
+fn restarts(agent: &Agent, name: &str) -> u64 {
+    let answer = agent.ask(&Request::Stats).expect("an answer");
+    let figure = |table: &str, key: &str, value: &str, column: &str| {
+        let row = answer.table(table)?.rows.iter().find(|row| row[key] == value)?;
+        row[column].as_u64()
+    };
+    let about = match name {
+        "sockeye-enrich" => "processes",
+        "sockeye-package" => "packages",
+        _ => return figure("threads", "name", name, "restarts").expect("it is listed"),
+    };
+    figure("questions", "about", about, "replaced").expect("it is listed")
+}
+
+/// Each thread, but for those without which the agent is blind, is started again, and does its work.
+#[test]
+fn a_thread_that_dies_is_started_again() {
+    for name in ["sockeye-zmq", "sockeye-ctl", "sockeye-names", "sockeye-enrich", "sockeye-package"] {
+        let port = free_port();
+        let collector = Collector::start(port, 120, &[]);
+        let mut command = Command::new(program("sockeye"));
+        command.args(["--zmq", &format!("tcp://127.0.0.1:{port}c")]).env("SOCKEYE_TEST_PANIC", name);
+        let mut agent = Agent::start_by(command);
+        let first = connections(1);
+        wait_for(name, Duration::from_secs(10), || {
+            let again = restarts(&agent, name);
+            assert!(again <= 1, "{again}");
+            (again == 1).then_some(())
+        });
+        agent.wait_connected();
+        let made = connections(10);
+        settle();
+        agent.stop();
+        assert!(agent.stderr().contains(&format!("thread {name} panicked")), "{}", agent.stderr());
+        let collected = collector.finish();
+        collected.assert_clean();
+        let heard: Vec<_> = collected.flows().iter().filter(|flow| flow["dst_port"] == made.0).collect();
+        assert_eq!(heard.len() as u64, made.1, "{name}");
+        assert!(
+            heard.iter().all(|flow| flow["src_proc"].as_str().is_some_and(|p| p.contains("python3"))),
+            "{heard:#?}"
+        );
+        let _ = first;
+    }
+}
+
+/// Without one of these the agent would see nothing, or only half: it ends, and says which it was.
+#[test]
+fn without_an_essential_thread_the_agent_ends() {
+    for name in ["sockeye-control", "sockeye-w0", "sockeye-udp"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let output = Command::new(program("sockeye"))
+            .arg("--control-socket")
+            .arg(folder.path().join("ctl.sock"))
+            .env("SOCKEYE_TEST_PANIC", name)
+            .output()
+            .expect("sockeye");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(70), "{name}: {said}");
+        assert!(said.contains(&format!("the thread {name} has died")), "{said}");
+    }
+}
+
+fn ended(agent: &mut Child, within: Duration) -> Option<ExitStatus> {
+    let until = Instant::now() + within;
+    while Instant::now() < until {
+        if let Some(status) = agent.try_wait().expect("a child") {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
+
+/// Whoever presses Ctrl-C twice does not want to wait for a terminal that takes nothing.
+#[test]
+fn a_second_interrupt_ends_it_at_once() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut bare = bare(|command| {
+        command.stdout(writer).stderr(Stdio::null());
+    });
+    // More lines than a pipe holds, and nobody reads them.
+    let (_server, port, _) = serve("serve", "127.0.0.1");
+    let _ = talk(&["storm", "127.0.0.1", &port.to_string(), "3000"]);
+    settle();
+    end(&bare.agent.0, Signal::SIGINT);
+    assert_eq!(ended(&mut bare.agent.0, Duration::from_secs(3)), None, "it waits for its terminal");
+    end(&bare.agent.0, Signal::SIGINT);
+    let status = ended(&mut bare.agent.0, Duration::from_secs(3)).expect("an end");
+    assert_eq!((status.code(), status.signal()), (Some(130), None));
+    drop(reader);
+}
+
+#[test]
+fn a_hang_up_does_not_end_it() {
+    let agent = Agent::start(&[]);
+    kill(Pid::from_raw(i32::try_from(agent.pid()).expect("a pid")), Signal::SIGHUP).expect("it lives");
+    wait_for("a word about it", Duration::from_secs(5), || agent.stderr().contains("SIGHUP").then_some(()));
+    assert!(agent.ask(&Request::Stats).is_ok());
+}
+
+/// CPU time of a process, in ticks of 10 ms.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+    [11, 12].iter().map(|at| fields[*at].parse::<u64>().expect("ticks")).sum()
+}
+
+/// Clients that cannot be accepted wait, and the agent does not spin.
+#[test]
+fn no_file_is_left_for_a_client() {
+    let agent = Agent::start(&[]);
+    let pid = agent.pid();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives").flatten();
+    let open: BTreeSet<usize> = open.filter_map(|fd| fd.file_name().to_str()?.parse().ok()).collect();
+    // Room for three more: new files get the lowest number that is free.
+    let limit = (0..).find(|limit| (0..*limit).filter(|fd| !open.contains(fd)).count() == 3).expect("a number");
+    let status =
+        Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={limit}:{limit}")]).status();
+    assert!(status.expect("util-linux").success());
+    let mut waiting: Vec<_> = (0..10).map(|_| UnixStream::connect(agent.socket()).expect("a place to wait")).collect();
+    wait_for("the limit", Duration::from_secs(5), || agent.stderr().contains("cannot accept").then_some(()));
+    let before = cpu_ticks(pid);
+    std::thread::sleep(Duration::from_secs(1));
+    let used = cpu_ticks(pid) - before;
+    assert!(used < 30, "{used} of 100 ticks");
+    assert_eq!(agent.stderr().matches("cannot accept").count(), 1, "{}", agent.stderr());
+    waiting.drain(..).for_each(drop);
+    assert!(agent.ask(&Request::Stats).is_ok(), "as soon as there is room");
+}
+
+/// However many ask, and however often: what is due is done.
+#[test]
+fn sixteen_clients_that_never_stop_asking_do_not_stop_the_reports() {
+    let (mut agent, collector) = exporting_agent();
+    let stop = AtomicBool::new(false);
+    let (made, exported, answers) = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..15)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut answers = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        answers += u64::from(agent.ask(&Request::Flows(FlowsArguments::default())).is_ok());
+                    }
+                    answers
+                })
+            })
+            .collect();
+        let made = connections(30);
+        // Heard of while they go on asking, not after.
+        settle();
+        let exported = std::iter::repeat_with(|| agent.ask(&Request::Stats)).take(100).find_map(Result::ok);
+        stop.store(true, Ordering::Relaxed);
+        let exported = exported.expect("a turn").table("exports").expect("exports").rows[0]["records"].as_u64();
+        (made, exported, clients.into_iter().map(|client| client.join().expect("answers")).sum::<u64>())
+    });
+    assert!(answers > 15 && exported >= Some(made.1), "{answers} answers, {exported:?} records");
+    settle();
+    agent.stop();
+    assert_all_heard_of(collector, made);
+}
+
+/// `sockeye check | head -1`.
+#[test]
+fn a_reader_of_check_that_has_had_enough_is_no_fault() {
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let mut child = Command::new(program("sockeye"))
+        .arg("check")
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("sockeye starts");
+    reader.read_exact(&mut [0; 2]).expect("a beginning");
+    drop(reader);
+    let mut said = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+    assert!(child.wait().expect("an end").success() && !said.contains("panicked"), "{said}");
+}
