@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use sockeye::api::flows;
+use sockeye::api::pass::Selection;
 use sockeye::export::{json, tlv};
 use sockeye::flows::report::{FlowReport, Identity};
 use sockeye::flows::{FlowTable, Timeouts};
@@ -246,7 +246,12 @@ fn answer(c: &mut Criterion) {
     let mut group = c.benchmark_group("answer");
     group.sample_size(20);
     group.bench_function("ctl flows of 10 k, as JSON", |b| {
-        b.iter(|| serde_json::to_vec(&flows::flows(&table, &processes, &all).expect("an answer")));
+        b.iter(|| serde_json::to_vec(&Selection::answer(&all, &table, &processes).expect("an answer")));
+    });
+    let million = filled(1_000_000);
+    let fifty = FlowsArguments::default();
+    group.bench_function("ctl flows, 50 of a million", |b| {
+        b.iter(|| Selection::answer(&fifty, &million, &processes).expect("an answer"));
     });
     group.finish();
 }

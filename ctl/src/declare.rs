@@ -29,6 +29,11 @@ impl Table {
         Self::with(R::NAME, R::HELP, rows)
     }
 
+    /// Adds a declared row, of the table's kind.
+    pub fn add<R: NamedRow>(&mut self, row: R) {
+        self.push(row.into_values());
+    }
+
     /// The same for rows that several tables have.
     pub fn with<R: Row>(name: &str, help: &str, rows: impl IntoIterator<Item = R>) -> Self {
         let mut table = Self { name: name.into(), help: help.into(), columns: R::columns(), rows: Vec::new() };

@@ -2,39 +2,44 @@
 
 use std::collections::BTreeSet;
 
-use sockeye_ctl::protocol::{Answer, FlowsArguments, SortBy, Table, keep};
+use sockeye_ctl::protocol::{FlowsArguments, SortBy, Table};
 use sockeye_ctl::rows;
 
-use super::summary;
-use crate::flows::{Flow, FlowTable};
-use crate::model::clock::boot_ns;
+use crate::flows::Flow;
 use crate::model::flow::{End, Side, State};
 use crate::owners::process::{Process, ProcessTable};
 use crate::owners::workload::Workload;
 
-/// Flows that match, in the order that was asked for.
-///
-/// # Errors
-/// If there is no such state.
-pub fn flows(table: &FlowTable, processes: &ProcessTable, a: &FlowsArguments) -> Result<Answer, String> {
-    let state = match a.state.as_deref() {
-        None => None,
-        Some(name) => Some(State::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
-            let known: Vec<_> = State::ALL.iter().map(|state| state.name()).collect();
-            format!("there is no state {name:?}: {} are known", known.join(", "))
-        })?),
-    };
-    let mut found: Vec<&Flow> = table
-        .flows()
-        .filter(|flow| state.is_none_or(|state| flow.state() == state) && matches(flow, processes, a))
-        .collect();
-    let total = found.len();
-    found.sort_by_key(|flow| std::cmp::Reverse(sort_key(flow, a.sort)));
-    keep(&mut found, a.limit);
-    let summary = summary(total, found.len());
-    let now_ns = boot_ns();
-    let rows = found.into_iter().map(|flow| flow_row(flow, processes, now_ns));
-    Ok(Answer { tables: vec![summary, Table::of(rows)] })
+/// Which flows are wanted, and in which order.
+pub(super) struct Wanted {
+    arguments: FlowsArguments,
+    state: Option<State>,
+}
+
+impl Wanted {
+    /// Reads what was asked for.
+    ///
+    /// # Errors
+    /// If there is no such state.
+    pub(super) fn new(arguments: &FlowsArguments) -> Result<Self, String> {
+        let state = match arguments.state.as_deref() {
+            None => None,
+            Some(name) => Some(State::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
+                let known: Vec<_> = State::ALL.iter().map(|state| state.name()).collect();
+                format!("there is no state {name:?}: {} are known", known.join(", "))
+            })?),
+        };
+        Ok(Self { arguments: arguments.clone(), state })
+    }
+
+    pub(super) fn is(&self, flow: &Flow, processes: &ProcessTable) -> bool {
+        self.state.is_none_or(|state| flow.state() == state) && matches(flow, processes, &self.arguments)
+    }
+
+    /// The larger, the sooner it is shown.
+    pub(super) fn sort_key(&self, flow: &Flow) -> u64 {
+        sort_key(flow, self.arguments.sort)
+    }
 }
 
 fn matches(flow: &Flow, processes: &ProcessTable, a: &FlowsArguments) -> bool {
@@ -182,6 +187,15 @@ fn other_responders(flow: &Flow, processes: &ProcessTable) -> Option<Vec<String>
         flow.other_owners().filter(|owner| Some(*owner) != shown).map(|owner| (owner.pid, owner)).collect();
     let text = |(pid, owner)| format!("{}[{pid}]", processes.peek(owner).map_or("?", |process| &process.name));
     (!owners.is_empty()).then(|| owners.into_iter().map(text).collect())
+}
+
+/// The table, without rows yet.
+pub(super) fn no_rows() -> Table {
+    Table::of(std::iter::empty::<Row>())
+}
+
+pub(super) fn add_row(rows: &mut Table, flow: &Flow, processes: &ProcessTable, now_ns: u64) {
+    rows.add(flow_row(flow, processes, now_ns));
 }
 
 fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Row {

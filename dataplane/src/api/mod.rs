@@ -2,8 +2,9 @@
 //! that explain themselves.
 
 pub mod events;
-pub mod flows;
+mod flows;
 pub(crate) mod owners;
+pub mod pass;
 pub(crate) mod questions;
 pub mod server;
 pub(crate) mod stats;

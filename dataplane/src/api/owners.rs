@@ -8,6 +8,7 @@ use sockeye_ctl::declare::NamedRow;
 use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments, RttArguments, RttBy, Table, keep};
 use sockeye_ctl::rows;
 
+use super::pass::OpenFlows;
 use super::{round2, summary};
 use crate::flows::FlowTable;
 use crate::flows::aggregates::{Aggregate, Aggregates};
@@ -19,9 +20,10 @@ use crate::owners::workload::{Pod, Workload};
 
 /// What the figures are read from.
 pub(crate) struct Owners<'a> {
-    pub(crate) table: &'a FlowTable,
     pub(crate) processes: &'a ProcessTable,
     pub(crate) aggregates: &'a Aggregates,
+    /// Open flows by owner.
+    pub(crate) open: &'a OpenFlows,
 }
 
 rows! {
@@ -133,17 +135,6 @@ fn answer<H: NamedRow>(mut lines: Vec<Line<H>>, a: &OwnersArguments) -> Answer {
     Answer { tables: vec![summary, Table::with(H::NAME, H::HELP, rows)] }
 }
 
-/// Open flows by owner.
-fn open_flows(of: &Owners<'_>) -> HashMap<ProcKey, u64, ahash::RandomState> {
-    let mut open = HashMap::default();
-    for flow in of.table.flows().filter(|flow| !flow.state().is_over()) {
-        for end in flow.ends().filter(|end| end.owner.is_known()) {
-            *open.entry(end.owner).or_default() += 1;
-        }
-    }
-    open
-}
-
 rows! {
     /// Processes with flows; those that were quiet for two minutes are in their workload's figures only.
     struct ProcessHead: "processes" {
@@ -185,7 +176,7 @@ pub(crate) fn processes(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
     for (key, aggregate) in of.aggregates.processes() {
         found.entry(key).or_default().0 = aggregate.clone();
     }
-    for (key, open) in open_flows(of) {
+    for (key, open) in of.open.iter().map(|(key, open)| (*key, *open)) {
         found.entry(key).or_default().1 = open;
     }
     let lines = found
@@ -228,7 +219,7 @@ fn by_workload<K: Ord>(
 ) -> BTreeMap<K, (Arc<Workload>, Aggregate, u64)> {
     let workloads = &of.processes.workloads;
     let mut open_by_cgroup: HashMap<u64, u64, ahash::RandomState> = HashMap::default();
-    for (owner, open) in open_flows(of) {
+    for (owner, open) in of.open.iter().map(|(key, open)| (*key, *open)) {
         if let Some(process) = of.processes.peek(owner) {
             *open_by_cgroup.entry(process.cgroup_id).or_default() += open;
         }

@@ -13,8 +13,8 @@ use sockeye_ctl::rows;
 use super::questions::{EnrichmentFigures, questions};
 use super::round2;
 use crate::export::{ExportPort, ExportStats};
-use crate::flows::FlowTable;
 use crate::flows::aggregates::Aggregates;
+use crate::flows::{Flow, FlowTable};
 use crate::ingest::shard::RingCounts;
 use crate::ingest::worker::WorkerPort;
 use crate::log;
@@ -68,7 +68,7 @@ pub(crate) struct Totals {
 }
 
 /// Everything about the agent.
-pub(crate) fn stats(s: &Sources<'_>) -> Answer {
+pub(crate) fn stats(s: &Sources<'_>, states: &StateCounts) -> Answer {
     let cpus = s.kernel.cpu_stats().unwrap_or_default();
     Answer {
         tables: vec![
@@ -78,7 +78,7 @@ pub(crate) fn stats(s: &Sources<'_>) -> Answer {
             Table::of(losses(s, &cpus)),
             Table::of(s.workers.iter().map(worker)),
             Table::of(s.threads.stats().iter().map(|stats| thread(stats))),
-            Table::of(flow_states(s.table)),
+            Table::of(states.rows()),
             Table::of([rtt(s.rtt)]),
             questions(s.enrichment),
             Table::of(s.runtimes.iter().filter_map(|client| runtime(client))),
@@ -403,19 +403,24 @@ rows! {
     }
 }
 
-fn flow_states(table: &FlowTable) -> Vec<FlowState> {
-    let mut counts = [[0u64; State::ALL.len()]; 2];
-    for flow in table.flows() {
-        counts[flow.key.proto as usize][flow.state() as usize] += 1;
+/// Flows by protocol and state.
+#[derive(Default)]
+pub(crate) struct StateCounts([[u64; State::ALL.len()]; 2]);
+
+impl StateCounts {
+    pub(crate) fn add(&mut self, flow: &Flow) {
+        self.0[flow.key.proto as usize][flow.state() as usize] += 1;
     }
-    let all = [Proto::Tcp, Proto::Udp].into_iter().flat_map(|proto| State::ALL.map(|state| (proto, state)));
-    all.map(|(proto, state)| FlowState {
-        protocol: proto.name(),
-        state: state.name(),
-        flows: counts[proto as usize][state as usize],
-    })
-    .filter(|row| row.flows > 0)
-    .collect()
+
+    fn rows(&self) -> impl Iterator<Item = FlowState> {
+        let all = [Proto::Tcp, Proto::Udp].into_iter().flat_map(|proto| State::ALL.map(|state| (proto, state)));
+        let row = |(proto, state): (Proto, State)| FlowState {
+            protocol: proto.name(),
+            state: state.name(),
+            flows: self.0[proto as usize][state as usize],
+        };
+        all.map(row).filter(|row| row.flows > 0)
+    }
 }
 
 rows! {

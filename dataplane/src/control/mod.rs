@@ -1,12 +1,13 @@
 //! The control thread: the only owner of the flow table. Merges what the workers hand over, scans the kernel, schedules
 //! the reports, answers `ctl`.
 
+mod answers;
 mod owners;
 mod report;
 #[cfg(test)]
 mod simulator;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,11 +21,10 @@ use sockeye_bpf::preflight::Need;
 use sockeye_bpf::programs::RunTimeStats;
 use sockeye_bpf::records::{FlowRecord, KINDS, Kind, UdpKey, UdpValue};
 use sockeye_bpf::scan::Scanned;
-use sockeye_ctl::Request;
 use tokio::sync::mpsc::Sender;
 
-use crate::api;
 use crate::api::events::{Event, Question};
+use crate::api::pass::Pass;
 use crate::api::questions::EnrichmentFigures;
 use crate::api::stats::Totals;
 use crate::export::ExportPort;
@@ -46,13 +46,9 @@ use crate::threads::{Pulse, Threads};
 
 /// How often the UDP table and the close overflow are drained.
 const DRAIN_EVERY: Duration = Duration::from_secs(1);
-/// A question of `ctl` is answered from a scan that is at most this old.
-const FRESH: Duration = Duration::from_millis(500);
 /// A scan takes at most one part in so many of a CPU: with many sockets there is more time between two, up to a limit.
 const SCAN_SHARE: u32 = 100;
 const SCAN_EVERY_MAX: Duration = Duration::from_secs(10);
-/// How long the kernel goes on counting run time after the last `ctl stats`.
-const RUN_TIME_LEASE: Duration = Duration::from_secs(15);
 
 /// How the control thread works.
 #[derive(Clone)]
@@ -127,6 +123,10 @@ pub struct Control {
     /// A collector has joined, and hears of listening ports once more soon.
     ports_again: bool,
     due: Due,
+    /// Questions that wait for processes to be looked up, and until when at most.
+    asked: VecDeque<(Instant, Question)>,
+    /// Answers that are being made.
+    passes: VecDeque<Pass>,
 }
 
 /// When periodic work is due.
@@ -178,6 +178,8 @@ impl Control {
             late: Some(Box::new(Shard::new(&[]))),
             late_until_ns: 0,
             reports: Vec::new(),
+            asked: VecDeque::new(),
+            passes: VecDeque::new(),
             due: Due {
                 tick: now,
                 drain: now,
@@ -198,12 +200,13 @@ impl Control {
                 pulse.working();
                 self.tick();
             }
-            let wait = self.due.tick.saturating_duration_since(Instant::now());
+            let pause = self.go_on_answering();
+            let wait = self.due.tick.saturating_duration_since(Instant::now()).min(pause);
             pulse.waiting();
             let event = events.recv_timeout(wait);
             pulse.working();
             match event {
-                Ok(Event::Question(question)) => self.answer(&question),
+                Ok(Event::Question(question)) => self.ask(question),
                 Ok(Event::ShardFull) => self.take_shards(),
                 Err(RecvTimeoutError::Timeout) => {}
                 // Nobody asks, and no worker is left.
@@ -406,60 +409,6 @@ impl Control {
         // The one nearest to the wait will do; and a little before it, so that the tick of that moment finds the work due.
         let wait_ns = (wait.as_nanos() as u64).saturating_sub(500_000_000);
         until_next(self.clock.unix_ns(boot_ns()), wait_ns, 1_000_000_000, 500_000_000 - TICK_NS / 4)
-    }
-
-    fn answer(&mut self, question: &Question) {
-        if self.due.scanned.is_none_or(|scanned| scanned.elapsed() > FRESH) {
-            self.take_shards();
-            self.drain();
-            self.scan();
-        }
-        self.await_processes();
-        let answer = match &question.request {
-            Request::Stats => {
-                self.count_run_time();
-                Ok(api::stats::stats(&self.sources(&self.enrichment.figures())))
-            }
-            Request::Flows(arguments) => api::flows::flows(&self.table, &self.processes, arguments),
-            Request::Processes(arguments) => Ok(api::owners::processes(&self.owners(), arguments)),
-            Request::Containers(arguments) => Ok(api::owners::containers(&self.owners(), arguments)),
-            Request::Pods(arguments) => Ok(api::owners::pods(&self.owners(), arguments)),
-            Request::Ports => Ok(api::owners::ports(&self.table, &self.processes)),
-            Request::Rtt(arguments) => Ok(api::owners::rtt(&self.owners(), arguments)),
-        };
-        let _ = question.reply.send(answer);
-    }
-
-    fn owners(&self) -> api::owners::Owners<'_> {
-        api::owners::Owners { table: &self.table, processes: &self.processes, aggregates: &self.aggregates }
-    }
-
-    fn sources<'a>(&'a self, enrichment: &'a EnrichmentFigures) -> api::stats::Sources<'a> {
-        api::stats::Sources {
-            kernel: &self.kernel,
-            workers: &self.workers,
-            table: &self.table,
-            processes: &self.processes,
-            aggregates: &self.aggregates,
-            enrichment,
-            runtimes: &self.enrichment.runtimes,
-            naming: &self.enrichment.naming,
-            exporters: &self.exporters,
-            rtt: &self.rtt,
-            totals: &self.totals,
-            limits: &self.options.limits,
-            threads: &self.options.threads,
-            started: self.started,
-        }
-    }
-
-    /// Counting costs each program a few nanoseconds, so the kernel does it only while somebody looks.
-    fn count_run_time(&mut self) {
-        let until = Instant::now() + RUN_TIME_LEASE;
-        match &mut self.run_time {
-            Some((_, lease)) => *lease = until,
-            none => *none = RunTimeStats::enable().ok().map(|stats| (stats, until)),
-        }
     }
 
     /// The last figures, so that nothing that was counted goes untold.

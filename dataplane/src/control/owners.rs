@@ -18,8 +18,6 @@ use crate::owners::{packages, procfs};
 pub(super) const WALK_EVERY: Duration = Duration::from_secs(10);
 const WALK_WANTED_EVERY: Duration = Duration::from_secs(1);
 const WALK_SHARE: u32 = 200;
-/// So long a reply waits for processes that are being looked up.
-const LOOKUPS_MAX: Duration = Duration::from_millis(100);
 
 impl Enrichment {
     pub(super) fn figures(&self) -> EnrichmentFigures {
@@ -82,15 +80,5 @@ impl Control {
         self.count_error(walked, "walk over open files");
         let affordable = Duration::from_nanos(thread_cpu_ns() - cpu_ns) * WALK_SHARE;
         self.due.walk = [WALK_WANTED_EVERY, WALK_EVERY].map(|wait| now + wait.max(affordable));
-    }
-
-    /// What is asked of /proc is there within milliseconds, and a question is asked once.
-    pub(super) fn await_processes(&mut self) {
-        let until = Instant::now() + LOOKUPS_MAX;
-        self.take_replies();
-        while self.processes.unanswered() > 0 && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-            self.take_replies();
-        }
     }
 }

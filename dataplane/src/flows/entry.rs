@@ -115,6 +115,12 @@ impl Flow {
         if side == self.first_side { Some(&self.first_end) } else { self.second_end.as_deref() }
     }
 
+    /// Cookie of the socket that was seen first: a place in the table may have another flow later.
+    #[must_use]
+    pub fn cookie(&self) -> u64 {
+        self.first_end.cookie
+    }
+
     pub(super) fn end_mut(&mut self, side: Side) -> Option<&mut End> {
         if side == self.first_side { Some(&mut self.first_end) } else { self.second_end.as_deref_mut() }
     }

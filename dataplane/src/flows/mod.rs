@@ -79,6 +79,8 @@ pub struct TableCounts {
 /// All flows of the host.
 pub struct FlowTable {
     flows: Slab<Flow>,
+    /// One more than the highest place that a flow has had.
+    places: usize,
     /// TCP socket cookie -> flow.
     tcp: Cookies,
     udp: Map<UdpKey, u32>,
@@ -123,6 +125,7 @@ impl FlowTable {
     pub fn new(flows_max: usize, timeouts: Timeouts) -> Self {
         Self {
             flows: Slab::with_capacity(flows_max.min(FLOWS_RESERVED)),
+            places: 0,
             tcp: Cookies::default(),
             tcp_before: Map::default(),
             udp: Map::default(),
@@ -152,6 +155,18 @@ impl FlowTable {
     /// All flows, those included that are over and linger for late records.
     pub fn flows(&self) -> impl Iterator<Item = &Flow> {
         self.flows.iter().map(|(_, flow)| flow)
+    }
+
+    /// Flows have places from 0 on; some are empty.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.places
+    }
+
+    /// The flow at a place.
+    #[must_use]
+    pub fn flow_at(&self, place: usize) -> Option<&Flow> {
+        self.flows.get(place)
     }
 
     /// How many there are.
@@ -267,6 +282,7 @@ impl FlowTable {
         }
         let key = FlowKey::seen_from(proto, opened.side, opened.local, opened.remote);
         let id = u32::try_from(self.flows.insert(Flow::new(key, end, opened.side, opened.at_ns))).ok()?;
+        self.places = self.places.max(id as usize + 1);
         self.note_entered(id, proto);
         self.flows[id as usize].entered_tick = schedule::tick_of(now_ns);
         self.flows[id as usize].group = opened.group;

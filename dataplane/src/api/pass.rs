@@ -1,0 +1,254 @@
+//! Answers that need a look at every flow, a portion at a time: with a million flows that takes longer than control may be
+//! away from its other work.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use sockeye_ctl::protocol::{Answer, FlowsArguments, Request, Table};
+
+use super::events::Question;
+use super::flows::{Wanted, add_row, no_rows};
+use super::stats::StateCounts;
+use super::summary;
+use crate::flows::{Flow, FlowTable};
+use crate::model::clock::boot_ns;
+use crate::model::flow::ProcKey;
+use crate::owners::process::ProcessTable;
+
+/// How long control works on one answer before it looks for other work.
+pub(crate) const PORTION: Duration = Duration::from_millis(5);
+/// Flows and rows between two looks at the clock.
+const FLOWS_AT_ONCE: usize = 1024;
+const ROWS_AT_ONCE: usize = 64;
+/// Most rows of an answer.
+pub const ROWS_MAX: usize = 10_000;
+
+/// Open flows by owner.
+pub(crate) type OpenFlows = HashMap<ProcKey, u64, ahash::RandomState>;
+
+/// What is gathered from all flows.
+pub(crate) enum Gathered {
+    /// Nothing: the answer is not about flows.
+    Nothing,
+    /// How many there are in each state.
+    States(StateCounts),
+    /// How many each owner has open.
+    Open(OpenFlows),
+    /// Those that were asked for.
+    Flows(Box<Selection>),
+}
+
+/// A question that is being answered.
+pub(crate) struct Pass {
+    pub(crate) question: Question,
+    /// Place of the next flow to be looked at.
+    next: usize,
+    pub(crate) gathered: Gathered,
+}
+
+impl Pass {
+    /// Begins. A question that cannot be answered gets its refusal at once.
+    pub(crate) fn begin(question: Question) -> Option<Self> {
+        let gathered = match &question.request {
+            Request::Stats => Gathered::States(StateCounts::default()),
+            Request::Processes(_) | Request::Containers(_) | Request::Pods(_) => Gathered::Open(OpenFlows::default()),
+            Request::Ports | Request::Rtt(_) => Gathered::Nothing,
+            Request::Flows(arguments) => match Selection::new(arguments) {
+                Ok(selection) => Gathered::Flows(Box::new(selection)),
+                Err(why) => {
+                    let _ = question.reply.send(Err(why));
+                    return None;
+                }
+            },
+        };
+        Some(Self { question, next: 0, gathered })
+    }
+
+    /// Goes on until it is done (true), or the time is up.
+    pub(crate) fn go_on(&mut self, table: &FlowTable, processes: &ProcessTable, until: Instant) -> bool {
+        while self.next < table.places() && !matches!(self.gathered, Gathered::Nothing) {
+            for place in self.next..self.next + FLOWS_AT_ONCE {
+                if let Some(flow) = table.flow_at(place) {
+                    self.gathered.take(place, flow, processes);
+                }
+            }
+            self.next += FLOWS_AT_ONCE;
+            if Instant::now() >= until {
+                return false;
+            }
+        }
+        match &mut self.gathered {
+            Gathered::Flows(selection) => selection.make_rows(table, processes, until),
+            _ => true,
+        }
+    }
+}
+
+impl Gathered {
+    fn take(&mut self, place: usize, flow: &Flow, processes: &ProcessTable) {
+        match self {
+            Self::Nothing => {}
+            Self::States(counts) => counts.add(flow),
+            Self::Open(open) if !flow.state().is_over() => {
+                for end in flow.ends().filter(|end| end.owner.is_known()) {
+                    *open.entry(end.owner).or_default() += 1;
+                }
+            }
+            Self::Open(_) => {}
+            Self::Flows(selection) => selection.take(place, flow, processes),
+        }
+    }
+}
+
+/// The first flows in the order that was asked for, and then their rows.
+pub struct Selection {
+    wanted: Wanted,
+    limit: usize,
+    matching: usize,
+    /// Sort key, place and socket; the least on top.
+    best: BinaryHeap<Reverse<(u64, usize, u64)>>,
+    /// Those that still need a row, the last first.
+    rest: Option<Vec<(usize, u64)>>,
+    rows: Table,
+}
+
+impl Selection {
+    /// Nothing yet.
+    ///
+    /// # Errors
+    /// If there is no such state.
+    pub fn new(arguments: &FlowsArguments) -> Result<Self, String> {
+        let limit = if arguments.limit == 0 { ROWS_MAX } else { arguments.limit.min(ROWS_MAX) };
+        Ok(Self {
+            wanted: Wanted::new(arguments)?,
+            limit,
+            matching: 0,
+            best: BinaryHeap::new(),
+            rest: None,
+            rows: no_rows(),
+        })
+    }
+
+    fn take(&mut self, place: usize, flow: &Flow, processes: &ProcessTable) {
+        if !self.wanted.is(flow, processes) {
+            return;
+        }
+        self.matching += 1;
+        let entry = (self.wanted.sort_key(flow), place, flow.cookie());
+        if self.best.len() < self.limit {
+            self.best.push(Reverse(entry));
+        } else if let Some(mut least) = self.best.peek_mut().filter(|least| least.0 < entry) {
+            *least = Reverse(entry);
+        }
+    }
+
+    /// Rows of what was selected; a flow that has gone since has none.
+    fn make_rows(&mut self, table: &FlowTable, processes: &ProcessTable, until: Instant) -> bool {
+        let best = &mut self.best;
+        let rest = self.rest.get_or_insert_with(|| {
+            let sorted = std::mem::take(best).into_sorted_vec();
+            sorted.into_iter().rev().map(|Reverse((_, place, cookie))| (place, cookie)).collect()
+        });
+        let now_ns = boot_ns();
+        while !rest.is_empty() {
+            for (place, cookie) in rest.split_off(rest.len().saturating_sub(ROWS_AT_ONCE)).into_iter().rev() {
+                if let Some(flow) = table.flow_at(place).filter(|flow| flow.cookie() == cookie) {
+                    add_row(&mut self.rows, flow, processes, now_ns);
+                }
+            }
+            if Instant::now() >= until {
+                return rest.is_empty();
+            }
+        }
+        true
+    }
+
+    /// The answer, when all rows are made.
+    pub(crate) fn into_answer(self) -> Answer {
+        Answer { tables: vec![summary(self.matching, self.rows.rows.len()), self.rows] }
+    }
+
+    /// All of it in one go, for benchmarks.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn answer(arguments: &FlowsArguments, table: &FlowTable, processes: &ProcessTable) -> Result<Answer, String> {
+        let mut selection = Self::new(arguments)?;
+        for (place, flow) in (0..table.places()).filter_map(|place| Some((place, table.flow_at(place)?))) {
+            selection.take(place, flow, processes);
+        }
+        let for_ever = Instant::now() + Duration::from_secs(3600);
+        selection.make_rows(table, processes, for_ever);
+        Ok(selection.into_answer())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flows::Timeouts;
+    use sockeye_bpf::records::{UdpKey, UdpValue};
+    use sockeye_ctl::protocol::SortBy;
+    use std::sync::mpsc::sync_channel;
+    use zerocopy::FromZeros;
+
+    /// Flows of 1 to so many bytes, each of a socket of its own.
+    fn table(flows: u64) -> FlowTable {
+        let mut table = FlowTable::new(flows as usize * 3, Timeouts::default());
+        for number in 1..=flows {
+            let (mut key, mut value) = (UdpKey::new_zeroed(), UdpValue::new_zeroed());
+            (key.cookie, key.local_port, key.netns) = (number, number as u16, number as u32);
+            (key.remote_port, value.first_sent) = (53, 1);
+            (value.bytes_sent, value.packets_sent) = (number, 1);
+            table.udp(&key, &value, 1);
+        }
+        table
+    }
+
+    fn answered(request: &Request, flows: u64) -> (Answer, u32) {
+        let (table, processes) = (table(flows), ProcessTable::default());
+        let (reply, _answer) = sync_channel(1);
+        let mut pass = Pass::begin(Question { request: request.clone(), reply }).unwrap();
+        let mut portions = 1;
+        // Its time is always up.
+        while !pass.go_on(&table, &processes, Instant::now()) {
+            portions += 1;
+        }
+        let Gathered::Flows(selection) = pass.gathered else { panic!("flows") };
+        (selection.into_answer(), portions)
+    }
+
+    #[test]
+    fn the_first_of_many_in_portions() {
+        for sort in [SortBy::Bytes, SortBy::Active] {
+            let wanted = FlowsArguments { limit: 3, sort, ..FlowsArguments::default() };
+            let (answer, portions) = answered(&Request::Flows(wanted), 5000);
+            let summary = &answer.table("summary").unwrap().rows[0];
+            assert_eq!((&summary["matching"], &summary["shown"]), (&5000.into(), &3.into()));
+            let sent: Vec<_> = answer.table("flows").unwrap().rows.iter().map(|row| row["sent"].as_u64()).collect();
+            if sort == SortBy::Bytes {
+                assert_eq!(sent, [Some(5000), Some(4999), Some(4998)]);
+            }
+            assert!(portions >= 5, "{portions}");
+        }
+    }
+
+    #[test]
+    fn no_limit_is_what_one_answer_takes() {
+        let all = FlowsArguments { limit: 0, ..FlowsArguments::default() };
+        let (answer, portions) = answered(&Request::Flows(all), 12_000);
+        let summary = &answer.table("summary").unwrap().rows[0];
+        assert_eq!((&summary["matching"], &summary["shown"]), (&12_000.into(), &ROWS_MAX.into()));
+        assert!(portions > 100, "{portions}");
+    }
+
+    #[test]
+    fn a_state_that_does_not_exist_is_refused_at_once() {
+        let (reply, answer) = sync_channel(1);
+        let wanted = FlowsArguments { state: Some("half".into()), ..FlowsArguments::default() };
+        assert!(Pass::begin(Question { request: Request::Flows(wanted), reply }).is_none());
+        assert!(answer.recv().unwrap().unwrap_err().contains("\"half\""));
+    }
+}
