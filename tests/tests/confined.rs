@@ -46,6 +46,10 @@ fn without_the_hosts_processes() {
     assert_eq!(process, Some("python3"), "known by what the kernel told when it read");
     old.tell();
     old.wait();
+    wait_for("its report", std::time::Duration::from_secs(10), || {
+        (agent.figure("exports", "records").as_u64() >= Some(1)).then_some(())
+    });
+    // Of the report that was just sent.
     settle();
     drop(agent);
     let collected = collector.finish();
