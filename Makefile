@@ -3,6 +3,7 @@
 CARGO ?= cargo
 BIN := target/release
 PREFIX ?= /usr/local
+SECONDS ?= 60
 ROOT := $(shell id -u)
 
 BUILD_PACKAGES := clang-14 gcc make pkg-config libelf-dev zlib1g-dev libzmq3-dev
@@ -11,7 +12,7 @@ PERF_PACKAGES := iproute2 nftables util-linux bpftrace libbpf-tools bpfcc-tools 
 LINT_PACKAGES := clang-format-14
 KERNEL_PACKAGES := busybox-static kmod cpio bc xz-utils
 
-.PHONY: run build test test-unit test-e2e test-kernels lint bench perf install clean build-packages lint-packages test-packages perf-packages kernel-packages
+.PHONY: run build test test-unit test-e2e test-kernels lint fuzz bench perf install clean build-packages lint-packages test-packages perf-packages kernel-packages
 
 run: build ## build, and run the agent on this host until Ctrl-C
 	@if [ "$(ROOT)" = 0 ]; then exec $(BIN)/sockeye $(ARGS); else exec sudo $(BIN)/sockeye $(ARGS); fi
@@ -34,6 +35,13 @@ lint: build-packages lint-packages
 	ci/fmt
 	ci/clippy
 	ci/doc
+
+fuzz: build-packages ## each reader of input from outside, SECONDS (60) each; needs a nightly Rust and cargo-fuzz
+	cd tests/fuzz && for target in $$(basename -s .rs fuzz_targets/*.rs); do \
+	  mkdir -p target/corpus/$$target && \
+	  $(CARGO) +nightly fuzz run --fuzz-dir . $$target target/corpus/$$target corpus/$$target -- \
+	    -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 || exit 1; \
+	done
 
 bench: build-packages ## every stage of the data path alone (minutes)
 	$(CARGO) bench -p sockeye-benches

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::exit;
 use crate::protocol::{Answer, Request, Response, VERSION};
+use crate::{exit, human};
 
 /// How long an agent may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,17 +78,7 @@ impl Client {
     /// # Errors
     /// If there is no agent, no permission, no common version, or no answer.
     pub fn ask(&self, request: &Request) -> Result<Answer, ClientError> {
-        let line = self.exchange(request.to_line().as_bytes()).map_err(|err| self.explain(err))?;
-        let response: Response =
-            serde_json::from_slice(&line).map_err(|err| ClientError::Malformed(err.to_string()))?;
-        if response.version != VERSION {
-            return Err(ClientError::Version { agent: response.version });
-        }
-        match (response.error, response.answer) {
-            (Some(error), _) => Err(ClientError::Refused(error)),
-            (None, Some(answer)) => Ok(answer),
-            (None, None) => Err(ClientError::Malformed("it has neither an answer nor an error".into())),
-        }
+        read_answer(&self.exchange(request.to_line().as_bytes()).map_err(|err| self.explain(err))?)
     }
 
     /// Sends a line and reads the answering line.
@@ -119,5 +109,21 @@ impl Client {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Timeout,
             _ => ClientError::Io(err),
         }
+    }
+}
+
+/// Reads the line that an agent has answered with.
+///
+/// # Errors
+/// If it is no answer, of another version, or a refusal.
+pub fn read_answer(line: &[u8]) -> Result<Answer, ClientError> {
+    let response: Response = serde_json::from_slice(line).map_err(|err| ClientError::Malformed(err.to_string()))?;
+    if response.version != VERSION {
+        return Err(ClientError::Version { agent: response.version });
+    }
+    match (response.error, response.answer) {
+        (Some(error), _) => Err(ClientError::Refused(human::printable(&error))),
+        (None, Some(answer)) => Ok(answer),
+        (None, None) => Err(ClientError::Malformed("it has neither an answer nor an error".into())),
     }
 }

@@ -191,15 +191,6 @@ fn show(answer: &Answer, request: &Request, json: bool, watch: bool) -> io::Resu
     if watch && terminal {
         write!(out, "\x1b[H\x1b[2J")?;
     }
-    let text = match request {
-        Request::Stats => render::stats(answer, style),
-        Request::Flows(_) => render::flows(answer, style),
-        Request::Processes(_) => render::owners(answer, &render::PROCESSES, style),
-        Request::Containers(_) => render::owners(answer, &render::CONTAINERS, style),
-        Request::Pods(_) => render::owners(answer, &render::PODS, style),
-        Request::Ports => render::owners(answer, &render::PORTS, style),
-        Request::Rtt(_) => render::rtt(answer, style),
-    };
-    out.write_all(text.as_bytes())?;
+    out.write_all(render::answer(answer, request, style).as_bytes())?;
     out.flush()
 }

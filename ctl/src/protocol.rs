@@ -201,6 +201,10 @@ impl Request {
     pub fn parse(line: &[u8]) -> Result<Self, RequestError> {
         // The version first: another version may have another shape.
         let value: Value = serde_json::from_slice(line).map_err(|err| RequestError::Malformed(err.to_string()))?;
+        // serde reads an array as well, in which the version has no name.
+        if !value.is_object() {
+            return Err(RequestError::Malformed("it is no object".into()));
+        }
         if let Some(client) = value.get("version").and_then(Value::as_u64)
             && client != u64::from(VERSION)
         {
@@ -411,6 +415,7 @@ mod tests {
         let error = |line: &str| Request::parse(line.as_bytes()).unwrap_err().to_string();
         assert!(error("nonsense").contains("not understood"));
         assert!(error(r#"{"version":7,"request":"stats"}"#).contains("version 7"));
+        assert!(error(r#"[7,"stats",null]"#).contains("no object"));
         assert!(error(r#"{"version":1,"request":"reboot"}"#).contains("\"reboot\""));
         assert!(error(r#"{"version":1,"request":"flows","arguments":{"prot":80}}"#).contains("`prot`"));
         assert!(error(r#"{"version":1,"request":"stats","arguments":{"x":1}}"#).contains("takes none"));

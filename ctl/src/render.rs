@@ -4,7 +4,10 @@ use serde_json::{Map, Value};
 
 use crate::grid::{self, GAP};
 use crate::human;
-use crate::protocol::{Answer, Column, Table, Unit};
+use crate::protocol::{Answer, Column, Request, Table, Unit};
+
+/// Cells of a value that has a line of its own.
+const VALUE_MAX: usize = 1000;
 
 /// How answers are drawn.
 #[derive(Debug, Clone, Copy)]
@@ -15,18 +18,32 @@ pub struct Style {
     pub color: bool,
 }
 
+/// An answer, in the form that goes with the request.
+#[must_use]
+pub fn answer(answer: &Answer, request: &Request, style: Style) -> String {
+    match request {
+        Request::Stats => stats(answer, style),
+        Request::Flows(_) => flows(answer, style),
+        Request::Processes(_) => owners(answer, &PROCESSES, style),
+        Request::Containers(_) => owners(answer, &CONTAINERS, style),
+        Request::Pods(_) => owners(answer, &PODS, style),
+        Request::Ports => owners(answer, &PORTS, style),
+        Request::Rtt(_) => rtt(answer, style),
+    }
+}
+
 /// All tables of an answer, each under its name.
 #[must_use]
 pub fn stats(answer: &Answer, style: Style) -> String {
     let mut out = String::new();
     for table in &answer.tables {
-        out += &paint(style, "1", &table.name.to_uppercase());
-        out += &paint(style, "2", &format!("{GAP}{}", table.help));
+        out += &paint(style, "1", &human::printable(&table.name).to_uppercase());
+        out += &paint(style, "2", &format!("{GAP}{}", human::printable(&table.help)));
         out.push('\n');
         out += &match table.rows.as_slice() {
             [] => format!("{GAP}-\n"),
-            [row] if table.columns.len() > 4 => record(table, row),
-            _ => all_rows(table, &table.columns.iter().collect::<Vec<_>>(), style),
+            [row] if table.columns.len() > 4 => record(table, row, style),
+            _ => all_rows(table, style),
         };
         out.push('\n');
     }
@@ -34,20 +51,37 @@ pub fn stats(answer: &Answer, style: Style) -> String {
 }
 
 /// One value per line.
-fn record(table: &Table, row: &Map<String, Value>) -> String {
-    let width = table.columns.iter().map(|c| c.name.len()).max().unwrap_or(0);
-    table.columns.iter().map(|column| format!("{GAP}{:<width$}{GAP}{}\n", column.name, cell(column, row))).collect()
+fn record(table: &Table, row: &Map<String, Value>, style: Style) -> String {
+    let names: Vec<String> = table.columns.iter().map(|column| title(column, style)).collect();
+    let width = names.iter().map(|name| grid::width(name)).max().unwrap_or(0);
+    let line = |(name, column): (&String, &Column)| {
+        let value = human::ellipsis(&cell(column, row), VALUE_MAX);
+        format!("{GAP}{}{GAP}{value}\n", grid::pad(name, width))
+    };
+    names.iter().zip(&table.columns).map(line).collect()
 }
 
-fn all_rows(table: &Table, columns: &[&Column], style: Style) -> String {
-    let rows: Vec<Vec<String>> =
-        table.rows.iter().map(|row| columns.iter().map(|column| cell(column, row)).collect()).collect();
-    lines(&columns.iter().map(|c| (c.name.as_str(), c.unit == Unit::Text)).collect::<Vec<_>>(), &rows, style)
+fn all_rows(table: &Table, style: Style) -> String {
+    // Each takes the gap before it: more are not on the line.
+    let columns = &table.columns[..table.columns.len().min(style.columns / GAP.len() + 1)];
+    let rows = table.rows.iter().map(|row| columns.iter().map(|column| cell(column, row)).collect()).collect();
+    let names: Vec<String> = columns.iter().map(|column| title(column, style)).collect();
+    let texts = columns.iter().map(|column| column.unit == Unit::Text);
+    lines(&names.iter().map(String::as_str).zip(texts).collect::<Vec<_>>(), rows, style)
 }
 
-/// Aligned lines under their titles. One that is too long is cut.
-fn lines(titles: &[grid::Title<'_>], rows: &[Vec<String>], style: Style) -> String {
-    let mut lines = grid::lines(titles, rows).into_iter().map(|line| human::ellipsis(&line, style.columns));
+/// The name of a column.
+fn title(column: &Column, style: Style) -> String {
+    human::ellipsis(&human::printable(&column.name), style.columns)
+}
+
+/// Aligned lines under their titles. One that is too long is cut; so are cells before, or a long one would fill up all
+/// rows.
+fn lines(titles: &[grid::Title<'_>], mut rows: Vec<Vec<String>>, style: Style) -> String {
+    for cell in rows.iter_mut().flatten().filter(|cell| cell.len() > style.columns) {
+        *cell = human::ellipsis(cell, style.columns);
+    }
+    let mut lines = grid::lines(titles, &rows).into_iter().map(|line| human::ellipsis(&line, style.columns));
     let mut out = paint(style, "4", &lines.next().unwrap_or_default()) + "\n";
     for line in lines {
         out += &line;
@@ -72,9 +106,9 @@ fn cell(column: &Column, row: &Map<String, Value>) -> String {
 
 fn text(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => human::printable(text),
         Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(" "),
-        other => other.to_string(),
+        other => human::printable(&other.to_string()),
     }
 }
 
@@ -112,7 +146,7 @@ pub fn flows(answer: &Answer, style: Style) -> String {
         })
         .collect();
     fit_processes(&mut rows, &titles, style.columns);
-    lines(&titles, &rows, style) + &summary(answer, " flows", style)
+    lines(&titles, rows, style) + &summary(answer, " flows", style)
 }
 
 /// `3 of 7 flows`, where the agent says so.
@@ -177,7 +211,7 @@ pub fn owners(answer: &Answer, own: &[Shown], style: Style) -> String {
     let shown: Vec<Shown> = own.iter().chain(figures).copied().collect();
     let titles: Vec<_> =
         shown.iter().map(|(title, name, _)| (*title, column(name).is_none_or(|c| c.unit == Unit::Text))).collect();
-    let rows: Vec<Vec<String>> = table
+    let rows = table
         .rows
         .iter()
         .map(|row| {
@@ -187,7 +221,7 @@ pub fn owners(answer: &Answer, own: &[Shown], style: Style) -> String {
             shown.iter().map(text).collect()
         })
         .collect();
-    lines(&titles, &rows, style) + &summary(answer, "", style)
+    lines(&titles, rows, style) + &summary(answer, "", style)
 }
 
 /// Histograms, one bar per tenth of a decade; the longest one fills the width.
@@ -303,6 +337,33 @@ mod tests {
         assert!(text.starts_with("pod  1001 samples, mean 20.0 ms ± 1.00 us, p50 20.0 ms"), "{text}");
         assert!(text.contains("≤  20.0 us        1  ▏\n"), "{text}");
         assert!(text.contains(&format!("≤  20.0 ms     1000  {}\n", "█".repeat(16))), "{text}");
+    }
+
+    #[test]
+    fn nothing_acts_on_the_terminal() {
+        let hostile = "a\u{1b}[2J\nb\u{202e}";
+        let mut table = table();
+        (table.name, table.help) = (hostile.into(), hostile.into());
+        table.columns[0].name = hostile.into();
+        table.rows[0].insert(hostile.into(), json!([hostile, {hostile: hostile}]));
+        let text = stats(&Answer { tables: vec![table] }, STYLE);
+        assert_eq!(text.lines().count(), 5, "{text:?}");
+        assert!(text.lines().all(|line| line == human::printable(line)), "{text:?}");
+    }
+
+    #[test]
+    fn long_texts_and_many_columns_take_no_more_than_their_lines() {
+        let columns =
+            |count: usize, name: &str| vec![Column { name: name.into(), unit: Unit::Text, help: String::new() }; count];
+        let long = "x".repeat(1 << 17);
+        let rows: Vec<Map<String, Value>> = vec![Map::from_iter([(long.clone(), json!(long))]); 2];
+        for (count, rows) in
+            [(2, [rows.clone(), vec![Map::new(); 10_000]].concat()), (10_000, rows.clone()), (5, rows[..1].to_vec())]
+        {
+            let table = Table { columns: columns(count, &long), rows, ..table() };
+            let text = stats(&Answer { tables: vec![table] }, STYLE);
+            assert!(text.len() < 4 << 20, "{} bytes", text.len());
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::model::text::{clean, truncated};
+
 /// Read without being asked to, where it exists.
 pub const DEFAULT_PATH: &str = "/etc/sockeye/sockeye.toml";
 
@@ -39,7 +41,7 @@ impl TryFrom<String> for Socket {
     fn try_from(text: String) -> Result<Self, String> {
         match text.strip_prefix("unix://") {
             Some(path) if path.starts_with('/') => Ok(Self(path.into())),
-            _ => Err(format!("{text:?} is no socket: write unix:///PATH")),
+            _ => Err(format!("{:?} is no socket: write unix:///PATH", shown(&text, 80))),
         }
     }
 }
@@ -100,7 +102,7 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let refused = |why: &toml::de::Error| {
             let line = why.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            let why = why.message().replace('\n', " ");
+            let why = shown(&why.message().replace('\n', " "), 500);
             ConfigError::Parse { path: path.to_owned(), why: format!("line {line}: {}", why.trim_end_matches('.')) }
         };
         let table: toml::Table = toml::from_str(text).map_err(|err| refused(&err))?;
@@ -109,13 +111,18 @@ impl Config {
     }
 }
 
+/// What was written, as a part of a sentence on a terminal: at most so many bytes.
+fn shown(text: &str, most: usize) -> String {
+    truncated(&clean(text.as_bytes()), most).to_owned()
+}
+
 fn check_keys(table: &toml::Table, prefix: &str, path: &Path) -> Result<(), ConfigError> {
     for (name, value) in table {
         let key = format!("{prefix}{name}");
         if !KEYS.contains(&key.as_str()) {
             let likeness = |valid: &&&str| (strsim::jaro_winkler(valid, &key) * 1e6) as u64;
             let nearest = KEYS.iter().max_by_key(likeness).map_or_else(String::new, ToString::to_string);
-            return Err(ConfigError::UnknownKey { path: path.to_owned(), key, nearest });
+            return Err(ConfigError::UnknownKey { path: path.to_owned(), key: shown(&key, 300), nearest });
         }
         if let toml::Value::Table(inner) = value {
             check_keys(inner, &format!("{key}."), path)?;
@@ -152,6 +159,17 @@ mod tests {
         for text in ["[runtimes]\ndokcer = []", "runtimes = ", "[runtimes]\ndocker = 5"] {
             assert_eq!(fault(text).lines().count(), 1);
         }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_fault_is_short_and_clean() {
+        let long = "x".repeat(1 << 20);
+        let socket = format!("[runtimes]\ncri = [\"{long}\"]");
+        for text in ["\"\\u001b[2J\\n\" = 1", &format!("{long} = 1"), &socket, "[runtimes]\ndocker = \"\\u202e\\n\""] {
+            let fault = parse(text).unwrap_err();
+            assert!(fault.len() < 1000 && !fault.chars().any(crate::model::text::is_unsafe), "{fault:?}");
+        }
+        assert!(parse(&socket).unwrap_err().contains("write unix:///PATH"));
     }
 
     proptest! {

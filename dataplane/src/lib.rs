@@ -15,6 +15,8 @@ pub mod config;
 pub mod control;
 pub mod export;
 pub mod flows;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ingest;
 pub mod log;
 pub mod model;

@@ -111,6 +111,13 @@ impl Sink for Writer<'_> {
     }
 }
 
+/// Most records of one report: with one about the beginning of its flow they fill a message, whose records ntopng
+/// counts in a byte.
+pub(crate) const RECORDS_MAX: usize = 254;
+/// Most bytes, and most packets, of one direction in them: a terabyte. More in one interval is no traffic, but a
+/// counter that went wrong, and must not become millions of records.
+pub(crate) const BYTES_MAX: u64 = RECORDS_MAX as u64 * u32::MAX as u64;
+
 /// Most sides whose elements are remembered.
 const IDENTITIES_MAX: usize = 4096;
 /// Most bytes of them: command lines may be long.
@@ -137,14 +144,32 @@ impl Encoder {
     /// Appends a report: one record, or several of equal parts of its interval when a counter does not fit the 32 bits that
     /// ntopng keeps of a record. Returns how many.
     pub fn encode(&mut self, report: &FlowReport, out: &mut Vec<u8>) -> usize {
-        let parts = parts_needed(&report.delta);
+        self.encode_from(report, 0, usize::MAX, out).0
+    }
+
+    /// Appends those of these records that come after the first `written`, as long as `out` has at most so many bytes;
+    /// into an empty one goes one record at least. Returns how many, and whether they were the last.
+    pub(crate) fn encode_from(
+        &mut self,
+        report: &FlowReport,
+        written: usize,
+        bytes_max: usize,
+        out: &mut Vec<u8>,
+    ) -> (usize, bool) {
+        let counted = bounded(&report.delta);
+        let (written, parts) = (written as u64, parts_needed(&counted));
         let (since_ns, ns) = (report.since_unix_ns, report.last_unix_ns.saturating_sub(report.since_unix_ns));
         let moment = |number: u64| since_ns + share(ns, number, parts);
-        for number in 0..parts {
-            let delta = part_of(&report.delta, number, parts);
+        for number in written..parts {
+            let begin = out.len();
+            let delta = part_of(&counted, number, parts);
             self.record(report, [moment(number), moment(number + 1)], &delta, number == 0, out);
+            if out.len() > bytes_max && begin > 0 {
+                out.truncate(begin);
+                return ((number - written) as usize, false);
+            }
         }
-        parts as usize
+        ((parts - written) as usize, true)
     }
 
     /// Appends one record by which a collector learns when a flow began of which it has not heard before: from then until
@@ -187,6 +212,12 @@ impl Encoder {
     }
 }
 
+/// What fits into the records that a report may take.
+fn bounded(delta: &Counters) -> Counters {
+    let most = |counters: [u64; 2]| counters.map(|counter| counter.min(BYTES_MAX));
+    Counters { bytes: most(delta.bytes), packets: most(delta.packets), ..*delta }
+}
+
 /// Records that a report takes.
 fn parts_needed(delta: &Counters) -> u64 {
     let most = delta.bytes.into_iter().chain(delta.packets).max().unwrap_or(0);
@@ -215,6 +246,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::export::decoder::{self, Item, Record, sum};
     use crate::export::testing;
 
     const PROBE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 9, 8, 7));
@@ -254,54 +286,8 @@ mod tests {
         assert_eq!(hex, GOLDEN);
     }
 
-    /// A decoder that shares nothing with the encoder: record by record, key to value.
-    fn decode(mut b: &[u8]) -> Vec<Vec<(u64, Item)>> {
-        fn take<'a>(b: &mut &'a [u8], n: usize) -> &'a [u8] {
-            let (head, tail) = b.split_at(n);
-            *b = tail;
-            head
-        }
-        fn number(b: &mut &[u8], kind: u8) -> u64 {
-            take(b, 1 << (kind - 2)).iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
-        }
-        let (mut records, mut record) = (Vec::new(), Vec::new());
-        while !b.is_empty() {
-            let kind = take(&mut b, 1)[0];
-            if kind == 1 {
-                records.push(std::mem::take(&mut record));
-                continue;
-            }
-            if kind == 0xbb {
-                let [name, text] = [(); 2].map(|()| {
-                    let n = number(&mut b, 3) as usize;
-                    String::from_utf8(take(&mut b, n).to_vec()).unwrap()
-                });
-                record.push((0, Item::Named(name, text)));
-                continue;
-            }
-            let key = number(&mut b, kind >> 4);
-            record.push((
-                key,
-                match kind & 15 {
-                    10 => Item::Float(f32::from_le_bytes(take(&mut b, 4).try_into().unwrap())),
-                    11 => {
-                        let n = number(&mut b, 3) as usize;
-                        Item::Text(String::from_utf8(take(&mut b, n).to_vec()).unwrap())
-                    }
-                    kind => Item::Number(number(&mut b, kind)),
-                },
-            ));
-        }
-        assert!(record.is_empty(), "the last record is not closed");
-        records
-    }
-
-    #[derive(Debug, Clone, PartialEq)]
-    enum Item {
-        Number(u64),
-        Float(f32),
-        Text(String),
-        Named(String, String),
+    fn decode(bytes: &[u8]) -> Vec<Record> {
+        decoder::decode(bytes).unwrap()
     }
 
     #[test]
@@ -359,18 +345,21 @@ mod tests {
         }
     }
 
-    fn sum(records: &[Vec<(u64, Item)>], key: u64) -> u64 {
-        let numbers = records.iter().flatten().filter_map(|(k, item)| match item {
-            Item::Number(n) if *k == key => Some(*n),
-            _ => None,
-        });
-        numbers.sum()
+    #[test]
+    fn a_counter_that_went_wrong_takes_no_more_than_a_message() {
+        let delta = Counters { bytes: [u64::MAX, 7], packets: [1, u64::MAX], ..Counters::default() };
+        let mut out = Vec::new();
+        let count = Encoder::new(PROBE).encode(&FlowReport { delta, ..testing::report() }, &mut out);
+        let records = decode(&out);
+        assert_eq!((count, records.len()), (RECORDS_MAX, RECORDS_MAX));
+        assert_eq!([1, 23].map(|key| sum(&records, key)), [BYTES_MAX, 7]);
+        assert!(out.len() < 128 << 10, "{} bytes", out.len());
     }
 
     proptest! {
         #[test]
         fn an_independent_decoder_reads_what_was_written(
-            items in prop::collection::vec((any::<u32>(), any::<u64>(), ".{1,50}"), 0..20),
+            items in prop::collection::vec((any::<u32>(), any::<u64>(), ".{1,50}"), 1..20),
         ) {
             let mut out = Vec::new();
             let mut expected = Vec::new();

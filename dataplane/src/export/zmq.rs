@@ -286,7 +286,7 @@ impl Exporter {
                 self.unsent = Some(reports);
                 return;
             }
-            self.pending.drop_oldest(reports.count);
+            self.pending.sent(&reports);
             self.introduction.sent();
             self.stats.done(reports.count as u64);
             ExportStats::add(&self.stats.records, reports.records as u64);
@@ -394,6 +394,8 @@ struct Pending {
     chunks: VecDeque<Arc<[FlowReport]>>,
     /// Of the first chunk, what is done with.
     done: usize,
+    /// Records of the next report that have been sent.
+    records_done: usize,
     len: usize,
 }
 
@@ -415,9 +417,18 @@ impl Pending {
         self.chunks.iter().flat_map(|chunk| chunk.iter()).skip(self.done)
     }
 
+    /// What is in a message has been sent.
+    fn sent(&mut self, batch: &Batch) {
+        self.drop_oldest(batch.count);
+        self.records_done = batch.records_of_next;
+    }
+
     /// Drops that many, or all.
     fn drop_oldest(&mut self, count: usize) {
         let count = count.min(self.len);
+        if count > 0 {
+            self.records_done = 0;
+        }
         self.len -= count;
         self.done += count;
         while self.chunks.front().is_some_and(|chunk| chunk.len() <= self.done) {
@@ -431,8 +442,10 @@ impl Pending {
 struct Batch {
     /// Reports from the front of the queue.
     count: usize,
-    /// Records that they became.
+    /// Records that they became, and those of the next report that has begun.
     records: usize,
+    /// Of the report after them, the records that have been sent by then: it did not fit into a message.
+    records_of_next: usize,
 }
 
 fn batch_tlv(
@@ -443,27 +456,35 @@ fn batch_tlv(
     scratch: &mut Vec<u8>,
 ) -> Batch {
     payload.extend_from_slice(&tlv::MESSAGE_START);
-    let mut batch = Batch { count: 0, records: 0 };
+    let mut batch = Batch { count: 0, records: 0, records_of_next: 0 };
     for report in pending.iter() {
         scratch.clear();
         let mut records = 0;
+        let done = if batch.count == 0 { pending.records_done } else { 0 };
         // A collector takes the beginning of a flow from the first record that it gets.
         let is_news = introduction.is_news(report);
         if is_news && !report.first {
             encoder.encode_beginning(report, scratch);
             records += 1;
         }
-        records += encoder.encode(report, scratch);
+        let bytes_max = MESSAGE_BYTES_MAX - tlv::MESSAGE_START.len();
+        let (encoded, whole) = encoder.encode_from(report, done, bytes_max, scratch);
+        records += encoded;
         let fits = batch.records + records <= MESSAGE_RECORDS_MAX && payload.len() + scratch.len() <= MESSAGE_BYTES_MAX;
-        if !fits && batch.count > 0 {
+        if !(fits && whole) && batch.count > 0 {
             if is_news {
                 introduction.take_back();
             }
             break;
         }
         payload.extend_from_slice(scratch);
-        batch.count += 1;
         batch.records += records;
+        if !whole {
+            // It has a message for itself, and the next one begins with the rest.
+            batch.records_of_next = done + encoded;
+            break;
+        }
+        batch.count += 1;
     }
     batch
 }
@@ -488,7 +509,7 @@ fn batch_json(pending: &Pending, probe: IpAddr, introduction: &mut Introduction,
         count += 1;
     }
     payload.push(b']');
-    Batch { count, records: count }
+    Batch { count, records: count, records_of_next: 0 }
 }
 
 /// ntopng's 28-byte header: topic, version, size (16 bits, ignored), message id big endian, source id little endian.
@@ -506,7 +527,9 @@ fn header(topic: &str, version: u8, size: usize, msg_id: u32, source_id: u32) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::decoder::{decode, sum};
     use crate::export::testing;
+    use crate::flows::report::Identity;
     use crate::model::flow::State;
 
     const PROBE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -562,6 +585,46 @@ mod tests {
             introduction.end_in_time();
             assert!(introduction.heard.is_empty() && introduction.until.is_none());
         }
+    }
+
+    /// ntopng drops a longer message whole.
+    #[test]
+    fn a_report_of_many_long_records_goes_into_several_messages() {
+        const NTOPNG_BYTES_MAX: usize = 128 << 10;
+        let mut report = FlowReport { first: false, ..testing::report() };
+        let mut process = (**report.identity[0].process.as_ref().unwrap()).clone();
+        // As long as paths and command lines may be, and three times as long when nothing of it is markup any more.
+        process.exe = Some("<".repeat(4096));
+        process.cmdline = "<".repeat(4096);
+        report.identity = [(); 2].map(|()| Identity { process: Some(Arc::new(process.clone())), workload: None });
+        report.delta.bytes = [300 << 32, 7];
+        report.key.initiator.port += 1;
+        let short = testing::report();
+        let mut pending = Pending::default();
+        pending.push([short.clone(), report, short].into());
+        let (mut scratch, mut turn, mut records) = (Vec::new(), 0, Vec::new());
+        let (mut encoder, mut introduction) = (tlv::Encoder::new(PROBE), Introduction::start());
+        while !pending.is_empty() {
+            let mut payload = Vec::new();
+            let batch = batch_tlv(&pending, &mut encoder, &mut introduction, &mut payload, &mut scratch);
+            turn += 1;
+            if turn % 2 == 0 {
+                introduction.not_sent();
+                continue;
+            }
+            introduction.sent();
+            pending.sent(&batch);
+            assert!(payload.len() < NTOPNG_BYTES_MAX, "{} bytes", payload.len());
+            let sent = decode(&payload[tlv::MESSAGE_START.len()..]).unwrap();
+            assert!(sent.len() == batch.records && (1..=MESSAGE_RECORDS_MAX).contains(&batch.records));
+            records.extend(sent);
+        }
+        assert!(turn > 100, "{turn} messages");
+        // The two short ones, and the beginning of the flow.
+        assert_eq!(records.len(), 2 + 1 + tlv::RECORDS_MAX);
+        let short_bytes = 2 * testing::report().delta.bytes[0];
+        assert_eq!(sum(&records, 1), tlv::BYTES_MAX + short_bytes);
+        assert_eq!(sum(&records[1..2], 1), 0, "the beginning comes once, and first");
     }
 
     /// Reports that find no room in a message, or whose message is made anew, are of flows that may have been heard of before.

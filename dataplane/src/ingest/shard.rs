@@ -268,11 +268,11 @@ impl Shard {
             fresh
         });
         if d.sent != 0 {
-            value.bytes_sent += d.bytes;
-            value.packets_sent += d.packets;
+            value.bytes_sent = value.bytes_sent.saturating_add(d.bytes);
+            value.packets_sent = value.packets_sent.saturating_add(d.packets);
         } else {
-            value.bytes_received += d.bytes;
-            value.packets_received += d.packets;
+            value.bytes_received = value.bytes_received.saturating_add(d.bytes);
+            value.packets_received = value.packets_received.saturating_add(d.packets);
         }
         value.last_ns = value.last_ns.max(d.at_ns);
     }
@@ -327,6 +327,20 @@ mod tests {
         assert_eq!((shard.rtt.len(), shard.rtt.max()), (2, 501));
         assert_eq!((shard.flow_rtt[0].cookie, shard.flow_rtt[0].samples_us()), (1, &[300, 500][..]));
         assert_eq!(shard.process_rtt.iter().count(), 1);
+    }
+
+    #[test]
+    fn counters_of_datagrams_stop_at_their_end() {
+        let mut shard = Shard::new(&[0]);
+        let mut datagram = DatagramRecord::new_zeroed();
+        (datagram.kind, datagram.packets, datagram.bytes) = (Kind::Datagram as u8, u32::MAX, u64::MAX);
+        for sent in [0, 0, 1, 1] {
+            datagram.sent = sent;
+            shard.record(0, datagram.as_bytes());
+        }
+        let value = shard.udp[&datagram.key];
+        assert_eq!((value.bytes_sent, value.bytes_received), (u64::MAX, u64::MAX));
+        assert_eq!((value.packets_sent, value.packets_received), (u32::MAX, u32::MAX));
     }
 
     #[test]

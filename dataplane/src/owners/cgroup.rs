@@ -177,12 +177,12 @@ fn bare_id_runtime(parent: &str, in_pod: bool) -> Option<Runtime> {
 
 /// Runtimes whose containers have names of their own kind.
 fn named(component: &str, name: &str, parent: &str) -> Option<(Runtime, String)> {
-    if let Some(lxc) = component.strip_prefix("lxc.payload.") {
+    if let Some(lxc) = component.strip_prefix("lxc.payload.").filter(|name| !name.is_empty()) {
         return Some((Runtime::Lxc, lxc.to_owned()));
     }
     let nspawn = component.strip_prefix("systemd-nspawn@").and_then(|name| name.strip_suffix(".service"));
     let machine = component.strip_suffix(".scope").and_then(|name| name.strip_prefix("machine-"));
-    if let Some(machine) = nspawn.or(machine) {
+    if let Some(machine) = nspawn.or(machine).filter(|name| !name.is_empty()) {
         let machine = unescape(machine);
         // machined registers virtual machines of libvirt in the same way.
         return (!machine.starts_with("qemu-")).then_some((Runtime::Nspawn, machine));
@@ -221,7 +221,9 @@ fn unescape(name: &str) -> String {
     let mut parts = name.split("\\x");
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        match part.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+        // Rust would take a sign for a number's beginning.
+        let hex = part.get(..2).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) if byte.is_ascii() => {
                 text.push(char::from(byte));
                 text += &part[2..];
@@ -312,6 +314,7 @@ mod tests {
     fn unescapes_as_systemd_does() {
         assert_eq!(unescape(r"web\x2d1"), "web-1");
         assert_eq!(unescape(r"a\xzz\x"), r"a\xzz\x");
+        assert_eq!(unescape(r"a\x+f"), r"a\x+f");
     }
 
     proptest! {

@@ -182,6 +182,9 @@ const ROWS: &[Row] = &[
     Row("/kubepods/burstable", &[], None, None),
     Row("/podracers/podium", &[], None, None),
     Row("/docker", &[], None, None),
+    Row("/lxc.payload.", &[], None, None),
+    Row("/machine.slice/machine-.scope", &[], None, Some("machine-.scope")),
+    Row("/machine.slice/systemd-nspawn@.service", &[], None, Some("systemd-nspawn@.service")),
     Row("/docker-compose.slice/short-abc.scope", &[], None, Some("short-abc.scope")),
 ];
 

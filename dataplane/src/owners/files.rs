@@ -48,7 +48,7 @@ pub(super) fn regular_in(dir: impl AsFd, name: &str, resolve: ResolveFlags) -> i
 
 /// Tells of the lines of a file, as far as `left` reaches, until it is told to stop. The number of lines that were left
 /// out because they are longer than [`LINE_MAX`].
-pub(super) fn lines(
+pub(crate) fn lines(
     file: impl Read,
     left: &mut u64,
     mut told: impl FnMut(&[u8]) -> ControlFlow<()>,

@@ -4,7 +4,7 @@ pub mod cgroup;
 #[cfg(test)]
 mod cgroup_layouts;
 pub mod desk;
-mod files;
+pub(crate) mod files;
 pub mod packages;
 pub mod process;
 pub mod procfs;

@@ -4,7 +4,7 @@
 //! never leaving the container's root. rpm's database has several formats that only rpm reads well, so `rpm` is asked,
 //! and only about the host: a container's database is input that nobody should let a C library parse as root.
 
-mod dpkg;
+pub(crate) mod dpkg;
 mod rpm;
 
 use std::fs;

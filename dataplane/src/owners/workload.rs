@@ -15,9 +15,9 @@ pub const WORKLOADS_MAX: usize = 1 << 14;
 /// get its name.
 const KEEP_NS: u64 = 600_000_000_000;
 /// Longest name of a container, pod, image or namespace, and longest key and value of a label, bytes.
-const TEXT_MAX: usize = 256;
+pub(crate) const TEXT_MAX: usize = 256;
 /// Labels that are kept of a container.
-const LABELS_MAX: usize = 64;
+pub(crate) const LABELS_MAX: usize = 64;
 
 /// A Kubernetes pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,10 +46,12 @@ pub struct Container {
 }
 
 impl Container {
-    /// The id as runtimes print it: the first 12 of 64 digits.
+    /// The id as runtimes print it: the first 12 of 64 digits. A name, as LXC has, is not shortened, however long it
+    /// is.
     #[must_use]
     pub fn short_id(&self) -> &str {
-        if self.id.len() == 64 { &self.id[..12] } else { &self.id }
+        let digits = self.id.len() == 64 && self.id.bytes().all(|b| b.is_ascii_hexdigit());
+        self.id.get(..12).filter(|_| digits).unwrap_or(&self.id)
     }
 
     /// Value of a label.
@@ -449,6 +451,20 @@ mod tests {
         let path = "/system.slice/nginx.service";
         let workload = Workload::new(path, &read_path(path));
         assert_eq!((workload.label(), workload.title().as_deref()), (None, Some("nginx.service")));
+    }
+
+    /// Whoever may make cgroups chooses such names.
+    #[test]
+    fn only_digits_are_shortened() {
+        let id_of = |path: &str| {
+            let container = Workload::new(path, &read_path(path)).container.unwrap();
+            (container.short_id().to_owned(), container.id.clone())
+        };
+        assert_eq!(id_of(&format!("/docker/{ID}")).0, "0123456789ab");
+        for name in [format!("a{}", "\u{7}".repeat(21)), format!("a{}", "名".repeat(21)), "n".repeat(64)] {
+            let (short, id) = id_of(&format!("/lxc.payload.{name}"));
+            assert_eq!((short.len(), short == id), (64, true), "{name:?}");
+        }
     }
 
     #[test]

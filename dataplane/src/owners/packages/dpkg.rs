@@ -75,7 +75,7 @@ pub(super) type Found = (Option<String>, u64);
 fn find_in(root: impl AsFd, exe: &str, bounds: Bounds) -> Found {
     let mut found = None;
     let left_out = read_lists(root, IN_CONTAINER, bounds, |package, line| {
-        if spellings(exe).any(|path| path.as_bytes() == line) {
+        if is_path_of(exe, line) {
             found = Some(clean(package.as_bytes()));
             return ControlFlow::Break(());
         }
@@ -85,9 +85,9 @@ fn find_in(root: impl AsFd, exe: &str, bounds: Bounds) -> Found {
 }
 
 /// Hash of a path -> package: 8 bytes per file.
-pub(super) struct DpkgIndex {
+pub(crate) struct DpkgIndex {
     pub(super) modified: Option<SystemTime>,
-    pub(super) left_out: u64,
+    pub(crate) left_out: u64,
     hasher: ahash::RandomState,
     /// Sorted. The upper 48 bits are the path's hash, the lower 16 the number of its package.
     files: Vec<u64>,
@@ -98,30 +98,43 @@ const NUMBER: u64 = 0xffff;
 
 impl DpkgIndex {
     pub(super) fn read(root: &Path, modified: Option<SystemTime>) -> Self {
-        let hasher = ahash::RandomState::new();
-        let (mut files, mut packages): (Vec<u64>, Vec<String>) = (Vec::new(), Vec::new());
-        let mut left_out = 0;
+        let mut index = Self::new(modified);
         if let Ok(root) = File::open(root) {
             // The host's own: /var may be a file system of its own.
-            left_out = read_lists(root, ResolveFlags::NO_MAGICLINKS, HOST, |package, path| {
-                if packages.last().is_none_or(|last| last != package) {
-                    packages.push(package.to_owned());
-                }
-                let Ok(number) = u16::try_from(packages.len() - 1) else { return ControlFlow::Break(()) };
-                if may_be_executed(path) {
-                    files.push(hasher.hash_one(path) & !NUMBER | u64::from(number));
-                }
-                if files.len() < FILES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            });
+            index.left_out =
+                read_lists(root, ResolveFlags::NO_MAGICLINKS, HOST, |package, path| index.take(package, path));
         }
-        left_out += u64::from(files.len() >= FILES_MAX || packages.len() > usize::from(u16::MAX) + 1);
-        packages.iter_mut().for_each(|package| *package = clean(package.as_bytes()));
-        files.sort_unstable();
-        files.shrink_to_fit();
-        Self { modified, left_out, hasher, files, packages }
+        index.finish();
+        index
     }
 
-    pub(super) fn find(&self, exe: &str) -> Option<String> {
+    /// With nothing in it.
+    pub(crate) fn new(modified: Option<SystemTime>) -> Self {
+        Self { modified, left_out: 0, hasher: ahash::RandomState::new(), files: Vec::new(), packages: Vec::new() }
+    }
+
+    /// Takes a path in the list of a package, as long as there is room.
+    pub(crate) fn take(&mut self, package: &str, path: &[u8]) -> ControlFlow<()> {
+        if self.packages.last().is_none_or(|last| last != package) {
+            self.packages.push(package.to_owned());
+        }
+        let Ok(number) = u16::try_from(self.packages.len() - 1) else { return ControlFlow::Break(()) };
+        if may_be_executed(path) {
+            self.files.push(self.hasher.hash_one(path) & !NUMBER | u64::from(number));
+        }
+        if self.files.len() < FILES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+
+    /// Makes what was taken ready to be searched.
+    pub(crate) fn finish(&mut self) {
+        let full = self.files.len() >= FILES_MAX || self.packages.len() > usize::from(u16::MAX) + 1;
+        self.left_out += u64::from(full);
+        self.packages.iter_mut().for_each(|package| *package = clean(package.as_bytes()));
+        self.files.sort_unstable();
+        self.files.shrink_to_fit();
+    }
+
+    pub(crate) fn find(&self, exe: &str) -> Option<String> {
         spellings(exe).find_map(|path| {
             let hash = self.hasher.hash_one(path.as_bytes()) & !NUMBER;
             let file = *self.files.get(self.files.partition_point(|file| *file < hash))?;
@@ -131,19 +144,24 @@ impl DpkgIndex {
     }
 }
 
-fn may_be_executed(path: &[u8]) -> bool {
+pub(crate) fn may_be_executed(path: &[u8]) -> bool {
     path.len() > 1 && !NEVER_EXECUTED.iter().any(|prefix| path.starts_with(prefix.as_bytes()))
 }
 
 /// `bash.list`, or `libc6:amd64.list`: the name of the file, and that of the package.
-fn of_list(name: &str) -> Option<(&str, &str)> {
-    let package = name.strip_suffix(".list")?;
-    Some((name, package.split(':').next().unwrap_or(package)))
+pub(crate) fn of_list(name: &str) -> Option<(&str, &str)> {
+    let package = name.strip_suffix(".list")?.split(':').next().filter(|package| !package.is_empty())?;
+    Some((name, package))
 }
 
 /// dpkg knows a file where the package put it: on hosts with a merged /usr that may be without the /usr of today's path.
-fn spellings(exe: &str) -> impl Iterator<Item = &str> {
-    std::iter::once(exe).chain(exe.strip_prefix("/usr"))
+pub(crate) fn spellings(exe: &str) -> impl Iterator<Item = &str> {
+    std::iter::once(exe).chain(exe.strip_prefix("/usr").filter(|path| path.len() > 1 && path.starts_with('/')))
+}
+
+/// Whether a line of a list is the path of an executable.
+pub(crate) fn is_path_of(exe: &str, line: &[u8]) -> bool {
+    spellings(exe).any(|path| path.as_bytes() == line)
 }
 
 #[cfg(test)]
@@ -176,6 +194,16 @@ mod tests {
         let found = paths.map(|path| find(root.path(), path, CONTAINER));
         let known = |package: &str| (Some(package.to_owned()), 0);
         assert_eq!(found, [known("curl"), known("dash"), (None, 0), known("curl")]);
+    }
+
+    #[test]
+    fn a_list_without_a_name_and_half_a_folder_are_nothing() {
+        let package = |name| of_list(name).map(|(_, package)| package);
+        let packages = ["dash:amd64.list", ":amd64.list", ".list", "x"].map(package);
+        assert_eq!(packages, [Some("dash"), None, None, None]);
+        let spelt = |exe| spellings(exe).collect::<Vec<_>>();
+        assert_eq!(spelt("/usr/bin/x"), ["/usr/bin/x", "/bin/x"]);
+        assert_eq!([spelt("/usr"), spelt("/usr/"), spelt("/usrx/y")], [["/usr"], ["/usr/"], ["/usrx/y"]]);
     }
 
     #[test]

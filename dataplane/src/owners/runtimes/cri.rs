@@ -120,7 +120,7 @@ fn explain(err: &(dyn std::error::Error + 'static)) -> Trouble {
     cause.downcast_ref::<Trouble>().cloned().unwrap_or_else(|| Trouble::Silent(cause.to_string()))
 }
 
-fn of_container(container: Container, sandbox: Option<PodSandbox>, runtime: Option<Runtime>) -> Names {
+pub(crate) fn of_container(container: Container, sandbox: Option<PodSandbox>, runtime: Option<Runtime>) -> Names {
     let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
     let sandbox = sandbox.unwrap_or_default();
     let pod = match sandbox.metadata {
@@ -139,7 +139,7 @@ fn of_container(container: Container, sandbox: Option<PodSandbox>, runtime: Opti
 }
 
 /// The container that holds a pod's namespaces.
-fn of_sandbox(sandbox: PodSandbox, runtime: Option<Runtime>) -> Names {
+pub(crate) fn of_sandbox(sandbox: PodSandbox, runtime: Option<Runtime>) -> Names {
     let pod = sandbox.metadata.unwrap_or_default();
     Names {
         runtime,

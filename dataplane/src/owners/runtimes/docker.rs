@@ -83,9 +83,12 @@ pub(super) async fn inspect(place: &Place, id: &str) -> Result<Option<Names>, Tr
         status => return Err(format!("it answers with status {status}").into()),
     }
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(|err| err.to_string())?;
-    let inspection: Inspection =
-        serde_json::from_slice(&body.to_bytes()).map_err(|err| format!("its answer is not understood: {err}"))?;
-    Ok(Some(names(inspection)))
+    Ok(Some(read_inspection(&body.to_bytes())?))
+}
+
+/// Reads the answer about a container.
+pub(crate) fn read_inspection(body: &[u8]) -> Result<Names, String> {
+    serde_json::from_slice(body).map(names).map_err(|err| format!("its answer is not understood: {err}"))
 }
 
 /// Tells of each container at its creation: one that is removed at its end can be gone before it is asked about. `None`
@@ -102,11 +105,7 @@ pub(super) async fn follow(place: &Place, mut created: impl FnMut(Option<(String
     let (mut second, mut taken) = (Instant::now(), 0);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|err| err.to_string())?.into_data() else { continue };
-        lines.take(&data, |line| match line.map(serde_json::from_slice::<Event>) {
-            Some(Ok(event)) => created(Some(of_event(event))),
-            Some(Err(_)) => {}
-            None => created(None),
-        });
+        lines.take_events(&data, &mut created);
         taken += data.len();
         if taken >= EVENTS_PER_SECOND {
             tokio::time::sleep_until(second + Duration::from_secs(1)).await;
@@ -118,13 +117,22 @@ pub(super) async fn follow(place: &Place, mut created: impl FnMut(Option<(String
 
 /// Puts lines together, none longer than an event.
 #[derive(Default)]
-struct Lines {
+pub(crate) struct Lines {
     line: Vec<u8>,
     /// The rest of a line that is too long.
     skipping: bool,
 }
 
 impl Lines {
+    /// Tells of each event that ends in the data; `None` is one that is too long. What is no event is passed over.
+    pub(crate) fn take_events(&mut self, data: &[u8], mut created: impl FnMut(Option<(String, Names)>)) {
+        self.take(data, |line| match line.map(serde_json::from_slice::<Event>) {
+            Some(Ok(event)) => created(Some(of_event(event))),
+            Some(Err(_)) => {}
+            None => created(None),
+        });
+    }
+
     /// Tells of each line that ends in the data, and once, with `None`, of one that is too long.
     fn take(&mut self, data: &[u8], mut told: impl FnMut(Option<&[u8]>)) {
         for part in data.split_inclusive(|b| *b == b'\n') {

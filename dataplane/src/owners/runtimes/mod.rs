@@ -3,8 +3,8 @@
 //! question is asked again with growing pauses, and everything is counted.
 
 mod client;
-mod cri;
-mod docker;
+pub(crate) mod cri;
+pub(crate) mod docker;
 pub mod messages;
 mod places;
 mod recent;

@@ -1,0 +1,31 @@
+//! What a fuzzer calls, one function for each kind of input from outside: `tests/fuzz/` wraps each for libFuzzer, and
+//! `dataplane/tests/corpus.rs` replays what was found. They are here because most parsers are private. A function
+//! panics when the code below it does, or when what it promises does not hold: text is clean, and bounded like its
+//! input.
+
+mod control;
+mod export;
+mod ingest;
+mod input;
+mod owners;
+
+pub use control::{control_request, control_response};
+pub use export::tlv;
+pub use ingest::ring;
+pub use owners::{cgroup_path, config, cri, docker, packages};
+
+/// Something to try an input on.
+pub type Target = fn(&[u8]);
+
+/// All of them, each by the name of its file and of its folder in the corpus.
+pub const TARGETS: [(&str, Target); 9] = [
+    ("ring", ring),
+    ("control_request", control_request),
+    ("control_response", control_response),
+    ("cgroup_path", cgroup_path),
+    ("packages", packages),
+    ("docker", docker),
+    ("cri", cri),
+    ("config", config),
+    ("tlv", tlv),
+];
