@@ -54,12 +54,12 @@ impl Worker {
 
     /// `Worker::hand_over`: the watermark comes after the shard.
     fn hand_over(&mut self) {
-        self.spare.extend(self.from_control.lock().unwrap().drain(..));
+        self.spare.extend(self.from_control.lock().expect("nobody has panicked").drain(..));
         if !self.current.is_empty()
             && let Some(empty) = self.spare.pop()
         {
             let full = std::mem::replace(&mut self.current, empty);
-            self.to_control.lock().unwrap().push_back(full);
+            self.to_control.lock().expect("nobody has panicked").push_back(full);
         }
         if self.current.is_empty() {
             self.watermark.store(self.emptied, Ordering::Release);
@@ -71,9 +71,9 @@ impl Worker {
 fn take(seen: &mut Vec<usize>, to_control: &Lane, from_control: &Lane, watermark: &AtomicUsize) {
     let drained = watermark.load(Ordering::Acquire);
     loop {
-        let Some(mut shard) = to_control.lock().unwrap().pop_front() else { break };
+        let Some(mut shard) = to_control.lock().expect("nobody has panicked").pop_front() else { break };
         seen.append(&mut shard);
-        from_control.lock().unwrap().push_back(shard);
+        from_control.lock().expect("nobody has panicked").push_back(shard);
     }
     for moment in 1..drained {
         assert!(
