@@ -34,7 +34,7 @@ use crate::flows::report::FlowReport;
 use crate::flows::{FlowTable, TICK_NS, Timeouts};
 use crate::ingest::shard::{RingCounts, Shard};
 use crate::ingest::udp::{Drained, Drainer};
-use crate::ingest::worker::WorkerPort;
+use crate::ingest::worker::{CLOCK_SKEW_NS, WorkerPort};
 use crate::model::clock::{WallClock, boot_ns, thread_cpu_ns};
 use crate::model::rtt::{RttHistogram, rtt_histogram};
 use crate::owners::desk::Desk;
@@ -307,7 +307,7 @@ impl Control {
         if let Some(mut late) = self.late.take() {
             let closes = self.kernel.scanner().closes(|close| late.close(close));
             if closes.is_ok() {
-                self.late_until_ns = now_ns;
+                self.late_until_ns = now_ns.saturating_sub(CLOCK_SKEW_NS);
             }
             self.totals.overflow_closes += self.count_error(closes, "drain the close overflow");
             self.merge(&late, now_ns);

@@ -342,7 +342,9 @@ impl FlowTable {
     fn judge(&mut self, id: u32, now_ns: u64) {
         // Questions of ctl bring scans close together, and on a host that is short of CPU a record may be late.
         let long_ago_ns = now_ns.saturating_sub(self.timeouts.vanished_ns);
-        let missed_ns = self.scans_ns[2].min(long_ago_ns).min(self.drained_through_ns);
+        // What the last three scans have missed was closed before the first of them: its close may still be on its way.
+        let told = self.drained_through_ns >= self.scans_ns[2];
+        let missed_ns = if told { self.scans_ns[2].min(long_ago_ns) } else { 0 };
         // A process has told that it closes, and soon after there is nothing left: the kernel left our programs out.
         let shut_missed_ns = if self.timeouts.sees_orphans { self.whole_scan_ns.max(missed_ns) } else { missed_ns };
         let is_crowded = self.is_crowded();

@@ -186,7 +186,10 @@ impl FlowTable {
         if before.owner != o.end.owner {
             self.new_owners.push(o.end.owner);
         }
+        // What was taken for closed, and was told of, is closed indeed: nothing is to be added.
+        let was_over = (flow.last_look, flow.state());
         flow.was_found();
+        flow.last_look = was_over == (true, flow.state());
         flow.observe(side, o);
         let reported = |end: &End| (end.bytes_sent, end.bytes_received, end.state, end.marks);
         if reported(&before) != reported(&o.end) {

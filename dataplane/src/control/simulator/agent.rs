@@ -12,7 +12,7 @@ use crate::flows::report::FlowReport;
 use crate::flows::{FlowTable, Timeouts};
 use crate::ingest::shard::Shard;
 use crate::ingest::udp::Drained;
-use crate::ingest::worker::{Worker, WorkerPort};
+use crate::ingest::worker::{CLOCK_SKEW_NS, Worker, WorkerPort};
 use crate::model::clock::WallClock;
 use crate::owners::process::{LookupReply, LookupRequest, Process, ProcessTable};
 
@@ -204,7 +204,7 @@ impl Agent {
         }
         let mut late = std::mem::replace(&mut self.late, Shard::new(&[]));
         std::mem::take(&mut kernel.overflow).values().for_each(|close| late.close(close));
-        self.late_until_ns = now_ns;
+        self.late_until_ns = now_ns.saturating_sub(CLOCK_SKEW_NS);
         self.merge(&late, now_ns);
         late.clear();
         self.late = late;
