@@ -441,6 +441,22 @@ def send_group(host, port):
     wait()
 
 
+def flood(near, far, port, count):
+    """One datagram from each of COUNT made-up sources to a port of FAR, 20,000 a second."""
+    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    payload = b"spoofed!"
+    begun = time.monotonic()
+    for number in range(int(count)):
+        source = socket.inet_aton(near)[:2] + struct.pack("!BB", 100 + (number >> 14), 1 + (number >> 7) % 128)
+        udp_header = struct.pack("!HHHH", 1024 + number % 128, int(port), 8 + len(payload), 0)
+        raw.sendto(struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0, source, socket.inet_aton(far))
+                   + udp_header + payload, (far, 0))
+        if number % 200 == 0:
+            time.sleep(max(0, begun + number / 20000 - time.monotonic()))
+    say(sent=int(count), size=len(payload))
+    wait()
+
+
 def udp_from(host, port, peer, peer_port, count):
     """Datagrams from a given port, each answered."""
     s = udp(host, port)

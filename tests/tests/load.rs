@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::Value;
 use sockeye_tests::engines::Cgroup;
-use sockeye_tests::{Agent, Collected, Guard, Traffic, exporting_agent, output, serve, settle, slowness, wait_for};
+use sockeye_tests::net::{ADDRESSES, Pair};
+use sockeye_tests::{
+    Agent, Collected, Guard, Traffic, exporting_agent, exporting_agent_with, output, serve, settle, slowness, wait_for,
+};
 
 /// Ids of the kernel programs that are ours, by name.
 fn our_programs() -> HashSet<u32> {
@@ -105,7 +108,9 @@ fn ending_the_agent_under_load_leaves_nothing_and_breaks_nothing() {
 fn workers(agent: &Agent) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("the agent's threads");
     let name = |task: &Path| fs::read_to_string(task.join("comm")).unwrap_or_default();
-    let tasks = tasks.filter_map(|task| Some(task.ok()?.path())).filter(|task| name(task).starts_with("sockeye-w"));
+    let tasks = tasks
+        .filter_map(|task| Some(task.ok()?.path()))
+        .filter(|task| name(task).trim().strip_prefix("sockeye-w").is_some_and(|number| number.parse::<u32>().is_ok()));
     tasks.filter_map(|task| Some(task.file_name()?.to_str()?.to_owned())).collect()
 }
 
@@ -135,6 +140,39 @@ fn starved_workers_tell_of_both_ends_of_a_flow_at_once() {
     settle();
     agent.stop();
     assert_whole(&collector.finish(), port, connections);
+}
+
+/// Datagrams from made-up addresses fill UDP's half of a small table: each is counted, and no TCP connection is left out.
+#[test]
+fn a_flood_from_made_up_addresses_keeps_no_tcp_connection_out() {
+    const DATAGRAMS: u64 = 30_000;
+    const CONNECTIONS: u64 = 1500;
+    let (mut agent, collector) = exporting_agent_with(&["--flows-max", "4000"]);
+    let pair = Pair::veth();
+    let mut sink = Traffic::start(Some(&pair.names[1]), &["udp_sink", ADDRESSES[1], "9"]);
+    sink.says();
+    let mut flood =
+        Traffic::odd(Some(&pair.names[0]), &["flood", ADDRESSES[0], ADDRESSES[1], "9", &DATAGRAMS.to_string()]);
+    let (_server, port, _) = serve("serve", "127.0.0.1");
+    let mut storm = Traffic::start(None, &["storm", "127.0.0.1", &port.to_string(), &CONNECTIONS.to_string()]);
+    assert_eq!(storm.says()["done"], CONNECTIONS);
+    let said = flood.says();
+    let flows = agent.figure("agent", "flows").as_u64().expect("a number");
+    assert!(flows <= 4000, "{flows} flows");
+    wait_for("the end of the flood's flows", Duration::from_secs(60), || {
+        (agent.sum("flows", "flows") < 1000 && agent.sum("exports", "queued") == 0).then_some(())
+    });
+    let given_up = agent.loss("udp_given_up") + agent.loss("udp_other_peers");
+    assert_eq!((agent.loss("flow_table_full"), given_up > 0), (0, true));
+    settle();
+    sink.dismiss();
+    agent.stop();
+    let collected = collector.finish();
+    assert_whole(&collected, port, CONNECTIONS);
+    let flows: Vec<&Value> = collected.flows().iter().filter(|f| f["dst_port"] == 9).collect();
+    let sum = |column: &str| flows.iter().filter_map(|flow| flow[column].as_u64()).sum::<u64>();
+    let size = said["size"].as_u64().expect("bytes");
+    assert_eq!((sum("in_pkts"), sum("in_bytes")), (DATAGRAMS, DATAGRAMS * size), "in {} flows", flows.len());
 }
 
 #[test]

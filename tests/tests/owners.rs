@@ -217,7 +217,7 @@ fn twenty_readers_one_after_another() {
     wait_for("the last reader as the owner", Duration::from_secs(6), || {
         lab.agent.flows_of_port(local as u16).first().filter(|flow| flow["responder_pid"] == last["pid"]).map(|_| ())
     });
-    program.wait();
+    drop(program);
     let collected = lab.finish();
     assert_eq!(collected.flow(local, last["port"].as_u64().expect("a port"))["dst_pid"], last["pid"]);
 }

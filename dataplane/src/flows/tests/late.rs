@@ -166,7 +166,9 @@ fn a_flow_that_is_over_is_kept_while_a_starved_worker_may_have_records_of_it() {
     assert!(reports(&mut t, 30 * S).is_empty(), "its other end may be known by another address");
     t.tcp_record(&c.record(Side::Initiator, Kind::Scan, 10 * S - 1, 90), 30 * S);
     assert_eq!((t.len(), t.counts().created), (1, 1));
-    t.drained_through(10 * S + 1);
+    t.drained_through(10 * S + TICK_NS);
+    assert!(reports(&mut t, 30 * S + TICK_NS).is_empty(), "which closes a little later");
+    t.drained_through(10 * S + TICK_NS + 1);
     assert_eq!(reports(&mut t, 31 * S).len(), 1);
     t.drained_through(9 * S);
     assert!(reports(&mut t, 40 * S).is_empty());
