@@ -138,11 +138,11 @@ fn a_process_whose_first_thread_has_ended_is_named() {
 fn a_user_namespace_does_not_make_root() {
     let lab = lab();
     let (_server, port, _) = serve("serve", "127.0.0.1");
-    // root in there, and nobody on the host
+    // root in there, and nobody on the host, who may not read where this clone lies
     let out = Command::new("setpriv")
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "unshare", "-U", "-r", PYTHON])
-        .arg(here("programs/traffic.py"))
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "unshare", "-U", "-r", PYTHON, "-"])
         .args(["client", "127.0.0.1", &port.to_string(), "10", "10"])
+        .stdin(std::fs::File::open(here("programs/traffic.py")).expect("the program"))
         .output()
         .expect("setpriv");
     let said: Value = serde_json::from_slice(&out.stdout).expect("what it did");
