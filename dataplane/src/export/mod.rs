@@ -1,5 +1,6 @@
 //! Exporters. Each has a thread and a bounded queue: a slow or dead consumer costs the queue's memory and a counter.
 
+mod batch;
 pub(crate) mod decoder;
 mod elements;
 pub mod endpoint;
