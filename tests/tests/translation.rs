@@ -211,14 +211,16 @@ fn receivers_of_a_group_are_of_one_flow() {
     let mut sender = Traffic::odd(a.some(), &["send_group", "10.77.0.1", "45901"]);
     let local = sender.says()["local"].as_u64().expect("a port");
     receivers.iter_mut().for_each(|receiver| assert_eq!(receiver.says()["multicast"], 10));
-    let rows = wait_for("both groups' flows with all receivers", Duration::from_secs(6), || {
+    let groups = [("239.7.7.7:45901", 1000), ("10.77.0.255:45901", 350)];
+    let rows = wait_for("both groups' flows with all receivers and datagrams", Duration::from_secs(6), || {
         let rows = agent.flows_of_port(45901);
         let all = |row: &Map<String, Value>| {
-            row.get("other_responders").and_then(Value::as_array).is_some_and(|o| o.len() == 2)
+            groups.iter().any(|(group, bytes)| row["responder"] == *group && row["sent"] == *bytes)
+                && row.get("other_responders").and_then(Value::as_array).is_some_and(|o| o.len() == 2)
         };
         (rows.len() == 2 && rows.iter().all(all)).then_some(rows)
     });
-    for (responder, bytes) in [("239.7.7.7:45901", 1000), ("10.77.0.255:45901", 350)] {
+    for (responder, bytes) in groups {
         let row = rows.iter().find(|row| row["responder"] == responder).expect("its flow");
         assert_eq!((row["sent"].as_u64(), row["received"].as_u64()), (Some(bytes), Some(0)), "{row:#?}");
         assert_eq!(row["initiator_pid"], sender.pid());
