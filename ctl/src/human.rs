@@ -58,9 +58,14 @@ pub use crate::grid::ellipsis;
 /// U+FFFD. The agent cleans what it sends; but whoever looks as root need not trust what stands behind a socket.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let acts = |c: char| c.is_control() || turns(c) || matches!(c, '\u{2028}' | '\u{2029}');
-    text.chars().map(|c| if acts(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars().map(|c| if is_unsafe(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// A control character, or one that changes the direction of text.
+#[must_use]
+pub fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `10.96.0.80:80 ⇒ 10.88.0.6:8000`: an endpoint as the initiator knows it, and as the responder does if that is another one.

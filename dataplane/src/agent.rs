@@ -184,7 +184,6 @@ fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat) -> Res
             endpoint: endpoint.clone(),
             server_key: args.zmq_encryption_key.clone(),
             format: args.zmq_format,
-            probe: heartbeat.probe.ip,
             heartbeat: heartbeat.clone(),
         };
         exporters.push(zmq::start(threads, options)?);

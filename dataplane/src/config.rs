@@ -167,7 +167,7 @@ mod tests {
         let socket = format!("[runtimes]\ncri = [\"{long}\"]");
         for text in ["\"\\u001b[2J\\n\" = 1", &format!("{long} = 1"), &socket, "[runtimes]\ndocker = \"\\u202e\\n\""] {
             let fault = parse(text).unwrap_err();
-            assert!(fault.len() < 1000 && !fault.chars().any(crate::model::text::is_unsafe), "{fault:?}");
+            assert!(fault.len() < 1000 && !fault.chars().any(sockeye_ctl::human::is_unsafe), "{fault:?}");
         }
         assert!(parse(&socket).unwrap_err().contains("write unix:///PATH"));
     }

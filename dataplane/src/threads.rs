@@ -101,12 +101,7 @@ pub struct Pulse {
 impl Pulse {
     /// It makes progress, and has something to do.
     pub fn working(&self) {
-        self.working_at(boot_ns());
-    }
-
-    /// The same, at a moment that is known.
-    pub fn working_at(&self, now_ns: u64) {
-        self.stats.progress_ns.store(now_ns, Ordering::Relaxed);
+        self.stats.progress_ns.store(boot_ns(), Ordering::Relaxed);
         self.stats.set(ThreadState::Working);
         self.threads.inject(&self.stats.name);
     }

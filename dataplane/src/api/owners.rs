@@ -176,7 +176,7 @@ pub(crate) fn processes(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
     for (key, aggregate) in of.aggregates.processes() {
         found.entry(key).or_default().0 = aggregate.clone();
     }
-    for (key, open) in of.open.iter().map(|(key, open)| (*key, *open)) {
+    for (&key, &open) in of.open {
         found.entry(key).or_default().1 = open;
     }
     let lines = found
@@ -219,7 +219,7 @@ fn by_workload<K: Ord>(
 ) -> BTreeMap<K, (Arc<Workload>, Aggregate, u64)> {
     let workloads = &of.processes.workloads;
     let mut open_by_cgroup: HashMap<u64, u64, ahash::RandomState> = HashMap::default();
-    for (owner, open) in of.open.iter().map(|(key, open)| (*key, *open)) {
+    for (&owner, &open) in of.open {
         if let Some(process) = of.processes.peek(owner) {
             *open_by_cgroup.entry(process.cgroup_id).or_default() += open;
         }

@@ -517,7 +517,7 @@ fn export(port: &ExportPort) -> Export {
         to: port.name.clone(),
         connected: if ExportStats::get(&s.connected) > 0 { "yes" } else { "no" },
         joined: ExportStats::get(&s.joined),
-        queued: ExportStats::get(&s.queued),
+        queued: s.queued(),
         records: ExportStats::get(&s.records),
         messages: ExportStats::get(&s.messages),
         bytes: ExportStats::get(&s.bytes),

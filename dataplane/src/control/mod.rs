@@ -19,7 +19,7 @@ use sockeye_bpf::error::KernelError;
 use sockeye_bpf::kernel::Kernel;
 use sockeye_bpf::preflight::Need;
 use sockeye_bpf::programs::RunTimeStats;
-use sockeye_bpf::records::{FlowRecord, KINDS, Kind, UdpKey, UdpValue};
+use sockeye_bpf::records::{FlowRecord, KINDS, Kind};
 use sockeye_bpf::scan::Scanned;
 use tokio::sync::mpsc::Sender;
 
@@ -338,17 +338,7 @@ impl Control {
     /// UDP counters that have come.
     fn take_drained(&mut self, mut drained: Drained) {
         let now_ns = boot_ns();
-        let is_known = |(key, _): &&(UdpKey, UdpValue)| self.table.knows_udp(key);
-        let (known, mut new): (Vec<&_>, Vec<&_>) = drained.rows.iter().partition(is_known);
-        new.sort_unstable_by_key(|(_, value)| value.first_ns);
-        for (key, value) in known.into_iter().chain(new) {
-            self.table.udp(key, value, now_ns);
-        }
-        self.table.udp_drained(now_ns);
-        // Sockets that were closed before the exchange have all their counters in what it returned.
-        for cookie in &drained.closed {
-            self.table.udp_closed(*cookie, now_ns);
-        }
+        self.table.udp_exchange(&drained.rows, &drained.closed, now_ns);
         self.totals.udp_drained += drained.rows.len() as u64;
         if let Some(err) = drained.error.take() {
             self.count_error(Err(err), "drain the UDP table");

@@ -15,7 +15,7 @@ mod xpub;
 pub mod zmq;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvError, RecvTimeoutError, Sender};
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ pub const CHUNK_REPORTS: usize = 256;
 /// Figures of one exporter, written by its thread and read by control.
 #[derive(Debug, Default)]
 pub struct ExportStats {
-    /// Reports that wait.
-    pub queued: AtomicU64,
+    /// Reports in the queue between control and the thread.
+    waiting: AtomicU64,
     /// Flow records sent.
     pub records: AtomicU64,
     /// Messages sent, of all topics.
@@ -58,7 +58,12 @@ impl ExportStats {
     /// The exporter is done with reports that it has taken, in one way or another.
     pub(crate) fn done(&self, reports: u64) {
         self.in_hand.fetch_sub(reports, Ordering::Relaxed);
-        self.queued.fetch_sub(reports, Ordering::Relaxed);
+    }
+
+    /// Reports that wait, in the queue or with the thread.
+    #[must_use]
+    pub fn queued(&self) -> u64 {
+        Self::get(&self.waiting) + Self::get(&self.in_hand)
     }
 
     /// The current value of a counter.
@@ -84,9 +89,9 @@ pub enum Item {
 
 impl Item {
     /// What it takes of the queue.
-    fn reports(&self) -> usize {
+    fn reports(&self) -> u64 {
         match self {
-            Self::Flows(reports) => reports.len(),
+            Self::Flows(reports) => reports.len() as u64,
             Self::Message { .. } => 1,
         }
     }
@@ -95,8 +100,6 @@ impl Item {
 /// The exporter's end of its queue.
 pub(crate) struct Queue {
     items: Receiver<Item>,
-    /// Reports in it, shared with the port.
-    reports: Arc<AtomicUsize>,
     stats: Arc<ExportStats>,
 }
 
@@ -124,8 +127,8 @@ impl Queue {
     }
 
     fn taken(&self, item: &Item) {
-        ExportStats::add(&self.stats.in_hand, item.reports() as u64);
-        self.reports.fetch_sub(item.reports(), Ordering::Relaxed);
+        ExportStats::add(&self.stats.in_hand, item.reports());
+        self.stats.waiting.fetch_sub(item.reports(), Ordering::Relaxed);
     }
 }
 
@@ -135,8 +138,6 @@ pub struct ExportPort {
     pub name: String,
     /// `None` once the thread is asked to end.
     queue: Option<Sender<Item>>,
-    /// Reports in the queue, shared with its other end.
-    reports: Arc<AtomicUsize>,
     /// Shared with the thread.
     pub stats: Arc<ExportStats>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -151,25 +152,23 @@ impl ExportPort {
         mut export: impl FnMut(&Queue, &Pulse) -> anyhow::Result<()> + Send + 'static,
     ) -> std::io::Result<Self> {
         let (sender, items) = mpsc::channel();
-        let reports = Arc::new(AtomicUsize::new(0));
-        let queue = Queue { items, reports: Arc::clone(&reports), stats: Arc::clone(stats) };
+        let queue = Queue { items, stats: Arc::clone(stats) };
         let thread = threads.restarted(thread, move |pulse| {
             queue.give_up_what_was_in_hand();
             export(&queue, pulse)
         })?;
-        Ok(Self { name, queue: Some(sender), reports, stats: Arc::clone(stats), thread: Some(thread) })
+        Ok(Self { name, queue: Some(sender), stats: Arc::clone(stats), thread: Some(thread) })
     }
 
     /// Hands over without waiting. What does not fit is counted.
     pub fn offer(&self, item: Item) {
         let Some(queue) = &self.queue else { return };
         let reports = item.reports();
-        ExportStats::add(&self.stats.queued, reports as u64);
-        let full = self.reports.fetch_add(reports, Ordering::Relaxed) + reports > QUEUE_REPORTS_MAX;
+        let waiting = self.stats.waiting.fetch_add(reports, Ordering::Relaxed) + reports;
+        let full = waiting > QUEUE_REPORTS_MAX as u64;
         if full || queue.send(item).is_err() {
-            self.reports.fetch_sub(reports, Ordering::Relaxed);
-            self.stats.queued.fetch_sub(reports as u64, Ordering::Relaxed);
-            ExportStats::add(&self.stats.dropped, reports as u64);
+            self.stats.waiting.fetch_sub(reports, Ordering::Relaxed);
+            ExportStats::add(&self.stats.dropped, reports);
         }
     }
 

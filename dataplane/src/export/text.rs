@@ -83,7 +83,7 @@ fn print(items: &Queue, pulse: &Pulse, style: &Style, stats: &ExportStats, on_cl
                     broken = out.write_all(text.as_bytes()).is_err();
                 }
             }
-            stats.done(item.reports() as u64);
+            stats.done(item.reports());
         }
         broken = broken || out.flush().is_err();
         if broken && let Some(on_closed) = on_closed.take() {

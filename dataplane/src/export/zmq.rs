@@ -1,6 +1,5 @@
 //! ZMQ to ntopng: batches, paces, waits for a subscription, reconnects by itself.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -47,8 +46,6 @@ pub struct ZmqOptions {
     pub format: Format,
     /// Identifies this exporter to the collector; not 0.
     pub source_id: u32,
-    /// Address of the agent.
-    pub probe: IpAddr,
     /// What is said of the agent beside the flows.
     pub heartbeat: Heartbeat,
 }
@@ -153,7 +150,7 @@ impl Exporter {
             event_due: Instant::now(),
             oldest: None,
             introduction: Introduction::default(),
-            encoder: tlv::Encoder::new(options.probe),
+            encoder: tlv::Encoder::new(options.heartbeat.probe.ip),
             unsent: None,
             options,
         }
@@ -300,7 +297,9 @@ impl Exporter {
                 let (encoder, introduction) = (&mut self.encoder, &mut self.introduction);
                 batch_tlv(&self.pending, encoder, introduction, &mut self.payload, &mut self.scratch)
             }
-            Format::Json => batch_json(&self.pending, self.options.probe, &mut self.introduction, &mut self.payload),
+            Format::Json => {
+                batch_json(&self.pending, self.options.heartbeat.probe.ip, &mut self.introduction, &mut self.payload)
+            }
         }
     }
 

@@ -76,7 +76,7 @@ impl FlowTable {
     }
 
     /// All counters of a drain are in: ends that saw the same packet are joined.
-    pub fn udp_drained(&mut self, now_ns: u64) {
+    pub(super) fn udp_drained(&mut self, now_ns: u64) {
         let [mut all, new] = std::mem::take(&mut self.meeting.packets);
         all.extend_from_slice(&new);
         self.meeting.packets[0] = new;

@@ -78,14 +78,20 @@ impl<'a> Seen<'a> {
 }
 
 impl FlowTable {
-    /// Whether counters of this socket and peer came before.
-    #[must_use]
-    pub fn knows_udp(&self, key: &UdpKey) -> bool {
-        self.udp.contains_key(key)
+    /// Takes all that one exchange of the kernel's tables has brought, and the sockets that were closed before it: all their
+    /// counters are in it. What is new comes in the order of its first packets: who was first is the initiator.
+    pub fn udp_exchange(&mut self, rows: &[(UdpKey, UdpValue)], closed: &[u64], now_ns: u64) {
+        let is_known = |(key, _): &&(UdpKey, UdpValue)| self.udp.contains_key(key);
+        let (known, mut new): (Vec<&_>, Vec<&_>) = rows.iter().partition(is_known);
+        new.sort_unstable_by_key(|(_, value)| value.first_ns);
+        for (key, value) in known.into_iter().chain(new) {
+            self.udp(key, value, now_ns);
+        }
+        self.udp_drained(now_ns);
+        closed.iter().for_each(|cookie| self.udp_closed(*cookie, now_ns));
     }
 
-    /// Adds counters of a UDP socket and peer. Those that are new are best added in the order of their first packets: who was
-    /// first is the initiator.
+    /// Adds counters of a UDP socket and peer.
     pub fn udp(&mut self, key: &UdpKey, value: &UdpValue, now_ns: u64) {
         let seen = Seen::new(key, value);
         let id = match self.udp.get(key) {

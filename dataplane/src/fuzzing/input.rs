@@ -1,6 +1,6 @@
 //! Structure out of arbitrary bytes.
 
-use crate::model::text::is_unsafe;
+use sockeye_ctl::human::is_unsafe;
 
 /// Bytes to be taken one after another. At the end there are zeros without end, so that a prefix of an input is one
 /// too.

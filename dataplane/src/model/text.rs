@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use sockeye_ctl::human::printable;
+
 /// A path from its components, the last one first, each with a NUL, as the kernel side sends it. Empty if there is none.
 #[must_use]
 pub fn components(bytes: &[u8]) -> String {
@@ -28,7 +30,7 @@ pub fn truncated(text: &str, max: usize) -> &str {
 /// characters that change the direction of text become U+FFFD.
 #[must_use]
 pub fn clean(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).chars().map(|c| if is_unsafe(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    printable(&String::from_utf8_lossy(bytes))
 }
 
 /// Text for collectors whose pages show it as HTML: `< > " ' &` and the backtick become their full-width forms (U+FF00 to
@@ -43,12 +45,6 @@ pub fn neutral(text: &str) -> Cow<'_, str> {
     }
     let wide = |c: char| char::from_u32(c as u32 + TO_FULL_WIDTH).filter(|_| MARKUP.contains(&c)).unwrap_or(c);
     Cow::Owned(text.chars().map(wide).collect())
-}
-
-/// Characters that [`clean`] replaces.
-pub(crate) fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

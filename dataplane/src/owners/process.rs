@@ -405,8 +405,8 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::text::is_unsafe;
     use proptest::prelude::*;
+    use sockeye_ctl::human::is_unsafe;
     use zerocopy::FromZeros;
 
     fn record() -> IdentityRecord {

@@ -215,16 +215,7 @@ impl Agent {
         request.exchange(kernel);
         let mut drained = request.drained;
         self.rng.shuffle(&mut drained.rows);
-        let is_known = |(key, _): &&(UdpKey, UdpValue)| self.table.knows_udp(key);
-        let (known, mut new): (Vec<&_>, Vec<&_>) = drained.rows.iter().partition(is_known);
-        new.sort_unstable_by_key(|(_, value)| value.first_ns);
-        for (key, value) in known.into_iter().chain(new) {
-            self.table.udp(key, value, now_ns);
-        }
-        self.table.udp_drained(now_ns);
-        for cookie in &drained.closed {
-            self.table.udp_closed(*cookie, now_ns);
-        }
+        self.table.udp_exchange(&drained.rows, &drained.closed, now_ns);
     }
 
     fn scan_for(&mut self, kernel: &mut Kernel, wanted: impl Fn(&FlowRecord) -> bool) {
