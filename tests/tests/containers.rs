@@ -202,7 +202,11 @@ fn a_container_that_is_gone_at_once_is_named() {
     for number in 0..5 {
         // One request: a few milliseconds. The runtime forgets the container at its end.
         let (name, url) = (format!("brief-{number}"), format!("http://{web_ip}/file"));
-        let run = ["run", "--rm", "--name", &name, "ci.local/bb:1", "wget", "-q", "-O", "/dev/null", &url];
+        // All get the same address, and may draw the same port: ports of its own keep each another flow to a collector.
+        let first = 20_000 + 10 * number;
+        let ports = format!("net.ipv4.ip_local_port_range={first} {}", first + 9);
+        let engine = ["run", "--rm", "--name", &name, "--sysctl", &ports, "ci.local/bb:1"];
+        let run = [&engine[..], &["wget", "-q", "-O", "/dev/null", &url]].concat();
         let _ = engines.docker(&run);
     }
     settle();
