@@ -57,9 +57,11 @@ impl FlowTable {
     /// Gives up a UDP flow: one that lingers, else one of a single datagram; for TCP `any`, the older the sooner. It has its last
     /// report with the next tick.
     fn give_up_udp(&mut self, any: bool, now_ns: u64) -> bool {
-        let mut fallback = None;
-        for _ in 0..LOOKS_MAX.min(self.crowding.udp.len()) {
-            let Some(id) = self.crowding.udp.pop_front() else { break };
+        let (mut fallback, mut kept) = (None, 0);
+        // Those that are gone leave the list here, and do not count: there may be more of them than of others.
+        while kept < LOOKS_MAX.min(self.crowding.udp.len())
+            && let Some(id) = self.crowding.udp.pop_front()
+        {
             let is_udp = |flow: &&Flow| flow.key.proto == Proto::Udp && !flow.given_up;
             let Some(flow) = self.flows.get(id as usize).filter(is_udp) else { continue };
             if flow.last_look && flow.totals() == flow.exported {
@@ -71,6 +73,7 @@ impl FlowTable {
                 return true;
             }
             fallback.get_or_insert(id);
+            kept += 1;
             self.crowding.udp.push_back(id);
         }
         let Some(id) = fallback.filter(|_| any) else { return false };

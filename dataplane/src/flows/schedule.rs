@@ -273,7 +273,7 @@ impl FlowTable {
     /// the latter is waited for: it may be translated, but most are of other hosts.
     fn may_lack_other_end(&self, id: u32, now_ns: u64) -> bool {
         let flow = &self.flows[id as usize];
-        if flow.second_end.is_some() || !flow.is_named() || self.flows.len() >= self.flows_max {
+        if flow.second_end.is_some() || !flow.is_named() || self.occupied() >= self.flows_max {
             return false;
         }
         let over = flow.state().is_over();
@@ -298,7 +298,7 @@ impl FlowTable {
         let flow = &self.flows[id as usize];
         flow.key.proto == Proto::Tcp
             && flow.ends().any(|end| end.at_ns >= self.drained_through_ns)
-            && self.flows.len() < self.flows_max
+            && self.occupied() < self.flows_max
     }
 
     /// A connection within this host whose handshake was not over when it was seen: its other end may be in the table as a

@@ -16,6 +16,10 @@ const PEERS_HERE: usize = 2;
 const ASKERS_COOKIE: u64 = 1_000_000;
 const SERVERS_COOKIE: u64 = 2_000_000;
 const FIRST_PORT: u16 = 5000;
+/// The socket that is flooded, and most datagrams that it gets between two visits of the workers.
+const FLOODED_COOKIE: u64 = 3_000_000;
+const FLOODED_PORT: u16 = 9000;
+const FLOOD_MAX: u64 = 60;
 /// The kernel's coarse clock goes on by so much.
 const COARSE_NS: u64 = 4_000_000;
 
@@ -46,9 +50,14 @@ pub(super) struct Datagrams {
     table_max: usize,
     /// By who asks and whom.
     pub(super) asked: BTreeMap<(usize, usize), Asked>,
+    /// Bytes and datagrams of the flood, as far as they were told.
+    pub(super) flooded: (u64, u64),
+    /// Senders of the flood so far.
+    flooders: u32,
     /// The sockets are older than the agent.
     older: bool,
     pub(super) close_lost: bool,
+    closed: bool,
 }
 
 /// A key that has an order.
@@ -74,6 +83,11 @@ pub(super) fn pair_of(key: &FlowKey) -> Option<((usize, usize), bool)> {
     (key.proto == Proto::Udp).then_some(((usize::from(from.port.checked_sub(FIRST_PORT)?), peer), !turned))
 }
 
+/// A flow of the flood.
+pub(super) fn is_flood(key: &FlowKey) -> bool {
+    key.proto == Proto::Udp && key.responder == endpoint("10.0.0.1", FLOODED_PORT)
+}
+
 /// Both ends are on this host.
 pub(super) fn is_local(peer: usize) -> bool {
     peer < PEERS_HERE
@@ -82,12 +96,23 @@ pub(super) fn is_local(peer: usize) -> bool {
 impl Datagrams {
     pub(super) fn new(askers: u64, table_max: usize) -> Self {
         let (table, asked) = (BTreeMap::new(), BTreeMap::new());
-        Self { askers, table, table_max, asked, older: false, close_lost: false }
+        Self {
+            askers,
+            table,
+            table_max,
+            asked,
+            flooded: (0, 0),
+            flooders: 0,
+            older: false,
+            close_lost: false,
+            closed: false,
+        }
     }
 
     /// The agent is gone: what was counted for it, too.
     pub(super) fn forget(&mut self) {
         (self.older, self.close_lost) = (true, false);
+        self.flooded = (0, 0);
         self.asked.clear();
         self.table.clear();
     }
@@ -105,6 +130,17 @@ impl Datagrams {
         })
         .collect()
     }
+}
+
+/// How a packet was told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// In the table.
+    Counted,
+    /// Through a ring.
+    Spilled,
+    /// Not at all, which is counted.
+    Lost,
 }
 
 /// One packet at one end.
@@ -147,37 +183,65 @@ impl Kernel {
             serves: true,
             ..ask
         };
-        self.packet((asker, peer), ask);
+        self.told((asker, peer), ask);
         if self.rng.chance(95) {
-            self.packet((asker, peer), heard);
+            self.told((asker, peer), heard);
         }
         if self.rng.chance(70) {
             let answer = 1 + self.rng.below(5000);
-            self.packet((asker, peer), Packet { sent: true, bytes: answer, packets: 1, ..heard });
-            self.packet((asker, peer), Packet { sent: false, bytes: answer, packets: 1, ..ask });
+            self.told((asker, peer), Packet { sent: true, bytes: answer, packets: 1, ..heard });
+            self.told((asker, peer), Packet { sent: false, bytes: answer, packets: 1, ..ask });
         }
     }
 
-    /// `account()` of the programs, at the end that is on this host.
-    fn packet(&mut self, pair: (usize, usize), p: Packet) {
+    /// Datagrams to one socket, each of another sender.
+    pub(super) fn flood(&mut self) {
+        if !self.plan.has(faults::FLOOD) || self.udp.closed {
+            return;
+        }
+        for _ in 0..self.rng.below(FLOOD_MAX) {
+            self.udp.flooders += 1;
+            let [_, a, b, c] = self.udp.flooders.to_be_bytes();
+            let p = Packet {
+                cookie: FLOODED_COOKIE,
+                pid: 300,
+                local: endpoint("10.0.0.1", FLOODED_PORT),
+                remote: endpoint(&format!("100.{a}.{b}.{c}"), 53),
+                sent: false,
+                bytes: 1 + self.rng.below(500),
+                packets: 1,
+                serves: true,
+            };
+            if self.packet(p) != Told::Lost {
+                let flooded = &mut self.udp.flooded;
+                (flooded.0, flooded.1) = (flooded.0 + p.bytes, flooded.1 + 1);
+            }
+        }
+    }
+
+    /// A packet at the end that is on this host.
+    fn told(&mut self, pair: (usize, usize), p: Packet) {
         if p.serves && !is_local(pair.1) {
             return;
         }
-        self.pass(50_000);
-        let now_ns = self.clock.get();
-        let key = (p.cookie, p.local.addr.0, p.remote.addr.0, p.local.port, p.remote.port);
-        let is_full = self.udp.table.len() >= self.udp.table_max && !self.udp.table.contains_key(&key);
-        let told = if is_full { self.spill(p) } else { true };
+        let told = self.packet(p);
         let asked = self.udp.asked.entry(pair).or_default();
-        (asked.spilled, asked.lost) = (asked.spilled | is_full, asked.lost | !told);
-        if !told {
+        (asked.spilled, asked.lost) = (asked.spilled | (told != Told::Counted), asked.lost | (told == Told::Lost));
+        if told == Told::Lost {
             return;
         }
         let counts =
             if p.serves { &mut asked.peer[usize::from(p.sent)] } else { &mut asked.asker[usize::from(!p.sent)] };
         (counts.0, counts.1) = (counts.0 + p.bytes, counts.1 + u64::from(p.packets));
-        if is_full {
-            return;
+    }
+
+    /// `account()` of the programs.
+    fn packet(&mut self, p: Packet) -> Told {
+        self.pass(50_000);
+        let now_ns = self.clock.get();
+        let key = (p.cookie, p.local.addr.0, p.remote.addr.0, p.local.port, p.remote.port);
+        if self.udp.table.len() >= self.udp.table_max && !self.udp.table.contains_key(&key) {
+            return if self.spill(p) { Told::Spilled } else { Told::Lost };
         }
         let older = self.udp.older;
         let value = self.udp.table.entry(key).or_insert_with(|| fresh(p, now_ns, older));
@@ -188,6 +252,7 @@ impl Kernel {
                 (value.bytes_received + p.bytes, value.packets_received + p.packets);
         }
         value.last_ns = (now_ns - now_ns % COARSE_NS).max(value.first_ns);
+        Told::Counted
     }
 
     /// Through the ring. False if that is full, which is counted.
@@ -210,11 +275,13 @@ impl Kernel {
 
     /// All sockets are closed.
     pub(super) fn close_udp(&mut self) {
-        if self.plan.udp == 0 {
+        self.udp.closed = true;
+        if self.plan.udp == 0 && !self.plan.has(faults::FLOOD) {
             return;
         }
         let askers = (0..self.udp.askers).map(|asker| ASKERS_COOKIE + asker);
-        let all: Vec<u64> = askers.chain((0..PEERS_HERE as u64).map(|peer| SERVERS_COOKIE + peer)).collect();
+        let servers = (0..PEERS_HERE as u64).map(|peer| SERVERS_COOKIE + peer);
+        let all: Vec<u64> = askers.chain(servers).chain([FLOODED_COOKIE]).collect();
         for cookie in all {
             let close = UdpCloseRecord { kind: Kind::UdpClose as u8, pad0: [0; _], cookie };
             if !self.offer(|_| Entry::UdpClose(close)) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::agent::Agent;
-use super::datagrams::{is_local, pair_of};
+use super::datagrams::{is_flood, is_local, pair_of};
 use super::kernel::Kernel;
 use super::plan::faults;
 use super::tcp::{Connection, Figures, Phase, Socket, whose};
@@ -31,6 +31,8 @@ struct Reported {
 pub(super) struct Judge {
     tcp: BTreeMap<u32, Reported>,
     udp: BTreeMap<(usize, usize), Reported>,
+    /// Bytes and datagrams of the flood.
+    flooded: (u64, u64),
     active_ns: u64,
     pub(super) error: Option<String>,
 }
@@ -64,7 +66,8 @@ fn within(less: &Counters, more: &Counters) -> bool {
 
 impl Judge {
     pub(super) fn new(agent: &Agent) -> Self {
-        Self { tcp: BTreeMap::new(), udp: BTreeMap::new(), active_ns: agent.timeouts.active_ns, error: None }
+        let (tcp, udp) = (BTreeMap::new(), BTreeMap::new());
+        Self { tcp, udp, flooded: (0, 0), active_ns: agent.timeouts.active_ns, error: None }
     }
 
     /// A report, at the moment at which it is made.
@@ -116,9 +119,15 @@ impl Judge {
     }
 
     fn udp(&mut self, kernel: &Kernel, report: &FlowReport, at_ns: u64) -> Result<(), String> {
+        if is_flood(&report.key) {
+            let (bytes, packets) = &mut self.flooded;
+            (*bytes, *packets) = (*bytes + report.delta.bytes[0], *packets + report.delta.packets[0]);
+            return Ok(());
+        }
         let (pair, right) = pair_of(&report.key).ok_or("a flow that nobody knows")?;
         let asked = kernel.udp.asked.get(&pair).ok_or("a flow that never was")?;
-        if !right && !asked.spilled {
+        // What was given up for the flood may come again with the answer.
+        if !right && !asked.spilled && !kernel.plan.has(faults::FLOOD) {
             return Err("the initiator is wrong".into());
         }
         let reported = self.udp.entry(pair).or_default();
@@ -144,8 +153,15 @@ impl Judge {
             return Err(error.clone());
         }
         // What a full table refused is counted, and may have been part of any flow.
-        if agent.table.counts().rejected > 0 {
+        let refused = agent.table.counts().rejected;
+        if refused > 0 && kernel.plan.has(faults::FLOOD) && !kernel.plan.has(faults::SMALL_TABLE) {
+            return Err(format!("refused because of a flood: {refused}"));
+        }
+        if refused > 0 {
             return Ok(());
+        }
+        if self.flooded != kernel.udp.flooded {
+            return Err(format!("the flood does not add up: {:?} of {:?}", self.flooded, kernel.udp.flooded));
         }
         let mut vanished = 0;
         for connection in &kernel.connections {

@@ -82,6 +82,7 @@ fn busy_tick(kernel: &mut Kernel, agent: &mut Agent, judge: &mut Judge) -> Resul
         for _ in 0..kernel.rng.below(1 + kernel.asks_per_tick()) {
             kernel.ask();
         }
+        kernel.flood();
         kernel.pass(TICK_NS / visits / 2);
         agent.work(kernel.clock.get());
         agent.exchange(kernel);

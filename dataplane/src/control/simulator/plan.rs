@@ -30,7 +30,9 @@ pub(super) mod faults {
     pub(crate) const BLIND_SCANS: u32 = 1 << 11;
     /// Nothing happens for longer than the timeouts.
     pub(crate) const PAUSE: u32 = 1 << 12;
-    pub(crate) const ALL: u32 = (1 << 13) - 1;
+    /// Somebody sends datagrams from ever other addresses.
+    pub(crate) const FLOOD: u32 = 1 << 13;
+    pub(crate) const ALL: u32 = (1 << 14) - 1;
 }
 
 /// Seeded numbers (SplitMix64): the same on every host.
