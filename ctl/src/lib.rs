@@ -3,8 +3,8 @@
 //! One JSON object per line, one line each way, over a Unix socket:
 //!
 //! ```text
-//! -> {"version":1,"request":"stats","arguments":{}}
-//! <- {"version":1,"error":null,"answer":{"tables":[...]}}
+//! -> {"version":2,"request":"stats","arguments":{}}
+//! <- {"version":2,"error":null,"answer":{"tables":[...]}}
 //! ```
 //!
 //! Answers describe themselves: each column of a [`Table`] carries its name, unit and meaning, so that a client can

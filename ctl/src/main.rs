@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use sockeye_ctl::protocol::{
-    Answer, FlowsArguments, OwnerSort, OwnersArguments, Request, RttArguments, RttBy, SortBy, VERSION,
+    Answer, FlowsArguments, OwnerSort, OwnersArguments, Request, RttArguments, RttBy, SortBy, Table, VERSION,
 };
 use sockeye_ctl::{Client, ClientError, exit, render};
 
@@ -176,7 +176,8 @@ fn ask(client: &Client, request: &Request, first: bool) -> Result<Answer, Client
 fn show(answer: &Answer, request: &Request, json: bool, watch: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if json {
-        let object = serde_json::json!({"version": VERSION, "tables": answer.tables});
+        let tables: Vec<_> = answer.tables.iter().map(Table::to_json).collect();
+        let object = serde_json::json!({"version": VERSION, "tables": tables});
         writeln!(out, "{object}")?;
         return out.flush();
     }

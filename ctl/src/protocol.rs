@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 /// Version of the protocol. Agent and client must agree on it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Longest request line, bytes.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
@@ -297,6 +297,12 @@ impl Answer {
     pub fn table(&self, name: &str) -> Option<&Table> {
         self.tables.iter().find(|table| table.name == name)
     }
+
+    /// The rows of a table as objects; none where there is no such table.
+    #[must_use]
+    pub fn rows(&self, name: &str) -> Vec<Map<String, Value>> {
+        self.table(name).map(|table| table.objects().collect()).unwrap_or_default()
+    }
 }
 
 /// A table that explains itself.
@@ -308,8 +314,8 @@ pub struct Table {
     pub help: String,
     /// Columns in order.
     pub columns: Vec<Column>,
-    /// One object per row; keys are column names. A missing value is unknown.
-    pub rows: Vec<Map<String, Value>>,
+    /// One value per column and row, null for what is unknown.
+    pub rows: Vec<Vec<Value>>,
 }
 
 /// A column.
@@ -367,14 +373,23 @@ impl Table {
 
     /// Adds a row: one value per column, null for what is unknown.
     pub fn push(&mut self, values: impl IntoIterator<Item = Value>) {
-        let row = self
-            .columns
-            .iter()
-            .zip(values)
-            .filter(|(_, value)| !value.is_null())
-            .map(|(column, value)| (column.name.clone(), value))
-            .collect();
-        self.rows.push(row);
+        self.rows.push(values.into_iter().collect());
+    }
+
+    /// The rows as objects, whose keys are the names of the columns. What is unknown is missing.
+    pub fn objects(&self) -> impl Iterator<Item = Map<String, Value>> {
+        let named = |row: &Vec<Value>| {
+            let known = self.columns.iter().zip(row).filter(|(_, value)| !value.is_null());
+            known.map(|(column, value)| (column.name.clone(), value.clone())).collect()
+        };
+        self.rows.iter().map(named)
+    }
+
+    /// The table for programs: as it is, but with rows that are objects.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let rows: Vec<_> = self.objects().collect();
+        serde_json::json!({"name": self.name, "help": self.help, "columns": self.columns, "rows": rows})
     }
 }
 
@@ -416,10 +431,10 @@ mod tests {
         assert!(error("nonsense").contains("not understood"));
         assert!(error(r#"{"version":7,"request":"stats"}"#).contains("version 7"));
         assert!(error(r#"[7,"stats",null]"#).contains("no object"));
-        assert!(error(r#"{"version":1,"request":"reboot"}"#).contains("\"reboot\""));
-        assert!(error(r#"{"version":1,"request":"flows","arguments":{"prot":80}}"#).contains("`prot`"));
-        assert!(error(r#"{"version":1,"request":"stats","arguments":{"x":1}}"#).contains("takes none"));
-        assert!(error(r#"{"version":1,"request":"stats","more":1}"#).contains("`more`"));
+        assert!(error(r#"{"version":2,"request":"reboot"}"#).contains("\"reboot\""));
+        assert!(error(r#"{"version":2,"request":"flows","arguments":{"prot":80}}"#).contains("`prot`"));
+        assert!(error(r#"{"version":2,"request":"stats","arguments":{"x":1}}"#).contains("takes none"));
+        assert!(error(r#"{"version":2,"request":"stats","more":1}"#).contains("`more`"));
     }
 
     proptest! {

@@ -40,10 +40,11 @@ pub fn stats(answer: &Answer, style: Style) -> String {
         out += &paint(style, "1", &human::printable(&table.name).to_uppercase());
         out += &paint(style, "2", &format!("{GAP}{}", human::printable(&table.help)));
         out.push('\n');
-        out += &match table.rows.as_slice() {
+        let rows: Vec<_> = table.objects().collect();
+        out += &match rows.as_slice() {
             [] => format!("{GAP}-\n"),
             [row] if table.columns.len() > 4 => record(table, row, style),
-            _ => all_rows(table, style),
+            rows => all_rows(table, rows, style),
         };
         out.push('\n');
     }
@@ -61,10 +62,10 @@ fn record(table: &Table, row: &Map<String, Value>, style: Style) -> String {
     names.iter().zip(&table.columns).map(line).collect()
 }
 
-fn all_rows(table: &Table, style: Style) -> String {
+fn all_rows(table: &Table, rows: &[Map<String, Value>], style: Style) -> String {
     // Each takes the gap before it: more are not on the line.
     let columns = &table.columns[..table.columns.len().min(style.columns / GAP.len() + 1)];
-    let rows = table.rows.iter().map(|row| columns.iter().map(|column| cell(column, row)).collect()).collect();
+    let rows = rows.iter().map(|row| columns.iter().map(|column| cell(column, row)).collect()).collect();
     let names: Vec<String> = columns.iter().map(|column| title(column, style)).collect();
     let texts = columns.iter().map(|column| column.unit == Unit::Text);
     lines(&names.iter().map(String::as_str).zip(texts).collect::<Vec<_>>(), rows, style)
@@ -132,9 +133,9 @@ pub fn flows(answer: &Answer, style: Style) -> String {
         table.columns.iter().find(|c| c.name == name).map_or_else(|| "-".into(), |column| cell(column, row))
     };
     let mut rows: Vec<Vec<String>> = table
-        .rows
-        .iter()
+        .objects()
         .map(|row| {
+            let row = &row;
             let mut cells =
                 vec![shown(row, "protocol"), endpoint(row, "initiator"), endpoint(row, "responder"), processes(row)];
             let bytes = |name| if row.get("not_counted").is_some() { "not counted".into() } else { shown(row, name) };
@@ -151,7 +152,7 @@ pub fn flows(answer: &Answer, style: Style) -> String {
 
 /// `3 of 7 flows`, where the agent says so.
 fn summary(answer: &Answer, what: &str, style: Style) -> String {
-    let Some(row) = answer.table("summary").and_then(|summary| summary.rows.first()) else { return String::new() };
+    let Some(row) = answer.rows("summary").pop() else { return String::new() };
     let figure = |name: &str| row.get(name).and_then(Value::as_u64).unwrap_or(0);
     paint(style, "2", &format!("{GAP}{} of {}{what}", figure("shown"), figure("matching"))) + "\n"
 }
@@ -212,11 +213,10 @@ pub fn owners(answer: &Answer, own: &[Shown], style: Style) -> String {
     let titles: Vec<_> =
         shown.iter().map(|(title, name, _)| (*title, column(name).is_none_or(|c| c.unit == Unit::Text))).collect();
     let rows = table
-        .rows
-        .iter()
+        .objects()
         .map(|row| {
             let text = |(_, name, width): &Shown| {
-                human::ellipsis(&column(name).map_or_else(|| "-".into(), |column| cell(column, row)), *width)
+                human::ellipsis(&column(name).map_or_else(|| "-".into(), |column| cell(column, &row)), *width)
             };
             shown.iter().map(text).collect()
         })
@@ -231,7 +231,7 @@ pub fn rtt(answer: &Answer, style: Style) -> String {
     if table.rows.is_empty() {
         return format!("{GAP}no round-trip times yet\n");
     }
-    table.rows.iter().map(|row| histogram(row, style)).collect()
+    table.objects().map(|row| histogram(&row, style)).collect()
 }
 
 fn histogram(row: &Map<String, Value>, style: Style) -> String {
@@ -330,10 +330,11 @@ mod tests {
 
     #[test]
     fn histograms_have_a_bar_for_everything() {
-        let json = r#"{"name":"rtt","help":"","columns":[],"rows":[{"name":"pod","samples":1001,"mean":20000.0,
-            "dev":1.0,"p50":20000,"p90":20000,"p99":20000,"histogram":[[20,1],[19953,1000]]}]}"#;
-        let text =
-            rtt(&Answer { tables: vec![serde_json::from_str(json).unwrap()] }, Style { columns: 40, color: false });
+        let columns = ["name", "samples", "mean", "dev", "p50", "p90", "p99", "histogram"];
+        let mut table = Table::new("rtt", "", &columns.map(|name| (name, Unit::Other, "")));
+        let values = json!(["pod", 1001, 20000.0, 1.0, 20000, 20000, 20000, [[20, 1], [19953, 1000]]]);
+        table.push(values.as_array().unwrap().clone());
+        let text = rtt(&Answer { tables: vec![table] }, Style { columns: 40, color: false });
         assert!(text.starts_with("pod  1001 samples, mean 20.0 ms ± 1.00 us, p50 20.0 ms"), "{text}");
         assert!(text.contains("≤  20.0 us        1  ▏\n"), "{text}");
         assert!(text.contains(&format!("≤  20.0 ms     1000  {}\n", "█".repeat(16))), "{text}");
@@ -345,7 +346,7 @@ mod tests {
         let mut table = table();
         (table.name, table.help) = (hostile.into(), hostile.into());
         table.columns[0].name = hostile.into();
-        table.rows[0].insert(hostile.into(), json!([hostile, {hostile: hostile}]));
+        table.rows[0][0] = json!([hostile, {hostile: hostile}]);
         let text = stats(&Answer { tables: vec![table] }, STYLE);
         assert_eq!(text.lines().count(), 5, "{text:?}");
         assert!(text.lines().all(|line| line == human::printable(line)), "{text:?}");
@@ -356,9 +357,9 @@ mod tests {
         let columns =
             |count: usize, name: &str| vec![Column { name: name.into(), unit: Unit::Text, help: String::new() }; count];
         let long = "x".repeat(1 << 17);
-        let rows: Vec<Map<String, Value>> = vec![Map::from_iter([(long.clone(), json!(long))]); 2];
+        let rows = vec![vec![json!(long)]; 2];
         for (count, rows) in
-            [(2, [rows.clone(), vec![Map::new(); 10_000]].concat()), (10_000, rows.clone()), (5, rows[..1].to_vec())]
+            [(2, [rows.clone(), vec![vec![]; 10_000]].concat()), (10_000, rows.clone()), (5, rows[..1].to_vec())]
         {
             let table = Table { columns: columns(count, &long), rows, ..table() };
             let text = stats(&Answer { tables: vec![table] }, STYLE);
@@ -369,7 +370,7 @@ mod tests {
     #[test]
     fn unknown_units_and_shapes_are_shown_as_they_are() {
         let json =
-            r#"{"name":"x","help":"","columns":[{"name":"a","unit":"furlongs","help":""}],"rows":[{"a":[1,2]}]}"#;
+            r#"{"name":"x","help":"","columns":[{"name":"a","unit":"furlongs","help":""}],"rows":[[[1,2],"more"]]}"#;
         let table: Table = serde_json::from_str(json).unwrap();
         assert!(stats(&Answer { tables: vec![table] }, STYLE).contains("1 2"));
     }

@@ -25,6 +25,7 @@ use sockeye::owners::packages::PackageStats;
 use sockeye::owners::runtimes::NamingStats;
 use sockeye::owners::{packages, procfs, runtimes};
 use sockeye::threads::Threads;
+use sockeye_bpf::cpus;
 use sockeye_bpf::kernel::{Kernel, KernelOptions, scan_kind};
 use sockeye_bpf::preflight;
 use sockeye_ctl::exit;
@@ -90,7 +91,8 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads) -> Result<()> {
     let udp_tables = kernel.take_udp_tables().context("the UDP tables are in use")?;
     let drainer = Drainer::start(threads, udp_tables).context("cannot start the thread that drains UDP counters")?;
     let stop_workers = Arc::new(AtomicBool::new(false));
-    let count = args.workers.map_or_else(|| rings.len().div_ceil(CPUS_PER_WORKER), |workers| workers as usize);
+    // The ring that the other CPUs share is one more, but hardly ever used.
+    let count = args.workers.map_or_else(|| cpus::online().len().div_ceil(CPUS_PER_WORKER), |workers| workers as usize);
     let wake_control = move || {
         let _ = wake.send(Event::ShardFull);
     };

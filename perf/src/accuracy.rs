@@ -163,7 +163,7 @@ fn round(
     for port in [tcp.port(), udp.port()] {
         let arguments = FlowsArguments { port: Some(port), limit: usize::MAX, ..FlowsArguments::default() };
         let answer = client.ask(&Request::Flows(arguments))?;
-        for row in answer.table("flows").map(|table| table.rows.clone()).unwrap_or_default() {
+        for row in answer.rows("flows") {
             // The round before had this port, and its flow is still there.
             if port == udp.port() && row.get("state").is_some_and(|state| state == "closed") {
                 continue;
@@ -184,7 +184,7 @@ fn compare_case(case: &Case, client: &Client, findings: &mut Findings) -> Result
     let name = format!("{} {}", case.name, case.initiator);
     let arguments = FlowsArguments { port: Some(case.port), limit: usize::MAX, ..FlowsArguments::default() };
     let answer = client.ask(&Request::Flows(arguments))?;
-    let rows = answer.table("flows").map(|table| table.rows.clone()).unwrap_or_default();
+    let rows = answer.rows("flows");
     let ours = json!(case.initiator.to_string());
     let is_it = |row: &&Map<String, Value>| row["initiator"] == ours && row["protocol"] == case.protocol;
     let found: Vec<_> = rows.iter().filter(is_it).collect();

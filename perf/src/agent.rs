@@ -150,13 +150,12 @@ impl Agent {
     /// What its kernel programs have done since somebody asks. They are counted for some seconds after each question.
     pub(crate) fn programs(&self) -> Result<Vec<ProgramRuns>> {
         let answer = self.stats()?;
-        let rows = answer.table("programs").map(|table| table.rows.as_slice()).unwrap_or_default();
         let read = |row: &serde_json::Map<String, Value>| {
             let runs = row.get("runs")?.as_u64()?;
             let per_run = row.get("ns_per_run").and_then(Value::as_f64).unwrap_or(0.0);
             Some(ProgramRuns { name: row.get("program")?.as_str()?.to_owned(), runs, run_ns: per_run * runs as f64 })
         };
-        Ok(rows.iter().filter_map(read).collect())
+        Ok(answer.rows("programs").iter().filter_map(read).collect())
     }
 
     /// What /proc says of it.
@@ -182,13 +181,12 @@ pub(crate) struct RecordCounters {
 }
 
 fn sum(answer: &Answer, column: &str) -> u64 {
-    let rows = answer.table("rings").map(|table| table.rows.as_slice()).unwrap_or_default();
-    rows.iter().filter_map(|row| row.get(column)?.as_u64()).sum()
+    answer.rows("rings").iter().filter_map(|row| row.get(column)?.as_u64()).sum()
 }
 
 /// A figure of the agent's own row.
 pub(crate) fn figure(answer: &Answer, name: &str) -> Option<f64> {
-    answer.table("agent")?.rows.first()?.get(name)?.as_f64()
+    answer.rows("agent").first()?.get(name)?.as_f64()
 }
 
 /// How often something was lost, all reasons together.
@@ -197,12 +195,12 @@ pub(crate) fn losses(answer: &Answer) -> u64 {
 }
 
 /// The same, one by one.
-pub(crate) fn losses_by_reason(answer: &Answer) -> Vec<(&str, u64)> {
+pub(crate) fn losses_by_reason(answer: &Answer) -> Vec<(String, u64)> {
     const HARMLESS: [&str; 5] = ["worker_stalled", "container_", "args_", "program_busy", "close_untracked"];
-    let rows = answer.table("losses").map(|table| table.rows.as_slice()).unwrap_or_default();
+    let rows = answer.rows("losses");
     let harmless = |reason: &str| HARMLESS.iter().any(|harmless| reason.starts_with(harmless));
     rows.iter()
-        .filter_map(|row| Some((row.get("reason")?.as_str()?, row.get("count")?.as_u64()?)))
+        .filter_map(|row| Some((row.get("reason")?.as_str()?.to_owned(), row.get("count")?.as_u64()?)))
         .filter(|(reason, _)| !harmless(reason))
         .collect()
 }

@@ -102,8 +102,7 @@ fn one(connections: u64, options: &Options, agents: &Agents) -> Result<Vec<Value
     }
     let exported = |name| -> Result<f64> {
         let stats = agent.stats()?;
-        let rows = stats.table("exports").map_or(&[][..], |table| &table.rows);
-        Ok(rows.iter().filter_map(|row| row.get(name)?.as_f64()).sum())
+        Ok(stats.rows("exports").iter().filter_map(|row| row.get(name)?.as_f64()).sum())
     };
     let (records, bytes) = (exported("records")?, exported("bytes")?);
     let (cpu, began) = (agent.usage()?.cpu_s(), Instant::now());

@@ -163,7 +163,7 @@ impl Agent {
     #[must_use]
     pub fn figure(&self, table: &str, column: &str) -> Value {
         let answer = self.ask(&Request::Stats).expect("an answer");
-        answer.table(table).and_then(|t| t.rows.first()).and_then(|row| row.get(column)).cloned().unwrap_or_default()
+        answer.rows(table).first().and_then(|row| row.get(column)).cloned().unwrap_or_default()
     }
 
     /// Sum of a column of counts.
@@ -182,7 +182,7 @@ impl Agent {
     #[must_use]
     pub fn sums<const N: usize>(&self, table: &str, columns: [&str; N]) -> [u64; N] {
         let answer = self.ask(&Request::Stats).expect("an answer");
-        let rows = &answer.table(table).expect("the table").rows;
+        let rows = answer.rows(table);
         columns.map(|column| rows.iter().filter_map(|row| row.get(column)?.as_u64()).sum())
     }
 
@@ -193,7 +193,7 @@ impl Agent {
     #[must_use]
     pub fn loss(&self, reason: &str) -> u64 {
         let answer = self.ask(&Request::Stats).expect("an answer");
-        let rows = &answer.table("losses").expect("losses").rows;
+        let rows = answer.rows("losses");
         rows.iter().find(|row| row["reason"] == reason).expect("the reason")["count"].as_u64().expect("a count")
     }
 
@@ -204,7 +204,7 @@ impl Agent {
     #[must_use]
     pub fn flows(&self, arguments: FlowsArguments) -> Vec<Map<String, Value>> {
         let answer = self.ask(&Request::Flows(arguments)).expect("flows");
-        answer.table("flows").expect("flows").rows.clone()
+        answer.rows("flows")
     }
 
     /// The flows of a port.

@@ -10,7 +10,7 @@ use sockeye_tests::{Agent, Collector, Traffic, free_port, program, serve, settle
 
 fn limits(agent: &Agent) -> Vec<String> {
     let answer = agent.ask(&Request::Stats).expect("an answer");
-    let rows = &answer.table("limits").expect("limits").rows;
+    let rows = answer.rows("limits");
     rows.iter().filter_map(|row| row["name"].as_str()).map(str::to_owned).collect()
 }
 

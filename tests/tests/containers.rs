@@ -15,7 +15,7 @@ use sockeye_tests::{
 type Row = Map<String, Value>;
 
 fn rows(agent: &Agent, request: &Request, table: &str) -> Vec<Row> {
-    agent.ask(request).expect("an answer").table(table).expect("the table").rows.clone()
+    agent.ask(request).expect("an answer").rows(table)
 }
 
 fn containers(agent: &Agent) -> Vec<Row> {

@@ -35,7 +35,7 @@ fn bare(change: impl FnOnce(&mut Command)) -> Bare {
     let client = Client::new(&socket);
     wait_for("a collector", Duration::from_secs(20), || {
         let answer = client.ask(&Request::Stats).ok()?;
-        answer.table("exports")?.rows.iter().any(|row| row["connected"] == "yes" && row["to"] != "stdout").then_some(())
+        answer.rows("exports").iter().any(|row| row["connected"] == "yes" && row["to"] != "stdout").then_some(())
     });
     Bare { agent, client, collector, _folder: folder }
 }
@@ -74,8 +74,7 @@ fn nobody_reads_what_it_says() {
         }
         let made = connections(30);
         settle();
-        let threads =
-            bare.client.ask(&Request::Stats).expect("an answer").table("threads").expect("threads").rows.clone();
+        let threads = bare.client.ask(&Request::Stats).expect("an answer").rows("threads");
         assert!(threads.iter().all(|row| row["restarts"] == 0), "{threads:#?}");
         end(&bare.agent.0, Signal::SIGTERM);
         let _ = bare.agent.0.wait();
@@ -88,7 +87,7 @@ fn nobody_reads_what_it_says() {
 fn restarts(agent: &Agent, name: &str) -> u64 {
     let answer = agent.ask(&Request::Stats).expect("an answer");
     let figure = |table: &str, key: &str, value: &str, column: &str| {
-        let row = answer.table(table)?.rows.iter().find(|row| row[key] == value)?;
+        let row = answer.rows(table).into_iter().find(|row| row[key] == value)?;
         row[column].as_u64()
     };
     let about = match name {
@@ -238,7 +237,7 @@ fn sixteen_clients_that_never_stop_asking_do_not_stop_the_reports() {
         settle();
         let exported = std::iter::repeat_with(|| agent.ask(&Request::Stats)).take(100).find_map(Result::ok);
         stop.store(true, Ordering::Relaxed);
-        let exported = exported.expect("a turn").table("exports").expect("exports").rows[0]["records"].as_u64();
+        let exported = exported.expect("a turn").rows("exports")[0]["records"].as_u64();
         (made, exported, clients.into_iter().map(|client| client.join().expect("answers")).sum::<u64>())
     });
     assert!(answers > 15 && exported >= Some(made.1), "{answers} answers, {exported:?} records");

@@ -92,7 +92,7 @@ fn engines_that_reply_nonsense_change_nothing() {
         let from = [(&docker, 1), (&pod, 2)].map(|(cgroup, label)| connect_from(cgroup, server_port, label));
         wait_for("failures of both engines", Duration::from_secs(10), || {
             let answer = agent.ask(&Request::Stats).expect("an answer");
-            let engines = answer.table("runtimes").expect("runtimes").rows.clone();
+            let engines = answer.rows("runtimes");
             (engines.len() == 2 && engines.iter().all(|row| row["failed"].as_u64() > Some(0))).then_some(())
         });
         settle();
@@ -148,7 +148,7 @@ fn hostile_names_are_shown_safely_everywhere() {
     collected.assert_clean();
     let flow = collected.flow(contained, server_port.into());
     assert_eq!(flow["src_container"], "evil\u{fffd}[2J\u{fffd}\u{fffd}", "{flow:#}");
-    let labels = &containers.table("containers").expect("containers").rows[0]["labels"];
+    let labels = &containers.rows("containers")[0]["labels"];
     assert!(labels.as_array().expect("labels").iter().all(|l| l.as_str().is_some_and(|l| l.len() < 600)), "{labels}");
     let flow = collected.flow(said["local"].as_u64().expect("a port"), server_port.into());
     let cmdline = flow["src_cmdline"].as_str().expect("a command line");

@@ -154,7 +154,7 @@ fn a_user_namespace_does_not_make_root() {
 /// Rows of `ctl ports` for a port.
 fn listeners(agent: &Agent, port: u64) -> Vec<Map<String, Value>> {
     let answer = agent.ask(&Request::Ports).expect("ports");
-    let rows = &answer.tables.last().expect("a table").rows;
+    let rows: Vec<_> = answer.tables.last().expect("a table").objects().collect();
     rows.iter().filter(|row| row["port"] == port).cloned().collect()
 }
 

@@ -16,7 +16,7 @@ const ROUND_TRIP_US: f64 = 20_000.0;
 fn distribution(agent: &Agent) -> (u64, f64) {
     let of = RttArguments { by: RttBy::Peer, limit: 1, name: Some("10.77.0.0".into()) };
     let answer = agent.ask(&Request::Rtt(of)).expect("an answer");
-    let row = answer.table("rtt").and_then(|table| table.rows.first()).cloned().unwrap_or_default();
+    let row = answer.rows("rtt").pop().unwrap_or_default();
     let figure = |name: &str| row.get(name).and_then(Value::as_f64).unwrap_or_default();
     (figure("samples") as u64, figure("p50"))
 }
@@ -92,7 +92,7 @@ fn loopback_is_well_under_a_millisecond() {
 fn of_process(agent: &Agent, pid: u64) -> Map<String, Value> {
     let of = RttArguments { by: RttBy::Process, limit: usize::MAX, name: None };
     let answer = agent.ask(&Request::Rtt(of)).expect("an answer");
-    let rows = answer.table("rtt").map(|table| table.rows.clone()).unwrap_or_default();
+    let rows = answer.rows("rtt");
     let row = rows.into_iter().find(|row| row["name"].as_str().is_some_and(|name| name.contains(&format!("[{pid}]"))));
     row.unwrap_or_default()
 }

@@ -62,7 +62,7 @@ impl Control {
         let none = OpenFlows::default();
         let Pass { question, gathered, .. } = pass;
         let answer = match (&question.request, gathered) {
-            (_, Gathered::Flows(selection)) => selection.into_answer(),
+            (_, Gathered::Flows(mut selection)) => selection.take_answer(),
             (_, Gathered::States(states)) => {
                 self.count_run_time();
                 api::stats::stats(&self.sources(&self.enrichment.figures()), &states)
