@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 use sockeye::api::events::Event;
 use sockeye::api::server::ControlSocket;
 use sockeye::config::Config;
@@ -47,10 +47,11 @@ fn charged(why: &std::io::Error) -> String {
 /// # Errors
 /// If it cannot start, or a thread without which it is blind has ended.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
-    let threads = Threads::new(|| {
-        let _ = signal_hook::low_level::raise(SIGTERM);
-    });
-    run_threads(args, config, &threads)?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot wait for signals")?;
+    // No signal of its own: that would be the second one for an agent that is ending, and several threads may fail at once.
+    let end = signals.handle();
+    let threads = Threads::new(move || end.close());
+    run_threads(args, config, &threads, &mut signals)?;
     threads.failure().map_or(Ok(()), |why| Err(Failure::Internal(why.into())))
 }
 
@@ -68,7 +69,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-fn run_threads(args: &Args, config: &Config, threads: &Threads) -> Result<()> {
+fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Signals) -> Result<()> {
     // Everything that can be refused comes before the kernel is touched.
     let (wake, events) = mpsc::channel();
     let socket = ControlSocket::start(threads, &args.control_socket, wake.clone())?;
@@ -79,8 +80,7 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads) -> Result<()> {
         lifetime_s: args.active_timeout,
         idle_s: args.idle_timeout,
     };
-    let exporters = start_exporters(args, threads, &heartbeat)?;
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot wait for signals")?;
+    let exporters = start_exporters(args, threads, &heartbeat, &signals.handle())?;
 
     let (mut kernel, rings) = Kernel::start(&kernel_options(args)).context("cannot start the kernel side")?;
     if let Some(why) = kernel.charged_because()
@@ -122,7 +122,7 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads) -> Result<()> {
     let control = threads.essential("sockeye-control", move |pulse| control.run(&events, &stop, pulse));
     let control = control.context("cannot start the control thread")?;
 
-    wait_for_end(&mut signals)?;
+    wait_for_end(signals)?;
     threads.stop();
     // In the direction of the data: the rings are empty before control takes its last look.
     stop_workers.store(true, Ordering::Relaxed);
@@ -135,7 +135,7 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads) -> Result<()> {
     Ok(())
 }
 
-/// Until somebody wants the agent to end. Whoever wants it a second time does not want to wait.
+/// Until somebody wants the agent to end, or it must. Whoever wants it a second time does not want to wait.
 fn wait_for_end(signals: &mut Signals) -> Result<()> {
     for signal in signals.forever() {
         if signal != SIGHUP {
@@ -178,7 +178,7 @@ fn start_enrichment(config: &Config, threads: &Threads) -> Result<Enrichment> {
     })
 }
 
-fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat) -> Result<Vec<ExportPort>> {
+fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat, end: &Handle) -> Result<Vec<ExportPort>> {
     let mut exporters = Vec::new();
     for endpoint in &args.zmq {
         let options = ZmqOptions {
@@ -192,10 +192,10 @@ fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat) -> Res
     }
     if exporters.is_empty() || args.verbose > 0 {
         // Without another exporter there is nothing left to do for an agent whose reader has gone.
-        let alone = exporters.is_empty();
+        let (alone, end) = (exporters.is_empty(), end.clone());
         let on_closed = move || {
             if alone {
-                let _ = signal_hook::low_level::raise(SIGTERM);
+                end.close();
             }
         };
         let style = text::Style::of_stdout();

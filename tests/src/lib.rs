@@ -46,11 +46,6 @@ pub fn slowness() -> u32 {
     std::env::var("SOCKEYE_TEST_SLOW").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
 }
 
-/// Waits until what was closed has been reported.
-pub fn settle() {
-    std::thread::sleep(Duration::from_secs(3) * slowness());
-}
-
 /// Polls until `what` is there.
 ///
 /// # Panics
@@ -65,6 +60,33 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut probe: impl FnMut() -> Opt
         assert!(start.elapsed() < timeout, "no {what} within {timeout:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// How long [`Agent::settle`] waits for names of containers.
+const NAMES_WAIT: Duration = Duration::from_secs(3);
+
+/// [`Agent::settle`] for an agent behind this control socket.
+///
+/// # Panics
+/// If that does not happen within half a minute.
+pub fn settle_at(socket: &Path) {
+    let (client, began) = (Client::new(socket), Instant::now());
+    let mut quiet = 0;
+    wait_for("settled agent", Duration::from_secs(30), || {
+        let (asked, answer) = (began.elapsed(), client.ask(&Request::Stats).ok()?);
+        let sum = |table: &str, column: &str, of: &dyn Fn(&Map<String, Value>) -> bool| -> Option<u64> {
+            answer.rows(table).iter().filter(|row| of(row)).map(|row| row.get(column)?.as_u64()).sum()
+        };
+        let is_through = Duration::from_nanos(sum("agent", "behind", &|_| true)?) < asked;
+        // An engine that does not answer is asked for minutes.
+        let is_asked = |row: &Map<String, Value>| row["about"] != "containers" || asked < NAMES_WAIT * slowness();
+        let waiting = sum("agent", "flows_unreported", &|_| true)?
+            + sum("exports", "queued", &|row| row["connected"] == "yes")?
+            + sum("questions", "waiting", &is_asked)?;
+        // Twice: what was taken from one queue may not be in the next one yet.
+        quiet = if is_through && waiting == 0 { quiet + 1 } else { 0 };
+        (quiet == 2).then_some(())
+    });
 }
 
 /// Kills its process when it goes out of scope.
@@ -154,6 +176,14 @@ impl Agent {
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Waits until all that has happened so far is in its table, was looked up, and has gone to its exporters.
+    ///
+    /// # Panics
+    /// If that does not happen within half a minute.
+    pub fn settle(&self) {
+        settle_at(&self.socket);
     }
 
     /// One figure of a table with one row.

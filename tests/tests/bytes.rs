@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sockeye_tests::{
-    Agent, Collector, Traffic, exporting_agent, exporting_agent_with, free_port, serve, settle, talk, wait_for,
+    Agent, Collector, Traffic, exporting_agent, exporting_agent_with, free_port, serve, talk, wait_for,
 };
 
 fn port(value: &Value) -> u64 {
@@ -32,7 +32,7 @@ fn every_way_to_end_a_tcp_flow() {
     silent.wait();
     let refused = talk(&["connect", "127.0.0.1", "1"]);
     assert_eq!(refused["error"], 111);
-    settle();
+    agent.settle();
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();
@@ -56,7 +56,7 @@ fn one_socket_that_connects_again_and_again() {
     let (mut agent, collector) = exporting_agent();
     let (_server, server_port, _) = serve("serve", "127.0.0.1");
     let said = talk(&["reconnect", "127.0.0.1", &server_port.to_string()]);
-    settle();
+    agent.settle();
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();
@@ -74,7 +74,12 @@ fn an_end_that_stays_open_long_after_the_other() {
     let (server, server_port, _) = serve("serve_lazily", "127.0.0.1");
     let said: Vec<Value> =
         (0..3).map(|_| talk(&["client", "127.0.0.1", &server_port.to_string(), "500", "70", "leave"])).collect();
-    std::thread::sleep(Duration::from_secs(8));
+    let is_over = |flow: &Map<String, Value>| flow["state"] == "closed";
+    wait_for("ends", Duration::from_secs(20), || {
+        let flows = agent.flows_of_port(server_port);
+        (flows.len() == 3 && flows.iter().all(is_over)).then_some(())
+    });
+    agent.settle();
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();
@@ -105,7 +110,7 @@ fn a_flow_that_is_older_than_the_agent() {
     });
     old.tell();
     old.wait();
-    settle();
+    agent.settle();
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();
@@ -152,7 +157,7 @@ fn udp_datagrams_and_payload() {
     // A server of its own: a hundred ports may well be some of the ports above, which for a collector is the same flow.
     let (_many, many_port, _) = serve("udp_echo", "127.0.0.1");
     let peers = talk(&["udp_peers", "127.0.0.1", &many_port.to_string(), "100"]);
-    settle();
+    agent.settle();
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();
@@ -192,7 +197,7 @@ fn a_udp_port_that_changes_hands() {
         assert_eq!((flow["sent"].as_u64(), flow["received"].as_u64()), (Some(bytes), Some(bytes)), "{flow:#?}");
         assert_eq!((&flow["initiator_pid"], flow["responder_pid"].as_u64()), (&said["pid"], Some(server.pid().into())));
     }
-    settle();
+    agent.settle();
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();

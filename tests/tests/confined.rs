@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use sockeye_ctl::Request;
-use sockeye_tests::{Agent, Collector, Traffic, free_port, program, serve, settle, wait_for};
+use sockeye_tests::{Agent, Collector, Traffic, free_port, program, serve, wait_for};
 
 fn limits(agent: &Agent) -> Vec<String> {
     let answer = agent.ask(&Request::Stats).expect("an answer");
@@ -50,7 +50,7 @@ fn without_the_hosts_processes() {
         (agent.figure("exports", "records").as_u64() >= Some(1)).then_some(())
     });
     // Of the report that was just sent.
-    settle();
+    agent.settle();
     drop(agent);
     let collected = collector.finish();
     assert_eq!(collected.flow(local, port.into())["dst_pid"], server.pid());

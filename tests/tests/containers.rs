@@ -8,8 +8,7 @@ use sockeye_ctl::protocol::{FlowsArguments, OwnersArguments, Request};
 use sockeye_tests::engines::{Cgroup, Engines};
 use sockeye_tests::net::{ADDRESSES, Pair, command};
 use sockeye_tests::{
-    Agent, Collected, Collector, Guard, Traffic, exporting_agent, exporting_agent_with, free_port, serve, settle,
-    wait_for,
+    Agent, Collected, Collector, Guard, Traffic, exporting_agent, exporting_agent_with, free_port, serve, wait_for,
 };
 
 type Row = Map<String, Value>;
@@ -107,7 +106,7 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
         (["cart", "far", "near", "node-agent"].into_iter().all(done) && roamed()).then_some(())
     });
     let flows = agent.flows(FlowsArguments { limit: 0, ..FlowsArguments::default() });
-    settle();
+    agent.settle();
     let (all, pods) = (containers(&agent), pods(&agent));
     agent.stop();
     let collected = collector.finish();
@@ -209,7 +208,7 @@ fn a_container_that_is_gone_at_once_is_named() {
         let run = [&engine[..], &["wget", "-q", "-O", "/dev/null", &url]].concat();
         let _ = engines.docker(&run);
     }
-    settle();
+    agent.settle();
     let all = containers(&agent);
     agent.stop();
     let collected = collector.finish();
@@ -290,7 +289,7 @@ fn five_hundred_containers_at_once() {
             shown.iter().filter(|row| row["container"].as_str().is_some_and(|name| name.starts_with("real-")));
         (shown.len() >= 500 && of_engine.count() == 9).then_some(shown)
     });
-    settle();
+    agent.settle();
     let after = cost(&agent);
     living.clear();
     drop(made);
@@ -336,9 +335,10 @@ fn every_address_has_exactly_the_ports_that_listen_there() {
     for (from, to) in [(&pair.names[0], ADDRESSES[1]), (&pair.names[0], &web_ip)] {
         let _ = command(Some(from), "curl").args(["-s", "-m", "1", &format!("http://{to}:{port}/")]).output();
     }
-    settle();
+    agent.settle();
     let collector = Collector::start(zmq, 60, &[]);
     agent.wait_connected();
+    // A new collector hears of the ports within five seconds.
     std::thread::sleep(Duration::from_secs(5));
     agent.stop();
     let collected = collector.finish();
@@ -360,7 +360,7 @@ fn a_service_is_shown_by_its_unit_and_not_exported_as_a_container() {
     let cgroup = Cgroup::new("/sockeye-test.slice/demo.service");
     let status = cgroup.brief(server_port, 5, 500).stdout(Stdio::null()).status();
     assert!(status.expect("brief").success());
-    settle();
+    agent.settle();
     let shown = containers(&agent);
     agent.stop();
     let collected = collector.finish();

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,12 +14,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sockeye_ctl::protocol::FlowsArguments;
 use sockeye_ctl::{Client, Request};
-use sockeye_tests::{Agent, Collector, Guard, exporting_agent, free_port, program, serve, settle, talk, wait_for};
+use sockeye_tests::{Agent, Collector, Guard, exporting_agent, free_port, program, serve, settle_at, talk, wait_for};
 
 /// An agent whose standard output and error go where the test wants, beside a collector.
 struct Bare {
     agent: Guard,
     client: Client,
+    socket: PathBuf,
     collector: Collector,
     _folder: tempfile::TempDir,
 }
@@ -37,7 +39,7 @@ fn bare(change: impl FnOnce(&mut Command)) -> Bare {
         let answer = client.ask(&Request::Stats).ok()?;
         answer.rows("exports").iter().any(|row| row["connected"] == "yes" && row["to"] != "stdout").then_some(())
     });
-    Bare { agent, client, collector, _folder: folder }
+    Bare { agent, client, socket, collector, _folder: folder }
 }
 
 /// Connections, each of which the collector must hear of.
@@ -73,7 +75,7 @@ fn nobody_reads_what_it_says() {
             ends = None;
         }
         let made = connections(30);
-        settle();
+        settle_at(&bare.socket);
         let threads = bare.client.ask(&Request::Stats).expect("an answer").rows("threads");
         assert!(threads.iter().all(|row| row["restarts"] == 0), "{threads:#?}");
         end(&bare.agent.0, Signal::SIGTERM);
@@ -115,7 +117,7 @@ fn a_thread_that_dies_is_started_again() {
         });
         agent.wait_connected();
         let made = connections(10);
-        settle();
+        agent.settle();
         agent.stop();
         assert!(agent.stderr().contains(&format!("thread {name} panicked")), "{}", agent.stderr());
         let collected = collector.finish();
@@ -168,7 +170,10 @@ fn a_second_interrupt_ends_it_at_once() {
     // More lines than a pipe holds, and nobody reads them.
     let (_server, port, _) = serve("serve", "127.0.0.1");
     let _ = talk(&["storm", "127.0.0.1", &port.to_string(), "3000"]);
-    settle();
+    wait_for("a terminal that takes nothing", Duration::from_secs(20), || {
+        let exports = bare.client.ask(&Request::Stats).ok()?.rows("exports");
+        exports.iter().any(|row| row["to"] == "stdout" && row["queued"].as_u64() > Some(0)).then_some(())
+    });
     end(&bare.agent.0, Signal::SIGINT);
     assert_eq!(ended(&mut bare.agent.0, Duration::from_secs(3)), None, "it waits for its terminal");
     end(&bare.agent.0, Signal::SIGINT);
@@ -234,14 +239,14 @@ fn sixteen_clients_that_never_stop_asking_do_not_stop_the_reports() {
             .collect();
         let made = connections(30);
         // Heard of while they go on asking, not after.
-        settle();
+        agent.settle();
         let exported = std::iter::repeat_with(|| agent.ask(&Request::Stats)).take(100).find_map(Result::ok);
         stop.store(true, Ordering::Relaxed);
         let exported = exported.expect("a turn").rows("exports")[0]["records"].as_u64();
         (made, exported, clients.into_iter().map(|client| client.join().expect("answers")).sum::<u64>())
     });
     assert!(answers > 15 && exported >= Some(made.1), "{answers} answers, {exported:?} records");
-    settle();
+    agent.settle();
     agent.stop();
     assert_all_heard_of(collector, made);
 }

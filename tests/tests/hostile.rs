@@ -8,9 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sockeye_ctl::protocol::{FlowsArguments, OwnersArguments, Request};
 use sockeye_tests::engines::{Cgroup, config};
-use sockeye_tests::{
-    Agent, Traffic, exporting_agent, exporting_agent_with, output, program, serve, settle, talk, wait_for,
-};
+use sockeye_tests::{Agent, Traffic, exporting_agent, exporting_agent_with, output, program, serve, talk, wait_for};
 
 /// How a runtime may behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +93,7 @@ fn engines_that_reply_nonsense_change_nothing() {
             let engines = answer.rows("runtimes");
             (engines.len() == 2 && engines.iter().all(|row| row["failed"].as_u64() > Some(0))).then_some(())
         });
-        settle();
+        agent.settle();
         let grown_kib = resident_kib(&agent).saturating_sub(before_kib);
         let unnamed = agent.loss("container_unnamed");
         let complaints = agent.stderr();
@@ -128,7 +126,7 @@ fn hostile_names_are_shown_safely_everywhere() {
     let container = Cgroup::new(&format!("/docker/{}", "f".repeat(64)));
     let contained = connect_from(&container, server_port, 3);
     let said = talk(&["hostile", "127.0.0.1", &server_port.to_string()]);
-    settle();
+    agent.settle();
     let shown = agent.flows(FlowsArguments { limit: 0, ..FlowsArguments::default() });
     let containers = agent.ask(&Request::Containers(OwnersArguments::default())).expect("containers");
     let socket = agent.socket().display().to_string();
@@ -165,7 +163,7 @@ fn one_program_after_another_in_the_same_process() {
     let (said, pid) = (traffic.says(), traffic.pid());
     let second = traffic.says().as_u64().expect("the second program's port");
     traffic.wait();
-    settle();
+    agent.settle();
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();

@@ -12,7 +12,7 @@ use serde_json::Value;
 use sockeye_tests::engines::Cgroup;
 use sockeye_tests::net::{ADDRESSES, Pair};
 use sockeye_tests::{
-    Agent, Collected, Guard, Traffic, exporting_agent, exporting_agent_with, output, serve, settle, slowness, wait_for,
+    Agent, Collected, Guard, Traffic, exporting_agent, exporting_agent_with, output, serve, slowness, wait_for,
 };
 
 /// Ids of the kernel programs that are ours, by name.
@@ -43,7 +43,7 @@ fn ten_thousand_short_connections_at_full_speed() {
         .into();
     let done: u64 = storms.iter_mut().map(|storm| storm.says()["done"].as_u64().expect("a count")).sum();
     assert_eq!(done, connections);
-    settle();
+    agent.settle();
     // All from one answer; what the agent and the host do meanwhile may be on its way.
     let (offered, lost) = wait_for("balanced counters", Duration::from_secs(10), || {
         let record_counters = agent.sums("rings", ["offered", "delivered", "overflow", "lost"]);
@@ -135,9 +135,8 @@ fn starved_workers_tell_of_both_ends_of_a_flow_at_once() {
     let mut storm =
         Traffic::start(None, &["storm", "127.0.0.1", &port.to_string(), &connections.to_string(), "127.0.1.5"]);
     assert_eq!(storm.says()["done"], connections);
-    std::thread::sleep(Duration::from_secs(5));
     drop(load);
-    settle();
+    agent.settle();
     agent.stop();
     assert_whole(&collector.finish(), port, connections);
 }
@@ -164,7 +163,7 @@ fn a_flood_from_made_up_addresses_keeps_no_tcp_connection_out() {
     });
     let given_up = agent.loss("udp_given_up") + agent.loss("udp_other_peers");
     assert_eq!((agent.loss("flow_table_full"), given_up > 0), (0, true));
-    settle();
+    agent.settle();
     sink.dismiss();
     agent.stop();
     let collected = collector.finish();
@@ -181,7 +180,7 @@ fn the_state_of_sockets_is_charged_to_no_cgroup() {
     setrlimit(Resource::RLIMIT_NOFILE, 8192, 8192).expect("more descriptors");
     let cgroup = Cgroup::of_memory("sockeye-test-charge");
     let agent = Agent::start_by(cgroup.command("sockeye"));
-    settle();
+    agent.settle();
     let before = cgroup.kernel_bytes();
     let listeners: Vec<TcpListener> =
         (0..SOCKETS).map(|_| TcpListener::bind("127.0.0.1:0").expect("a listener")).collect();

@@ -96,7 +96,7 @@ fn a_collector_that_is_restarted_under_load_has_all_open_connections_within_five
     let text = port.to_string();
     let (mut many, locals, first) = hold(&text, CONNECTIONS, 1000);
     assert_eq!(locals.len(), CONNECTIONS as usize);
-    std::thread::sleep(Duration::from_secs(4));
+    agent.settle();
     let before = before.finish();
     wait_for("notice that it is gone", Duration::from_secs(10), || {
         (agent.figure("exports", "connected") == "no").then_some(())
@@ -107,10 +107,11 @@ fn a_collector_that_is_restarted_under_load_has_all_open_connections_within_five
     let mut storm = Traffic::start(None, &["storm", "127.0.0.1", &text, "20000", "127.0.5.1"]);
     let after = Collector::start(zmq, 120, &[]);
     agent.wait_connected();
-    std::thread::sleep(Duration::from_secs(5));
+    agent.settle();
     many.tell();
     let third = many.says()["sent"].as_u64().expect("a count");
     let _ = storm.says();
+    // Open flows have their turn within ten seconds.
     std::thread::sleep(Duration::from_secs(12));
     let after = after.finish();
     agent.stop();
@@ -150,7 +151,7 @@ fn a_program_in_a_folder_that_is_named_like_a_tag_runs_no_script() {
     let mut child = std::process::Command::new(&hostile);
     child.args([&format!("127.0.0.1:{port}"), "8000", "77"]).stdout(std::process::Stdio::null());
     let _child = Guard(child.spawn().expect("brief"));
-    std::thread::sleep(Duration::from_secs(5));
+    agent.settle();
     let socket = agent.socket().display().to_string();
     let ctl = sockeye_tests::program("ctl").display().to_string();
     let shown = sockeye_tests::output(&ctl, &["--socket", &socket, "--json", "flows", "--port", &port.to_string()]);

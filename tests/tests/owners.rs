@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use sockeye_ctl::Request;
 use sockeye_tests::{
-    Agent, Collector, PYTHON, Traffic, exporting_agent, here, program, serve, settle, slowness, talk, wait_for,
+    Agent, Collector, PYTHON, Traffic, exporting_agent, here, program, serve, slowness, talk, wait_for,
 };
 
 struct Lab {
@@ -22,7 +22,7 @@ fn lab() -> Lab {
 
 impl Lab {
     fn finish(mut self) -> sockeye_tests::Collected {
-        settle();
+        self.agent.settle();
         self.agent.stop();
         let collected = self.collector.finish();
         collected.assert_clean();
@@ -202,7 +202,7 @@ fn a_stream_that_nobody_reads_from_belongs_to_who_holds_it() {
     wait_for("the child as the owner", Duration::from_secs(6), || {
         lab.agent.flows_of_port(port as u16).first().filter(|flow| flow["responder_pid"] == child).map(|_| ())
     });
-    settle();
+    lab.agent.settle();
     let flow = lab.finish();
     assert_eq!(flow.flow(local, port)["dst_pid"], child);
 }

@@ -183,7 +183,11 @@ fn web_servers_databases_name_servers_and_namespaces() {
     near.wait();
 
     let worker = nginx.worker();
-    std::thread::sleep(Duration::from_secs(6));
+    agent.settle();
+    // The listening ports are announced some seconds after the start.
+    wait_for("the ports", Duration::from_secs(20), || {
+        (agent.figure("agent", "uptime").as_u64() > Some(6)).then_some(())
+    });
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();

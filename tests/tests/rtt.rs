@@ -1,13 +1,11 @@
 //! Round-trip times, of a path whose delay is known.
 
-use std::time::Duration;
-
 use serde_json::{Map, Value};
 use sockeye_ctl::Request;
 use sockeye_ctl::protocol::{FlowsArguments, RttArguments, RttBy};
 use sockeye_tests::capture::Capture;
 use sockeye_tests::net::{ADDRESSES, Namespace, Pair, nft};
-use sockeye_tests::{Agent, Traffic, exporting_agent, serve, settle, talk};
+use sockeye_tests::{Agent, Traffic, exporting_agent, serve, talk};
 
 const ONE_WAY_US: u32 = 10_000;
 const ROUND_TRIP_US: f64 = 20_000.0;
@@ -36,7 +34,7 @@ fn twenty_milliseconds_are_twenty_milliseconds() {
         Traffic::start(Some(&pair.names[0]), &["client", ADDRESSES[1], &port.to_string(), "2000000", "2000000"]);
     let said = client.says();
     client.wait();
-    std::thread::sleep(Duration::from_secs(2));
+    agent.settle();
     let (samples, p50) = distribution(&agent);
     assert!(samples > 50, "{samples} samples");
     let shown = agent.flows(FlowsArguments { port: Some(port as u16), ..FlowsArguments::default() });
@@ -64,7 +62,7 @@ fn a_connection_that_is_older_than_the_agent_has_a_distribution() {
         old.says();
         old.tell();
         old.wait();
-        std::thread::sleep(Duration::from_secs(1));
+        agent.settle();
         let (samples, p50) = distribution(&agent);
         agent.stop();
         assert!(samples > 5, "{args:?}: {samples} samples");
@@ -79,7 +77,7 @@ fn loopback_is_well_under_a_millisecond() {
     for _ in 0..20 {
         let _ = talk(&["client", "127.0.0.1", &port.to_string(), "2000", "2000"]);
     }
-    std::thread::sleep(Duration::from_secs(1));
+    agent.settle();
     let p50 = agent.figure("rtt", "p50").as_f64().expect("microseconds");
     assert!(p50 > 0.0 && p50 < 1000.0, "{p50} us");
     for flow in agent.flows_of_port(port) {
@@ -111,7 +109,7 @@ fn a_server_that_lingers_is_not_a_slow_network() {
     let mut program = Traffic::odd(None, &["lingers", "0", "5"]);
     let said = program.says();
     let port = said["port"].as_u64().expect("a port");
-    settle();
+    agent.settle();
     let flows = agent.flows_of_port(port as u16);
     let seen = said["seen"].as_object().expect("ports");
     assert_eq!((flows.len(), seen.len()), (5, 5));
@@ -131,7 +129,7 @@ fn a_deferred_accept_is_not_a_slow_network() {
     let agent = Agent::start(&[]);
     let mut program = Traffic::odd(None, &["defers", "0", "3"]);
     let said = program.says();
-    settle();
+    agent.settle();
     let (samples, p90) = process_p90(&agent, said["server"].as_u64().expect("a pid"));
     assert!(samples >= 3 && p90 < 5000.0, "{samples} samples, p90 {p90} us");
 }
@@ -153,7 +151,7 @@ fn assert_only_the_network(what: &str, [client_at, server_at]: [&str; 2], host: 
     let mut client = Traffic::odd(Some(client_at), &["troubles", host, &port.to_string()]);
     let said = client.says();
     let packets_us = capture.finish().data_round_trips_us(port);
-    settle();
+    agent.settle();
     let network_us: Vec<u64> = packets_us.iter().copied().filter(|us| us - packets_us[0] < 38_000).collect();
     assert!(network_us.len() >= 40 && network_us.len() < packets_us.len(), "{what}: no timer fired? {packets_us:?}");
     let (median_us, longest_us) = (network_us[network_us.len() / 2], network_us[network_us.len() - 1]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sockeye_tests::{Agent, Collected, Traffic, exporting_agent, settle, wait_for};
+use sockeye_tests::{Agent, Collected, Traffic, exporting_agent, wait_for};
 
 fn port(value: &serde_json::Value) -> u16 {
     value.as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port")
@@ -43,7 +43,7 @@ fn a_simultaneous_open() {
     shown.sort_unstable();
     assert_eq!(shown, [1000, 3000]);
     peers.iter_mut().for_each(Traffic::wait);
-    settle();
+    agent.settle();
     agent.stop();
     let collected = collector.finish();
     let began = if flows[0]["initiator"] == "127.0.0.1:24301" { (24301, 24302) } else { (24302, 24301) };
@@ -71,7 +71,7 @@ fn a_restored_connection() {
         let pid = if which == "client" { "initiator_pid" } else { "responder_pid" };
         assert_eq!(flow[pid], restored["pid"], "{which}");
         program.wait();
-        settle();
+        agent.settle();
         agent.stop();
         assert_eq!(bytes(&collector.finish(), client, server), (Some(1500), Some(2700)), "{which}");
     }
@@ -87,7 +87,7 @@ fn a_udp_download_that_is_under_way() {
         let local = port(&client.says()["local"]);
         std::thread::sleep(Duration::from_millis(300));
         let agent = Agent::start(&[]);
-        settle();
+        agent.settle();
         let flows = agent.flows_of_port(server_port);
         assert!(flows.len() == 1 && flows[0]["direction"] == "local", "{bound}: {flows:#?}");
         assert_eq!(flows[0]["initiator"], format!("127.0.0.1:{local}"), "{bound}: {flows:#?}");
@@ -106,7 +106,7 @@ fn a_udp_server_with_a_socket_per_client() {
         let (said, served) = (client.says(), server.says());
         let local = port(&said["local"]);
         assert_eq!((&said["got"], &served["got"]), (&served["sent"], &said["sent"]));
-        settle();
+        agent.settle();
         let flows = agent.flows_of_port(server_port);
         assert_eq!(flows.len(), 1, "{who}: {flows:#?}");
         assert_eq!(flows[0]["initiator"], format!("127.0.0.1:{local}"), "{who}");
@@ -168,7 +168,7 @@ fn an_older_connection_with_a_peer_elsewhere() {
             program.tell();
         }
         program.says();
-        settle();
+        agent.settle();
         agent.stop();
         let collected = collector.finish();
         // What was exchanged before the agent came is none of its reports.

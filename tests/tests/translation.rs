@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use sockeye_tests::net::{Namespace, shows_packets};
-use sockeye_tests::{Agent, Traffic, exporting_agent, settle, wait_for};
+use sockeye_tests::{Agent, Traffic, exporting_agent, wait_for};
 
 fn text(row: &Map<String, Value>, column: &str) -> String {
     row.get(column).and_then(Value::as_str).unwrap_or("-").to_owned()
@@ -67,9 +67,9 @@ fn a_connection_through_a_router_that_translates() {
         assert_eq!((&flow["initiator_pid"], flow["responder_pid"].as_u64()), (&said["pid"], Some(server.pid().into())));
         assert_eq!((&flow["sent"], &flow["received"]), (&said["sent"], &said["received"]), "{flow:#?}");
         assert_eq!(agent.flows_of_port(80).len(), 1, "found by either name");
-        settle();
+        agent.settle();
         drop(client);
-        settle();
+        agent.settle();
         agent.stop();
         let collected = collector.finish();
         collected.assert_clean();
@@ -93,7 +93,7 @@ fn many_short_connections_through_a_router_that_translates() {
     let mut client = Traffic::start(net.client.some(), &storm);
     client.says();
     client.wait();
-    settle();
+    agent.settle();
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();
@@ -142,7 +142,7 @@ fn a_resolver_behind_a_translation_of_the_sockets_own_namespace() {
         let flow = whole_flow(&agent, 33053);
         assert_eq!(text(&flow, "responder"), "127.0.0.11:53");
         assert_eq!((flow["sent"].as_u64(), flow["received"].as_u64()), (Some(150), Some(150)), "{flow:#?}");
-        settle();
+        agent.settle();
         agent.stop();
         let collected = collector.finish();
         collected.assert_clean();
@@ -170,7 +170,7 @@ fn equal_addresses_in_isolated_networks() {
     clients.iter_mut().for_each(|client| drop(client.says()));
     if !shows_packets() {
         // Nothing tells them apart: then they are not joined.
-        settle();
+        agent.settle();
         let rows = agent.flows_of_port(500);
         assert!(rows.len() == 4 && rows.iter().all(|row| row["direction"] != "local"), "{rows:#?}");
         return;
@@ -179,7 +179,7 @@ fn equal_addresses_in_isolated_networks() {
         let rows = agent.flows_of_port(500);
         (rows.len() == 2 && rows.iter().all(|row| row["direction"] == "local")).then_some(rows)
     });
-    settle();
+    agent.settle();
     agent.stop();
     // To a collector, which knows no namespaces, the two are one flow: of one of the tenants, never of both.
     let collected = collector.finish();
@@ -225,7 +225,7 @@ fn receivers_of_a_group_are_of_one_flow() {
         assert_eq!((row["sent"].as_u64(), row["received"].as_u64()), (Some(bytes), Some(0)), "{row:#?}");
         assert_eq!(row["initiator_pid"], sender.pid());
     }
-    settle();
+    agent.settle();
     agent.stop();
     let collected = collector.finish();
     collected.assert_clean();

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sockeye_tests::{Agent, Collector, Traffic, free_port, serve, settle, talk, wait_for};
+use sockeye_tests::{Agent, Collector, Traffic, free_port, serve, talk, wait_for};
 
 #[test]
 fn the_right_key_works_and_nothing_else_does() {
@@ -55,7 +55,7 @@ fn a_collector_that_comes_late_goes_and_comes_back() {
     let mut open = Traffic::start(None, &["client", "127.0.0.1", &port.to_string(), "20", "30", "hold"]);
     let said = open.says();
     let early = talk(&["client", "127.0.0.1", &port.to_string(), "1", "1"]);
-    std::thread::sleep(Duration::from_secs(3));
+    wait_for("a report that waits", Duration::from_secs(10), || (agent.sum("exports", "queued") >= 1).then_some(()));
     // It starts after the flows: what was waiting for it arrives.
     let first = Collector::start(zmq, 6, &[]).wait();
     first.assert_clean();
@@ -66,11 +66,11 @@ fn a_collector_that_comes_late_goes_and_comes_back() {
         (agent.figure("exports", "connected") == "no").then_some(())
     });
     let alone = talk(&["client", "127.0.0.1", &port.to_string(), "2", "2"]);
-    std::thread::sleep(Duration::from_secs(2));
+    wait_for("a report that waits", Duration::from_secs(10), || (agent.sum("exports", "queued") >= 1).then_some(()));
     let second = Collector::start(zmq, 120, &[]);
     agent.wait_connected();
     open.wait(); // the long flow ends now, and a new ntopng has not been told whose it is
-    settle();
+    agent.settle();
     let second = second.finish();
     second.assert_clean();
     let flow = second.flow(alone["local"].as_u64().expect("a port"), port.into());
@@ -96,7 +96,7 @@ fn two_exporters_and_a_bound_endpoint() {
     let said = talk(&["client", "127.0.0.1", &port.to_string(), "10", "10"]);
     let message = subscriber.recv_multipart(0).expect("a message at the bound endpoint");
     assert_eq!((message.len(), &message[0][..5], &message[1][..2]), (2, &b"flow\0"[..], &[1u8, 1][..]));
-    settle();
+    agent.settle();
     let collected = collector.finish();
     collected.assert_clean();
     let _ = collected.flow(said["local"].as_u64().expect("a port"), port.into());
@@ -158,7 +158,7 @@ fn without_a_collector_the_queue_is_bounded_and_drops_are_counted() {
         .into();
     let done: u64 = storms.iter_mut().map(|storm| storm.says()["done"].as_u64().expect("a count")).sum();
     assert_eq!(done, 2 * EACH);
-    settle();
+    agent.settle();
     let queued = agent.figure("exports", "queued").as_u64().expect("a count");
     assert!(queued <= 16_384, "{queued}");
     assert!(agent.sum("exports", "dropped") >= 2 * EACH - 16_384);

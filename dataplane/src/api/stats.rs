@@ -72,7 +72,7 @@ pub(crate) fn stats(s: &Sources<'_>, states: &StateCounts) -> Answer {
     let cpus = s.kernel.cpu_stats().unwrap_or_default();
     Answer {
         tables: vec![
-            Table::of([agent(s)]),
+            Table::of([agent(s, states)]),
             Table::of(s.limits.iter().map(limit)),
             Table::of(rings(s, &cpus)),
             Table::of(losses(s, &cpus)),
@@ -121,8 +121,12 @@ rows! {
         kernel_memory: Bytes = usize,
         /// flows in the table, those included that are over and linger
         flows: Count = usize,
+        /// flows that were not reported yet, and those whose end was not
+        flows_unreported: Count = u64,
         /// flows ever entered
         flows_seen: Count = u64,
+        /// what happened on the host before this long ago is in the table
+        behind: Nanoseconds = u64,
         /// host-local flows whose two ends were joined
         flows_paired: Count = u64,
         /// processes that are remembered
@@ -142,7 +146,7 @@ rows! {
     }
 }
 
-fn agent(s: &Sources<'_>) -> Agent {
+fn agent(s: &Sources<'_>, states: &StateCounts) -> Agent {
     let uptime = s.started.elapsed().as_secs_f64();
     let own = procfs::process::Process::myself().and_then(|own| own.stat()).ok();
     let cpu_s = own.as_ref().map(|stat| (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64);
@@ -156,7 +160,9 @@ fn agent(s: &Sources<'_>) -> Agent {
         memory: own.map(|stat| stat.rss * procfs::page_size()),
         kernel_memory: ring_bytes + s.kernel.scan_bytes(),
         flows: s.table.len(),
+        flows_unreported: states.unreported,
         flows_seen: counts.created,
+        behind: boot_ns().saturating_sub(s.table.through_ns()),
         flows_paired: counts.paired,
         processes: s.processes.len(),
         cgroups: s.processes.workloads.len(),
@@ -405,11 +411,15 @@ rows! {
 
 /// Flows by protocol and state.
 #[derive(Default)]
-pub(crate) struct StateCounts([[u64; State::ALL.len()]; 2]);
+pub(crate) struct StateCounts {
+    flows: [[u64; State::ALL.len()]; 2],
+    unreported: u64,
+}
 
 impl StateCounts {
     pub(crate) fn add(&mut self, flow: &Flow) {
-        self.0[flow.key.proto as usize][flow.state() as usize] += 1;
+        self.flows[flow.key.proto as usize][flow.state() as usize] += 1;
+        self.unreported += u64::from(flow.awaits_report());
     }
 
     fn rows(&self) -> impl Iterator<Item = FlowState> {
@@ -417,7 +427,7 @@ impl StateCounts {
         let row = |(proto, state): (Proto, State)| FlowState {
             protocol: proto.name(),
             state: state.name(),
-            flows: self.0[proto as usize][state as usize],
+            flows: self.flows[proto as usize][state as usize],
         };
         all.map(row).filter(|row| row.flows > 0)
     }

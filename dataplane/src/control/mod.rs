@@ -338,7 +338,7 @@ impl Control {
     /// UDP counters that have come.
     fn take_drained(&mut self, mut drained: Drained) {
         let now_ns = boot_ns();
-        self.table.udp_exchange(&drained.rows, &drained.closed, now_ns);
+        self.table.udp_exchange(&drained.rows, &drained.closed, drained.asked_ns, now_ns);
         self.totals.udp_drained += drained.rows.len() as u64;
         if let Some(err) = drained.error.take() {
             self.count_error(Err(err), "drain the UDP table");

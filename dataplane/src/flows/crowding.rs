@@ -10,6 +10,9 @@ use crate::model::flow::{Proto, State};
 const UDP_SHARE: usize = 2;
 /// Peers of one UDP socket that have a flow each. Further ones share a flow of the socket.
 pub(super) const PEERS_MAX: usize = 1 << 16;
+/// Of UDP's share, so much more is taken at most by flows that were given up and wait for their last report. All are reported
+/// with the next tick, but one exchange may bring more new peers than that.
+const GIVING_UP_SHARE: usize = 4;
 /// Flows that are looked at to find one that can be given up.
 const LOOKS_MAX: usize = 32;
 /// A flow of one datagram is over after this long when there is little room.
@@ -54,6 +57,13 @@ impl FlowTable {
         }
     }
 
+    /// The flow of all further peers of a socket always finds room.
+    pub(super) fn make_room_for_others(&mut self, now_ns: u64) {
+        if self.occupied() >= self.flows_max || !self.has_udp_room() {
+            self.give_up_udp(true, now_ns);
+        }
+    }
+
     /// Gives up a UDP flow: one that lingers, else one of a single datagram; for TCP `any`, the older the sooner. It has its last
     /// report with the next tick.
     fn give_up_udp(&mut self, any: bool, now_ns: u64) -> bool {
@@ -68,7 +78,7 @@ impl FlowTable {
                 self.remove(id);
                 return true;
             }
-            if flow.is_one_datagram() {
+            if flow.is_one_datagram() && (any || self.crowding.giving_up < self.udp_max() / GIVING_UP_SHARE) {
                 self.give_up(id, now_ns);
                 return true;
             }

@@ -312,6 +312,12 @@ impl Flow {
         self.reported.is_none()
     }
 
+    /// It has not been told of yet, or its end has not.
+    #[must_use]
+    pub fn awaits_report(&self) -> bool {
+        self.is_unreported() || (self.state().is_over() && !self.last_look)
+    }
+
     /// The moment of the newest figures. UDP's are counted up to its last datagram.
     pub(super) fn known_until_ns(&self) -> u64 {
         match self.key.proto {

@@ -105,6 +105,8 @@ pub struct FlowTable {
     whole_scan_next: Option<(u64, u64)>,
     /// All that the kernel told of before this moment has been taken.
     drained_through_ns: u64,
+    /// The same for UDP's counters.
+    udp_through_ns: u64,
     /// Addresses of this host that ends of flows had, loopback ones left out: the network namespace that had it last, and when.
     local_addrs: Map<Addr, (u32, u64)>,
     timers: TimerQueue,
@@ -141,6 +143,7 @@ impl FlowTable {
             whole_scan_ns: 0,
             whole_scan_next: None,
             drained_through_ns: u64::MAX,
+            udp_through_ns: 0,
             local_addrs: Map::default(),
             timers: TimerQueue::default(),
             timeouts,
@@ -235,6 +238,12 @@ impl FlowTable {
         if let Some((began_ns, _)) = self.whole_scan_next.take_if(|(_, ended_ns)| *ended_ns <= at_ns) {
             self.whole_scan_ns = began_ns;
         }
+    }
+
+    /// All that happened on the host before this moment is in the table.
+    #[must_use]
+    pub fn through_ns(&self) -> u64 {
+        self.drained_through_ns.min(self.udp_through_ns)
     }
 
     /// The UDP flow with this name that still lacks the end at `local`.

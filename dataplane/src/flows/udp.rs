@@ -80,7 +80,9 @@ impl<'a> Seen<'a> {
 impl FlowTable {
     /// Takes all that one exchange of the kernel's tables has brought, and the sockets that were closed before it: all their
     /// counters are in it. What is new comes in the order of its first packets: who was first is the initiator.
-    pub fn udp_exchange(&mut self, rows: &[(UdpKey, UdpValue)], closed: &[u64], now_ns: u64) {
+    /// `asked_ns`: when the exchange was asked for.
+    pub fn udp_exchange(&mut self, rows: &[(UdpKey, UdpValue)], closed: &[u64], asked_ns: u64, now_ns: u64) {
+        self.udp_through_ns = asked_ns;
         let is_known = |(key, _): &&(UdpKey, UdpValue)| self.udp.contains_key(key);
         let (known, mut new): (Vec<&_>, Vec<&_>) = rows.iter().partition(is_known);
         new.sort_unstable_by_key(|(_, value)| value.first_ns);
@@ -186,6 +188,7 @@ impl FlowTable {
         let side = seen.known_side().unwrap_or(seen.first_side());
         let opened = Opened { local: seen.local, remote, side, at_ns: seen.value.first_ns, group: false };
         let end = first_sight(seen.key, seen.value);
+        self.make_room_for_others(now_ns);
         let id = self.enter(Proto::Udp, opened, end, now_ns)?;
         self.counts.other_peers += 1;
         self.udp.insert(key_of(&end, seen.local, remote), id);

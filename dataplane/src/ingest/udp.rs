@@ -8,6 +8,7 @@ use sockeye_bpf::error::KernelError;
 use sockeye_bpf::records::{UdpKey, UdpValue};
 use sockeye_bpf::scan::UdpTables;
 
+use crate::model::clock::boot_ns;
 use crate::threads::Threads;
 
 /// What one exchange brought. Travels back empty with the next request.
@@ -17,6 +18,8 @@ pub struct Drained {
     pub rows: Vec<(UdpKey, UdpValue)>,
     /// UDP sockets that were gone when the request was made: all their counters are in `rows`, or were before.
     pub closed: Vec<u64>,
+    /// When it was asked for.
+    pub asked_ns: u64,
     /// Why rows may be missing.
     pub error: Option<KernelError>,
 }
@@ -57,6 +60,7 @@ impl Drainer {
         }
         let mut request = std::mem::take(&mut self.spare);
         std::mem::swap(&mut request.closed, closed);
+        request.asked_ns = boot_ns();
         self.busy = self.requests.send(request).is_ok();
     }
 

@@ -46,6 +46,9 @@ impl Request {
 
 pub(super) struct Agent {
     pub(super) table: FlowTable,
+    pub(super) flows_max: usize,
+    /// The most that the table ever held.
+    pub(super) flows_most: usize,
     pub(super) timeouts: Timeouts,
     processes: ProcessTable,
     threads: Vec<Thread>,
@@ -82,6 +85,8 @@ impl Agent {
         let flows_max = if plan.has(faults::SMALL_TABLE) { 1 + rng.index(8) } else { 500 };
         Self {
             table: FlowTable::new(flows_max, timeouts),
+            flows_max,
+            flows_most: 0,
             timeouts,
             processes: ProcessTable::default(),
             threads,
@@ -215,7 +220,8 @@ impl Agent {
         request.exchange(kernel);
         let mut drained = request.drained;
         self.rng.shuffle(&mut drained.rows);
-        self.table.udp_exchange(&drained.rows, &drained.closed, now_ns);
+        self.table.udp_exchange(&drained.rows, &drained.closed, now_ns, now_ns);
+        self.flows_most = self.flows_most.max(self.table.len());
     }
 
     fn scan_for(&mut self, kernel: &mut Kernel, wanted: impl Fn(&FlowRecord) -> bool) {

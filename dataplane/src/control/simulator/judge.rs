@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::agent::Agent;
-use super::datagrams::{is_flood, is_local, pair_of};
+use super::datagrams::{Asked, is_flood, is_local, pair_of};
 use super::kernel::Kernel;
 use super::plan::faults;
 use super::tcp::{Connection, Figures, Phase, Socket, whose};
@@ -33,6 +33,8 @@ pub(super) struct Judge {
     udp: BTreeMap<(usize, usize), Reported>,
     /// Bytes and datagrams of the flood.
     flooded: (u64, u64),
+    /// Some of the others' datagrams had no room for a flow of their own pair.
+    in_others: bool,
     active_ns: u64,
     pub(super) error: Option<String>,
 }
@@ -67,7 +69,7 @@ fn within(less: &Counters, more: &Counters) -> bool {
 impl Judge {
     pub(super) fn new(agent: &Agent) -> Self {
         let (tcp, udp) = (BTreeMap::new(), BTreeMap::new());
-        Self { tcp, udp, flooded: (0, 0), active_ns: agent.timeouts.active_ns, error: None }
+        Self { tcp, udp, flooded: (0, 0), in_others: false, active_ns: agent.timeouts.active_ns, error: None }
     }
 
     /// A report, at the moment at which it is made.
@@ -124,6 +126,10 @@ impl Judge {
             (*bytes, *packets) = (*bytes + report.delta.bytes[0], *packets + report.delta.packets[0]);
             return Ok(());
         }
+        if report.key.is_of_other_peers() {
+            self.in_others = true;
+            return Ok(());
+        }
         let (pair, right) = pair_of(&report.key).ok_or("a flow that nobody knows")?;
         let asked = kernel.udp.asked.get(&pair).ok_or("a flow that never was")?;
         // What was given up for the flood may come again with the answer.
@@ -160,6 +166,10 @@ impl Judge {
         if refused > 0 {
             return Ok(());
         }
+        let most = agent.flows_max * 5 / 4;
+        if agent.flows_most > most && !kernel.plan.has(faults::SMALL_TABLE) {
+            return Err(format!("more than {most} flows: {}", agent.flows_most));
+        }
         if self.flooded != kernel.udp.flooded {
             return Err(format!("the flood does not add up: {:?} of {:?}", self.flooded, kernel.udp.flooded));
         }
@@ -172,7 +182,8 @@ impl Judge {
         if all && vanished > agent.table.counts().vanished {
             return Err(format!("{vanished} have vanished, and {} are counted", agent.table.counts().vanished));
         }
-        for (pair, asked) in kernel.udp.asked.iter().filter(|(_, asked)| !asked.lost && !asked.spilled) {
+        let exact = |asked: &&Asked| !asked.lost && !asked.spilled && !self.in_others;
+        for (pair, asked) in kernel.udp.asked.iter().filter(|(_, asked)| exact(asked)) {
             let Some(reported) = self.udp.get(pair) else {
                 return Err(format!("UDP never reported: {pair:?}: {asked:?}"));
             };
