@@ -79,7 +79,8 @@ pub fn is_in_hosts_pid_namespace() -> bool {
 }
 
 /// Every cgroup but the root has a type.
-fn is_cgroup_root(mount: &Path) -> bool {
+#[must_use]
+pub fn is_cgroup_root(mount: &Path) -> bool {
     !mount.join("cgroup.type").exists()
 }
 

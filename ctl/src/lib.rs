@@ -10,6 +10,7 @@
 //! Answers describe themselves: each column of a [`Table`] carries its name, unit and meaning, so that a client can
 //! print what it has never heard of.
 
+pub mod arguments;
 pub mod client;
 pub mod declare;
 pub mod exit;

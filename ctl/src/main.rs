@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use sockeye_ctl::protocol::{
-    Answer, FlowsArguments, OwnerSort, OwnersArguments, Request, RttArguments, RttBy, SortBy, Table, VERSION,
+    Answer, Direction, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments, PeersArguments, Protocol, Request,
+    RttArguments, SortBy, Table, VERSION,
 };
 use sockeye_ctl::{Client, ClientError, exit, render};
 
@@ -39,14 +40,18 @@ struct Cli {
 enum Command {
     /// Everything about the agent: records, losses, flows, round-trip times, exports, what its programs cost.
     Stats,
-    /// The flows of the host.
-    Flows(Flows),
+    /// The flows of the host, one by one or added up; those that are open, or that ended lately.
+    Flows(Box<Flows>),
     /// Who has flows: processes with users, parents, packages.
     Processes(Owners),
     /// Containers, and systemd services of the host.
     Containers(Owners),
     /// Kubernetes' pods.
     Pods(Owners),
+    /// What containers are a part of: Deployments, StatefulSets, compose services; systemd services of the host.
+    Workloads(Owners),
+    /// Who talks to whom.
+    Peers(Peers),
     /// What listens.
     Ports,
     /// Distributions of round-trip times, drawn as histograms.
@@ -61,15 +66,35 @@ struct Owners {
     /// At most this many; 0 for all.
     #[arg(long, default_value_t = 50)]
     limit: usize,
+    /// Also those without flows.
+    #[arg(long)]
+    all: bool,
     /// Only rows whose name contains this.
     name: Option<String>,
 }
 
 #[derive(Debug, Args)]
-struct Rtt {
-    /// What each histogram is of.
+struct Peers {
+    /// What both sides are added up by: process, user, container, pod, namespace, workload, service, image, slice, network,
+    /// host, or label:KEY.
+    #[arg(long, default_value_t = GroupBy::Workload)]
+    by: GroupBy,
+    /// Sort by this figure, largest first.
     #[arg(long, value_enum, default_value_t)]
-    by: RttBy,
+    sort: OwnerSort,
+    /// At most this many; 0 for all.
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    /// Only rows where the name of either side contains this.
+    name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Rtt {
+    /// What each histogram is of: process, user, container, pod, namespace, workload, image, slice, network, host, or
+    /// label:KEY.
+    #[arg(long, default_value_t)]
+    by: GroupBy,
     /// At most this many, those with the most samples first; 0 for all.
     #[arg(long, default_value_t = 5)]
     limit: usize,
@@ -85,43 +110,85 @@ struct Flows {
     /// At most this many; 0 for all.
     #[arg(long, default_value_t = 50)]
     limit: usize,
-    /// Part of a process's name or path, or a pid.
+    /// Add them up by: process, user, container, pod, namespace, workload, service, image, slice, network, host, or label:KEY.
     #[arg(long)]
-    process: Option<String>,
+    by: Option<GroupBy>,
+    /// Those that ended lately, instead of those that are open.
+    #[arg(long)]
+    closed: bool,
+    /// Part of a process's name or path, or a pid. Like each of the following, it can be given several times: one of them must
+    /// match. Of different ones, all must.
+    #[arg(long)]
+    process: Vec<String>,
     /// Name of a user, or a uid.
     #[arg(long)]
-    user: Option<String>,
+    user: Vec<String>,
     /// Port on either side.
     #[arg(long)]
-    port: Option<u16>,
-    /// Address on either side.
+    port: Vec<u16>,
+    /// Address on either side, or a network such as 10.0.0.0/8.
     #[arg(long)]
-    address: Option<std::net::IpAddr>,
+    address: Vec<Network>,
     /// As in the column of that name: open, closed, refused, ...
     #[arg(long)]
-    state: Option<String>,
-    /// Name or beginning of the id of a container, name of a pod, or systemd unit.
+    state: Vec<String>,
+    /// Transport protocol.
+    #[arg(long, value_enum)]
+    protocol: Vec<Protocol>,
+    /// Which side is on this host.
+    #[arg(long, value_enum)]
+    direction: Vec<Direction>,
+    /// A container by name, by the beginning of its id, or as namespace/pod/container; a pod; a systemd unit.
     #[arg(long)]
-    container: Option<String>,
+    container: Vec<String>,
+    /// A pod by name, uid, or as namespace/name.
+    #[arg(long)]
+    pod: Vec<String>,
+    /// Namespace of a pod.
+    #[arg(long)]
+    namespace: Vec<String>,
+    /// A workload by name, or as Deployment/name.
+    #[arg(long)]
+    workload: Vec<String>,
+    /// Label of a container or pod, as key=value or key.
+    #[arg(long)]
+    label: Vec<String>,
+    /// At least so many bytes of both directions: 1500, 10kB, 5MB.
+    #[arg(long, value_name = "BYTES")]
+    min_bytes: Option<bytesize::ByteSize>,
+    /// A smoothed round-trip time over this: 500us, 20ms, 1s.
+    #[arg(long, value_name = "TIME")]
+    rtt_over: Option<humantime::Duration>,
 }
 
 impl Owners {
     fn into_arguments(self) -> OwnersArguments {
-        OwnersArguments { sort: self.sort, limit: self.limit, name: self.name }
+        OwnersArguments { sort: self.sort, limit: self.limit, name: self.name, all: self.all }
     }
 }
 
 impl Flows {
-    fn into_arguments(self) -> FlowsArguments {
+    fn into_arguments(self, wide: bool) -> FlowsArguments {
         FlowsArguments {
             sort: self.sort,
             limit: self.limit,
+            by: self.by,
+            closed: self.closed,
+            wide,
             process: self.process,
             user: self.user,
             port: self.port,
             address: self.address,
             state: self.state,
+            protocol: self.protocol,
+            direction: self.direction,
             container: self.container,
+            pod: self.pod,
+            namespace: self.namespace,
+            workload: self.workload,
+            label: self.label,
+            min_bytes: self.min_bytes.map(|size| size.as_u64()),
+            rtt_over_us: self.rtt_over.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
         }
     }
 }
@@ -136,10 +203,12 @@ fn main() -> ExitCode {
     };
     let request = match cli.command {
         Command::Stats => Request::Stats,
-        Command::Flows(flows) => Request::Flows(flows.into_arguments()),
+        Command::Flows(flows) => Request::Flows(Box::new(flows.into_arguments(cli.json))),
         Command::Processes(owners) => Request::Processes(owners.into_arguments()),
         Command::Containers(owners) => Request::Containers(owners.into_arguments()),
         Command::Pods(owners) => Request::Pods(owners.into_arguments()),
+        Command::Workloads(owners) => Request::Workloads(owners.into_arguments()),
+        Command::Peers(Peers { by, sort, limit, name }) => Request::Peers(PeersArguments { by, sort, limit, name }),
         Command::Ports => Request::Ports,
         Command::Rtt(rtt) => Request::Rtt(RttArguments { by: rtt.by, limit: rtt.limit, name: rtt.name }),
     };
@@ -186,7 +255,7 @@ fn show(answer: &Answer, request: &Request, json: bool, watch: bool) -> io::Resu
     let style = render::Style {
         columns: columns
             .or_else(|| terminal_size::terminal_size().map(|(width, _)| usize::from(width.0)))
-            .unwrap_or(160),
+            .unwrap_or(render::NO_SCREEN),
         color: terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
     };
     if watch && terminal {

@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+pub use crate::arguments::{
+    Direction, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments, PeersArguments, Protocol, RttArguments,
+    SortBy, keep,
+};
+
 /// Version of the protocol. Agent and client must agree on it.
 pub const VERSION: u32 = 2;
 /// Longest request line, bytes.
@@ -15,146 +20,21 @@ pub enum Request {
     /// All figures about the agent.
     Stats,
     /// The flows of the host.
-    Flows(FlowsArguments),
+    Flows(Box<FlowsArguments>),
     /// Processes with flows.
     Processes(OwnersArguments),
     /// Containers with flows, and services.
     Containers(OwnersArguments),
     /// Pods with flows.
     Pods(OwnersArguments),
+    /// What containers are a part of, and services.
+    Workloads(OwnersArguments),
+    /// Who talks to whom.
+    Peers(PeersArguments),
     /// Sockets that listen.
     Ports,
     /// Distributions of round-trip times.
     Rtt(RttArguments),
-}
-
-/// Keeps as many as a request's `limit` asks for.
-pub fn keep<T>(rows: &mut Vec<T>, limit: usize) {
-    if limit > 0 {
-        rows.truncate(limit);
-    }
-}
-
-/// Which processes, containers or pods, in which order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OwnersArguments {
-    /// Figure to sort by, largest first.
-    pub sort: OwnerSort,
-    /// At most this many, 0 for all.
-    pub limit: usize,
-    /// Part of the name.
-    pub name: Option<String>,
-}
-
-impl Default for OwnersArguments {
-    fn default() -> Self {
-        Self { sort: OwnerSort::Bytes, limit: 50, name: None }
-    }
-}
-
-/// Orders of processes, containers and pods.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum OwnerSort {
-    /// Bytes of both directions.
-    #[default]
-    Bytes,
-    /// Median round-trip time of the worse side.
-    Rtt,
-    /// Retransmitted segments.
-    Retrans,
-    /// Flows.
-    Flows,
-}
-
-/// Whose round-trip times.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RttArguments {
-    /// What a distribution is of.
-    pub by: RttBy,
-    /// At most this many, those with the most samples first, 0 for all.
-    pub limit: usize,
-    /// Part of the name.
-    pub name: Option<String>,
-}
-
-impl Default for RttArguments {
-    fn default() -> Self {
-        Self { by: RttBy::Host, limit: 5, name: None }
-    }
-}
-
-/// What a distribution of round-trip times is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum RttBy {
-    /// All connections of the host.
-    #[default]
-    Host,
-    /// A process.
-    Process,
-    /// A container, or a service.
-    Container,
-    /// A pod.
-    Pod,
-    /// The peer's network, /24 or /64.
-    Peer,
-}
-
-/// Which flows, in which order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FlowsArguments {
-    /// Column to sort by, largest first.
-    pub sort: SortBy,
-    /// At most this many, 0 for all.
-    pub limit: usize,
-    /// Part of a process's name or path, or a pid.
-    pub process: Option<String>,
-    /// Name of a user, or a uid.
-    pub user: Option<String>,
-    /// Port on either side.
-    pub port: Option<u16>,
-    /// Address on either side.
-    pub address: Option<std::net::IpAddr>,
-    /// State, as in the column of that name.
-    pub state: Option<String>,
-    /// Name or beginning of the id of a container, name of a pod, or systemd unit.
-    pub container: Option<String>,
-}
-
-impl Default for FlowsArguments {
-    fn default() -> Self {
-        Self {
-            sort: SortBy::Bytes,
-            limit: 50,
-            process: None,
-            user: None,
-            port: None,
-            address: None,
-            state: None,
-            container: None,
-        }
-    }
-}
-
-/// Orders of flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum SortBy {
-    /// Bytes of both directions.
-    #[default]
-    Bytes,
-    /// Round-trip time.
-    Rtt,
-    /// Retransmitted segments.
-    Retrans,
-    /// The most recently active first.
-    Active,
-    /// The oldest first.
-    Age,
 }
 
 /// Why a request is refused.
@@ -172,7 +52,9 @@ pub enum RequestError {
         client: u32,
     },
     /// No such request.
-    #[error("there is no request {0:?}: stats, flows, processes, containers, pods, ports and rtt are known")]
+    #[error(
+        "there is no request {0:?}: stats, flows, processes, containers, pods, workloads, peers, ports and rtt are known"
+    )]
     Unknown(String),
     /// The arguments do not fit the request.
     #[error("the arguments of {request} are not understood: {why}")]
@@ -216,10 +98,12 @@ impl Request {
         Ok(match envelope.request.as_str() {
             "stats" => arguments.none(Self::Stats)?,
             "ports" => arguments.none(Self::Ports)?,
-            "flows" => Self::Flows(arguments.read()?),
+            "flows" => Self::Flows(Box::new(arguments.read()?)),
             "processes" => Self::Processes(arguments.read()?),
             "containers" => Self::Containers(arguments.read()?),
             "pods" => Self::Pods(arguments.read()?),
+            "workloads" => Self::Workloads(arguments.read()?),
+            "peers" => Self::Peers(arguments.read()?),
             "rtt" => Self::Rtt(arguments.read()?),
             unknown => return Err(RequestError::Unknown(unknown.to_owned())),
         })
@@ -238,6 +122,8 @@ impl Request {
             Self::Processes(arguments) => ("processes", value(arguments)),
             Self::Containers(arguments) => ("containers", value(arguments)),
             Self::Pods(arguments) => ("pods", value(arguments)),
+            Self::Workloads(arguments) => ("workloads", value(arguments)),
+            Self::Peers(arguments) => ("peers", value(arguments)),
             Self::Rtt(arguments) => ("rtt", value(arguments)),
         };
         let envelope = Envelope { version: VERSION, request: request.into(), arguments };
@@ -400,29 +286,26 @@ mod tests {
 
     #[test]
     fn requests_survive_the_wire() {
-        let flows =
-            FlowsArguments { user: Some("alice".into()), port: Some(443), sort: SortBy::Rtt, ..Default::default() };
-        let rtt = RttArguments { by: RttBy::Pod, ..Default::default() };
+        let flows = FlowsArguments {
+            user: vec!["alice".into()],
+            port: vec![443, 80],
+            address: vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()],
+            by: Some(GroupBy::Label("app".into())),
+            sort: SortBy::Rtt,
+            ..Default::default()
+        };
+        let rtt = RttArguments { by: GroupBy::Pod, ..Default::default() };
         let requests = [
             Request::Stats,
-            Request::Flows(flows),
+            Request::Flows(flows.into()),
             Request::Pods(OwnersArguments { sort: OwnerSort::Rtt, ..Default::default() }),
+            Request::Peers(PeersArguments::default()),
             Request::Ports,
             Request::Rtt(rtt),
         ];
         for request in requests {
             assert_eq!(Request::parse(request.to_line().as_bytes()), Ok(request));
         }
-    }
-
-    #[test]
-    fn a_limit_of_zero_is_none() {
-        let kept = |limit| {
-            let mut rows = vec![1, 2, 3];
-            keep(&mut rows, limit);
-            rows.len()
-        };
-        assert_eq!((kept(0), kept(2), kept(9)), (3, 2, 3));
     }
 
     #[test]

@@ -9,13 +9,23 @@ use crate::protocol::{Answer, Column, Request, Table, Unit};
 /// Cells of a value that has a line of its own.
 const VALUE_MAX: usize = 1000;
 
+/// Columns where no screen is in the way: more than any line has, unless somebody makes names to fill memory with.
+pub const NO_SCREEN: usize = 1 << 14;
+
 /// How answers are drawn.
 #[derive(Debug, Clone, Copy)]
 pub struct Style {
-    /// Width of the terminal.
+    /// Width of the terminal, or [`NO_SCREEN`].
     pub columns: usize,
     /// ANSI colours.
     pub color: bool,
+}
+
+impl Style {
+    /// No column is cut where no screen is in the way.
+    fn at_most(self, width: usize) -> usize {
+        if self.columns >= NO_SCREEN { NO_SCREEN } else { width }
+    }
 }
 
 /// An answer, in the form that goes with the request.
@@ -23,10 +33,13 @@ pub struct Style {
 pub fn answer(answer: &Answer, request: &Request, style: Style) -> String {
     match request {
         Request::Stats => stats(answer, style),
+        Request::Flows(arguments) if arguments.by.is_some() => owners(answer, &GROUPS, style),
         Request::Flows(_) => flows(answer, style),
         Request::Processes(_) => owners(answer, &PROCESSES, style),
         Request::Containers(_) => owners(answer, &CONTAINERS, style),
         Request::Pods(_) => owners(answer, &PODS, style),
+        Request::Workloads(_) => owners(answer, &WORKLOADS, style),
+        Request::Peers(_) => owners(answer, &PEERS, style),
         Request::Ports => owners(answer, &PORTS, style),
         Request::Rtt(_) => rtt(answer, style),
     }
@@ -124,6 +137,7 @@ pub fn flows(answer: &Answer, style: Style) -> String {
         ("PROCESS[PID] USER", true),
         ("SENT", false),
         ("RECEIVED", false),
+        ("PER SECOND", false),
         ("RTT", false),
         ("RETRANS", false),
         ("AGE", false),
@@ -140,6 +154,7 @@ pub fn flows(answer: &Answer, style: Style) -> String {
                 vec![shown(row, "protocol"), endpoint(row, "initiator"), endpoint(row, "responder"), processes(row)];
             let bytes = |name| if row.get("not_counted").is_some() { "not counted".into() } else { shown(row, name) };
             cells.extend(["sent", "received"].map(bytes));
+            cells.push(per_second(row));
             let older = row.get("before_agent").is_some_and(|before| before == "yes");
             let age = format!("{}{}", if older { "> " } else { "" }, shown(row, "age"));
             cells.extend([shown(row, "rtt"), shown(row, "retrans"), age, shown(row, "state")]);
@@ -148,6 +163,15 @@ pub fn flows(answer: &Answer, style: Style) -> String {
         .collect();
     fit_processes(&mut rows, &titles, style.columns);
     lines(&titles, rows, style) + &summary(answer, " flows", style)
+}
+
+/// Payload of both directions.
+fn per_second(row: &Map<String, Value>) -> String {
+    let rate = |name| row.get(name).and_then(Value::as_u64);
+    match (rate("sent_per_second"), rate("received_per_second")) {
+        (None, None) => "-".into(),
+        (sent, received) => human::bytes(sent.unwrap_or(0) + received.unwrap_or(0)),
+    }
 }
 
 /// `3 of 7 flows`, where the agent says so.
@@ -160,13 +184,16 @@ fn summary(answer: &Answer, what: &str, style: Style) -> String {
 /// A column of a table for people: title, name in the answer, and the widest that it may get.
 pub type Shown = (&'static str, &'static str, usize);
 
-/// The figures that processes, containers and pods have; shown after the columns of their own.
-const FIGURES: [Shown; 10] = [
+/// The figures that processes, containers, pods and so on have; shown after the columns of their own.
+const FIGURES: [Shown; 13] = [
     ("OPEN", "open", 8),
+    ("FLOWS", "flows", 8),
     ("FLOWS OUT", "flows_out", 9),
     ("FLOWS IN", "flows_in", 8),
     ("SENT", "sent", 8),
     ("RECEIVED", "received", 8),
+    ("SENT/s", "sent_per_second", 8),
+    ("RECEIVED/s", "received_per_second", 10),
     ("RETRANS", "retrans", 8),
     ("OUT P50", "rtt_out_p50", 8),
     ("OUT P99", "rtt_out_p99", 8),
@@ -182,15 +209,25 @@ pub const PROCESSES: [Shown; 5] = [
     ("WORKLOAD", "workload", 30),
 ];
 /// `ctl containers`.
-pub const CONTAINERS: [Shown; 5] = [
+pub const CONTAINERS: [Shown; 6] = [
     ("CONTAINER", "container", 28),
     ("RUNTIME", "runtime", 10),
     ("IMAGE", "image", 24),
     ("NAMESPACE", "namespace", 16),
     ("POD", "pod", 28),
+    ("STATE", "state", 7),
 ];
 /// `ctl pods`.
-pub const PODS: [Shown; 3] = [("NAMESPACE", "namespace", 20), ("POD", "pod", 40), ("CONTAINERS", "containers", 30)];
+pub const PODS: [Shown; 4] =
+    [("NAMESPACE", "namespace", 20), ("POD", "pod", 40), ("CONTAINERS", "containers", 30), ("STATE", "state", 7)];
+/// `ctl workloads`.
+pub const WORKLOADS: [Shown; 4] =
+    [("WORKLOAD", "workload", 60), ("PODS", "pods", 5), ("CONTAINERS", "containers", 10), ("STATE", "state", 7)];
+/// `ctl peers`.
+pub const PEERS: [Shown; 3] =
+    [("INITIATOR", "initiator", 48), ("RESPONDER", "responder", 48), ("SERVICE", "service", 24)];
+/// `ctl flows --by`.
+pub const GROUPS: [Shown; 1] = [("NAME", "name", 60)];
 /// `ctl ports`.
 pub const PORTS: [Shown; 8] = [
     ("PROTO", "protocol", 5),
@@ -216,7 +253,11 @@ pub fn owners(answer: &Answer, own: &[Shown], style: Style) -> String {
         .objects()
         .map(|row| {
             let text = |(_, name, width): &Shown| {
-                human::ellipsis(&column(name).map_or_else(|| "-".into(), |column| cell(column, &row)), *width)
+                let name = if *name == "user" && !row.contains_key("user") { "uid" } else { name };
+                human::ellipsis(
+                    &column(name).map_or_else(|| "-".into(), |column| cell(column, &row)),
+                    style.at_most(*width),
+                )
             };
             shown.iter().map(text).collect()
         })
@@ -289,7 +330,7 @@ fn processes(row: &Map<String, Value>) -> String {
         let workload =
             get("workload").filter(|workload| !workload.ends_with(".service") && !workload.ends_with(".scope"));
         let workload = workload.map(|workload| format!(" @{workload}")).unwrap_or_default();
-        let user = get("user").unwrap_or_default();
+        let user = get("user").or_else(|| get("uid")).unwrap_or_default();
         get("pid").map(|pid| format!("{name}[{pid}] {user}{workload}").trim_end().to_owned())
     };
     let direction = row.get("direction").and_then(Value::as_str);

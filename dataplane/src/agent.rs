@@ -16,10 +16,11 @@ use sockeye::control::{Control, ControlOptions, Enrichment};
 use sockeye::export::messages::{Heartbeat, Probe};
 use sockeye::export::zmq::ZmqOptions;
 use sockeye::export::{ExportPort, text, zmq};
-use sockeye::flows::Timeouts;
+use sockeye::flows::{Keep, Timeouts};
 use sockeye::ingest::udp::Drainer;
 use sockeye::ingest::worker;
 use sockeye::log::{complain, say};
+use sockeye::model::rate::Window;
 use sockeye::owners::desk::Desk;
 use sockeye::owners::packages::PackageStats;
 use sockeye::owners::runtimes::NamingStats;
@@ -112,6 +113,9 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
         figures: heartbeat.agent,
         threads: threads.clone(),
         limits: preflight::limits(!args.no_cgroup),
+        window: Window::of_reports_every(Duration::from_secs(args.report_interval)),
+        keep: Keep { flows_max: args.closed_max as usize, for_ns: args.closed_seconds * 1_000_000_000 },
+        cgroup_root: preflight::find_cgroup2().filter(|root| preflight::is_cgroup_root(root)),
     };
     for limit in &options.limits {
         tracing::warn!("{}: {}", limit.finding, limit.remedy.as_deref().unwrap_or_default());

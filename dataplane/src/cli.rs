@@ -52,6 +52,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
     pub(crate) report_interval: u64,
 
+    /// `ctl flows --closed` shows at most so many flows that have ended.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    pub(crate) closed_max: u64,
+
+    /// It shows them for so long after their end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) closed_seconds: u64,
+
     /// Flows that go on are reported at least this often.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=600))]
     pub(crate) active_timeout: u64,

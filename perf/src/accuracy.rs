@@ -161,8 +161,8 @@ fn round(
     let kernel = Sockets::read(tcp)?;
     let mut shown = HashMap::new();
     for port in [tcp.port(), udp.port()] {
-        let arguments = FlowsArguments { port: Some(port), limit: usize::MAX, ..FlowsArguments::default() };
-        let answer = client.ask(&Request::Flows(arguments))?;
+        let arguments = FlowsArguments { port: vec![port], limit: usize::MAX, ..FlowsArguments::default() };
+        let answer = client.ask(&Request::Flows(arguments.into()))?;
         for row in answer.rows("flows") {
             // The round before had this port, and its flow is still there.
             if port == udp.port() && row.get("state").is_some_and(|state| state == "closed") {
@@ -182,8 +182,8 @@ fn round(
 /// A flow of an uncommon kind: it is there once, and as it has to be.
 fn compare_case(case: &Case, client: &Client, findings: &mut Findings) -> Result<()> {
     let name = format!("{} {}", case.name, case.initiator);
-    let arguments = FlowsArguments { port: Some(case.port), limit: usize::MAX, ..FlowsArguments::default() };
-    let answer = client.ask(&Request::Flows(arguments))?;
+    let arguments = FlowsArguments { port: vec![case.port], limit: usize::MAX, ..FlowsArguments::default() };
+    let answer = client.ask(&Request::Flows(arguments.into()))?;
     let rows = answer.rows("flows");
     let ours = json!(case.initiator.to_string());
     let is_it = |row: &&Map<String, Value>| row["initiator"] == ours && row["protocol"] == case.protocol;

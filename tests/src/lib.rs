@@ -233,14 +233,14 @@ impl Agent {
     /// If it does not answer.
     #[must_use]
     pub fn flows(&self, arguments: FlowsArguments) -> Vec<Map<String, Value>> {
-        let answer = self.ask(&Request::Flows(arguments)).expect("flows");
+        let answer = self.ask(&Request::Flows(arguments.into())).expect("flows");
         answer.rows("flows")
     }
 
     /// The flows of a port.
     #[must_use]
     pub fn flows_of_port(&self, port: u16) -> Vec<Map<String, Value>> {
-        self.flows(FlowsArguments { port: Some(port), limit: usize::MAX, ..FlowsArguments::default() })
+        self.flows(FlowsArguments { port: vec![port], limit: usize::MAX, ..FlowsArguments::default() })
     }
 
     /// Waits until its first exporter has a consumer.

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sockeye_ctl::protocol::FlowsArguments;
 use sockeye_ctl::{Client, Request};
 use sockeye_tests::{Agent, Collector, Guard, exporting_agent, free_port, program, serve, settle_at, talk, wait_for};
 
@@ -231,7 +230,7 @@ fn sixteen_clients_that_never_stop_asking_do_not_stop_the_reports() {
                 scope.spawn(|| {
                     let mut answers = 0;
                     while !stop.load(Ordering::Relaxed) {
-                        answers += u64::from(agent.ask(&Request::Flows(FlowsArguments::default())).is_ok());
+                        answers += u64::from(agent.ask(&Request::Flows(Box::default())).is_ok());
                     }
                     answers
                 })

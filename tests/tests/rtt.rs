@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 use sockeye_ctl::Request;
-use sockeye_ctl::protocol::{FlowsArguments, RttArguments, RttBy};
+use sockeye_ctl::protocol::{FlowsArguments, GroupBy, RttArguments};
 use sockeye_tests::capture::Capture;
 use sockeye_tests::net::{ADDRESSES, Namespace, Pair, nft};
 use sockeye_tests::{Agent, Traffic, exporting_agent, serve, talk};
@@ -12,7 +12,7 @@ const ROUND_TRIP_US: f64 = 20_000.0;
 
 /// Samples and median, microseconds, of the namespaces' network alone: the host has other connections.
 fn distribution(agent: &Agent) -> (u64, f64) {
-    let of = RttArguments { by: RttBy::Peer, limit: 1, name: Some("10.77.0.0".into()) };
+    let of = RttArguments { by: GroupBy::Network, limit: 1, name: Some("10.77.0.0".into()) };
     let answer = agent.ask(&Request::Rtt(of)).expect("an answer");
     let row = answer.rows("rtt").pop().unwrap_or_default();
     let figure = |name: &str| row.get(name).and_then(Value::as_f64).unwrap_or_default();
@@ -37,7 +37,7 @@ fn twenty_milliseconds_are_twenty_milliseconds() {
     agent.settle();
     let (samples, p50) = distribution(&agent);
     assert!(samples > 50, "{samples} samples");
-    let shown = agent.flows(FlowsArguments { port: Some(port as u16), ..FlowsArguments::default() });
+    let shown = agent.flows(FlowsArguments { port: vec![port as u16], ..FlowsArguments::default() });
     let flow_us = shown[0]["rtt"].as_f64().expect("microseconds");
     agent.stop();
     let collected = collector.finish();
@@ -88,7 +88,7 @@ fn loopback_is_well_under_a_millisecond() {
 
 /// The distribution of one process.
 fn of_process(agent: &Agent, pid: u64) -> Map<String, Value> {
-    let of = RttArguments { by: RttBy::Process, limit: usize::MAX, name: None };
+    let of = RttArguments { by: GroupBy::Process, limit: usize::MAX, name: None };
     let answer = agent.ask(&Request::Rtt(of)).expect("an answer");
     let rows = answer.rows("rtt");
     let row = rows.into_iter().find(|row| row["name"].as_str().is_some_and(|name| name.contains(&format!("[{pid}]"))));

@@ -17,6 +17,8 @@ pub enum Event {
 pub struct Question {
     /// What is asked.
     pub request: Request,
+    /// Containers of the host by the ids and paths of their cgroups, where those without flows are asked for, too.
+    pub places: Vec<(u64, String)>,
     /// Where the answer goes.
     pub reply: SyncSender<Result<Answer, String>>,
 }

@@ -2,89 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use sockeye_ctl::protocol::{FlowsArguments, SortBy, Table};
+use sockeye_ctl::protocol::{Direction, Table};
 use sockeye_ctl::rows;
 
+use super::filter::direction_of;
+use super::who::{self, ends_of};
 use crate::flows::Flow;
-use crate::model::flow::{End, Side, State};
-use crate::owners::process::{Process, ProcessTable};
+use crate::model::flow::{End, ProcKey, Side};
+use crate::owners::process::ProcessTable;
 use crate::owners::workload::Workload;
 
-/// Which flows are wanted, and in which order.
-pub(super) struct Wanted {
-    arguments: FlowsArguments,
-    state: Option<State>,
-}
-
-impl Wanted {
-    /// Reads what was asked for.
-    ///
-    /// # Errors
-    /// If there is no such state.
-    pub(super) fn new(arguments: &FlowsArguments) -> Result<Self, String> {
-        let state = match arguments.state.as_deref() {
-            None => None,
-            Some(name) => Some(State::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
-                let known: Vec<_> = State::ALL.iter().map(|state| state.name()).collect();
-                format!("there is no state {name:?}: {} are known", known.join(", "))
-            })?),
-        };
-        Ok(Self { arguments: arguments.clone(), state })
-    }
-
-    pub(super) fn is(&self, flow: &Flow, processes: &ProcessTable) -> bool {
-        self.state.is_none_or(|state| flow.state() == state) && matches(flow, processes, &self.arguments)
-    }
-
-    /// The larger, the sooner it is shown.
-    pub(super) fn sort_key(&self, flow: &Flow) -> u64 {
-        sort_key(flow, self.arguments.sort)
-    }
-}
-
-fn matches(flow: &Flow, processes: &ProcessTable, a: &FlowsArguments) -> bool {
-    let any_process = |wanted: &dyn Fn(&Process) -> bool| {
-        flow.ends().any(|end| processes.peek(end.owner).is_some_and(|process| wanted(process)))
-    };
-    let views = [Some(&flow.key), flow.translated()];
-    let endpoints: Vec<_> = views.into_iter().flatten().flat_map(|view| [view.initiator, view.responder]).collect();
-    a.port.is_none_or(|port| endpoints.iter().any(|e| e.port == port))
-        && a.address.is_none_or(|ip| endpoints.iter().any(|e| e.addr.ip() == ip.to_canonical()))
-        && a.process.as_deref().is_none_or(|text| {
-            let pid = text.parse::<u32>().ok();
-            flow.ends().any(|end| pid.is_some_and(|pid| end.owner.pid == pid))
-                || any_process(&|p| p.name.contains(text) || p.exe.as_deref().is_some_and(|exe| exe.contains(text)))
-        })
-        && a.user.as_deref().is_none_or(|text| {
-            let uid = text.parse::<u32>().ok();
-            any_process(&|p| p.user.as_deref() == Some(text) || uid == Some(p.uid))
-        })
-        && a.container.as_deref().is_none_or(|text| {
-            flow.ends().any(|end| processes.workload(end.owner).is_some_and(|workload| is_called(workload, text)))
-        })
-}
-
-/// Whether a workload is meant: by the name or the beginning of the id of its container, its pod, or its unit.
-fn is_called(workload: &Workload, text: &str) -> bool {
-    let container = workload.container.as_ref().is_some_and(|c| c.name == text || c.id.starts_with(text));
-    let pod = workload.pod.as_ref().is_some_and(|pod| pod.name == text || pod.uid == text);
-    container || pod || workload.unit.as_deref() == Some(text)
-}
-
-fn sort_key(flow: &Flow, sort: SortBy) -> u64 {
-    let total = flow.totals();
-    match sort {
-        SortBy::Bytes => total.bytes.iter().sum(),
-        SortBy::Retrans => total.retrans_of_both(),
-        SortBy::Rtt => shown_rtt(flow).map_or(0, |end| u64::from(end.srtt_us)),
-        SortBy::Active => flow.active_ns,
-        SortBy::Age => u64::MAX - flow.opened_ns,
-    }
-}
-
 rows! {
-    /// One row per flow. Counters since the connection was opened. A process is missing where its side is not on this host.
+    /// Counters since the connection was opened. A side that is not on this host has no process. Wide: with its place.
     struct Row: "flows" {
+        /// this host
+        node: Text = Option<String>,
         /// transport protocol
         protocol: Text = &'static str,
         /// who connected, or sent first
@@ -103,8 +35,10 @@ rows! {
         initiator_process: Text = Option<String>,
         /// its pid
         initiator_pid: Id = Option<u32>,
-        /// its user
+        /// its user, where the host's files name it
         initiator_user: Text = Option<String>,
+        /// its user id, as the host sees it
+        initiator_uid: Id = Option<u32>,
         /// its command line
         initiator_cmdline: Text = Option<String>,
         /// its parent
@@ -115,14 +49,60 @@ rows! {
         responder_process: Text = Option<String>,
         /// its pid
         responder_pid: Id = Option<u32>,
-        /// its user
+        /// its user, where the host's files name it
         responder_user: Text = Option<String>,
+        /// its user id, as the host sees it
+        responder_uid: Id = Option<u32>,
         /// its command line
         responder_cmdline: Text = Option<String>,
         /// its parent
         responder_parent: Text = Option<String>,
         /// its container, as namespace/pod/container in a pod, or its systemd unit
         responder_workload: Text = Option<String>,
+        /// its container by name
+        initiator_container: Text = Option<String>,
+        /// the runtime's id of it
+        initiator_container_id: Text = Option<String>,
+        /// the container runtime
+        initiator_runtime: Text = Option<&'static str>,
+        /// the container's image
+        initiator_image: Text = Option<String>,
+        /// its pod
+        initiator_pod: Text = Option<String>,
+        /// namespace of the pod
+        initiator_namespace: Text = Option<String>,
+        /// uid of the pod
+        initiator_pod_uid: Text = Option<String>,
+        /// kind of what it is a part of: Deployment, StatefulSet, a unit of systemd, ...
+        initiator_workload_kind: Text = Option<String>,
+        /// name of that, with namespace and kind before it
+        initiator_workload_name: Text = Option<String>,
+        /// labels of the container and its pod, as key=value
+        initiator_labels: Text = Option<Vec<String>>,
+        /// systemd unit, outside of containers
+        initiator_unit: Text = Option<String>,
+        /// its container by name
+        responder_container: Text = Option<String>,
+        /// the runtime's id of it
+        responder_container_id: Text = Option<String>,
+        /// the container runtime
+        responder_runtime: Text = Option<&'static str>,
+        /// the container's image
+        responder_image: Text = Option<String>,
+        /// its pod
+        responder_pod: Text = Option<String>,
+        /// namespace of the pod
+        responder_namespace: Text = Option<String>,
+        /// uid of the pod
+        responder_pod_uid: Text = Option<String>,
+        /// kind of what it is a part of: Deployment, StatefulSet, a unit of systemd, ...
+        responder_workload_kind: Text = Option<String>,
+        /// name of that, with namespace and kind before it
+        responder_workload_name: Text = Option<String>,
+        /// labels of the container and its pod, as key=value
+        responder_labels: Text = Option<Vec<String>>,
+        /// systemd unit, outside of containers
+        responder_unit: Text = Option<String>,
         /// further processes on the responder's side, as name[pid]: they receive the same datagrams, or had the port before
         other_responders: Text = Option<Vec<String>>,
         /// payload from the initiator; missing where it is not counted
@@ -135,6 +115,12 @@ rows! {
         packets_sent: Count = u64,
         /// segments or datagrams to the initiator
         packets_received: Count = u64,
+        /// payload from the initiator per second, since the last report of the flow
+        sent_per_second: Bytes = Option<u64>,
+        /// payload to the initiator per second, likewise
+        received_per_second: Bytes = Option<u64>,
+        /// packets of both directions per second, likewise
+        packets_per_second: Count = f64,
         /// segments that the local sides sent again
         retrans: Count = u64,
         /// smoothed round-trip time
@@ -151,7 +137,7 @@ rows! {
 }
 
 /// The end whose round-trip time is shown: the initiator's, where it has one.
-fn shown_rtt(flow: &Flow) -> Option<&End> {
+pub(super) fn shown_rtt(flow: &Flow) -> Option<&End> {
     Side::BOTH.into_iter().find_map(|side| flow.end(side).filter(|end| end.srtt_us > 0))
 }
 
@@ -161,23 +147,62 @@ struct SideRow {
     process: Option<String>,
     pid: Option<u32>,
     user: Option<String>,
+    uid: Option<u32>,
     cmdline: Option<String>,
     parent: Option<String>,
-    workload: Option<String>,
+    place: Option<String>,
+    wide: Wide,
 }
 
-fn side_row(flow: &Flow, side: Side, processes: &ProcessTable) -> SideRow {
-    let Some(owner) = flow.end(side).map(|end| end.owner).filter(|owner| owner.is_known()) else {
-        return SideRow::default();
-    };
-    let process = processes.peek(owner);
+/// Where it lives, in columns.
+#[derive(Default)]
+struct Wide {
+    container: Option<String>,
+    container_id: Option<String>,
+    runtime: Option<&'static str>,
+    image: Option<String>,
+    pod: Option<String>,
+    namespace: Option<String>,
+    pod_uid: Option<String>,
+    workload_kind: Option<String>,
+    workload_name: Option<String>,
+    labels: Option<Vec<String>>,
+    unit: Option<String>,
+}
+
+impl Wide {
+    fn new(workload: &Workload) -> Self {
+        let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let (container, pod) = (workload.container.as_ref(), workload.pod.as_ref());
+        let (workload_kind, workload_name) = who::workload_name(workload).unzip();
+        let labels = container.map(|container| container.labels.iter().map(|(key, value)| format!("{key}={value}")));
+        Self {
+            container: container.map(|container| container.name_or_id().to_owned()),
+            container_id: container.map(|container| container.id.clone()),
+            runtime: container.map(|container| container.runtime.name()),
+            image: container.and_then(|container| known(&container.image)),
+            pod: pod.and_then(|pod| known(&pod.name)),
+            namespace: pod.and_then(|pod| known(&pod.namespace)),
+            pod_uid: pod.map(|pod| pod.uid.clone()),
+            workload_kind,
+            workload_name,
+            labels: labels.map(Iterator::collect),
+            unit: workload.unit.clone(),
+        }
+    }
+}
+
+fn side_row(owner: ProcKey, end: who::End<'_>, wide: bool) -> SideRow {
+    let process = end.process;
     SideRow {
         process: process.map(|p| p.name.clone()),
-        pid: Some(owner.pid),
-        user: process.map(|p| p.user_or_uid()),
+        pid: owner.is_known().then_some(owner.pid),
+        user: process.and_then(|p| p.user.clone()),
+        uid: process.map(|p| p.uid),
         cmdline: process.map(|p| p.cmdline.clone()),
         parent: process.map(|p| format!("{}[{}]", p.parent_name, p.ppid)),
-        workload: processes.workload(owner).and_then(|workload| workload.title()),
+        place: end.workload.and_then(|workload| workload.title()),
+        wide: end.workload.filter(|_| wide).map(|workload| Wide::new(workload)).unwrap_or_default(),
     }
 }
 
@@ -194,47 +219,80 @@ pub(super) fn no_rows() -> Table {
     Table::of(std::iter::empty::<Row>())
 }
 
-pub(super) fn add_row(rows: &mut Table, flow: &Flow, processes: &ProcessTable, now_ns: u64) {
-    rows.add(flow_row(flow, processes, now_ns));
+pub(super) fn add_row(rows: &mut Table, flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) {
+    rows.add(flow_row(flow, processes, wide, now_ns));
 }
 
-fn flow_row(flow: &Flow, processes: &ProcessTable, now_ns: u64) -> Row {
+fn flow_row(flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) -> Row {
     let total = flow.totals();
     let counted = !flow.is_bypassed();
     let translated = |side| flow.translated().map(|view| view.endpoint(side).to_string());
     let rtt = shown_rtt(flow);
-    let [initiator, responder] = Side::BOTH.map(|side| side_row(flow, side, processes));
+    let ends = ends_of(flow, processes);
+    let [initiator, responder] = Side::BOTH.map(|side| {
+        let end = flow.end(side).filter(|end| end.owner.is_known()).zip(ends[side as usize]);
+        end.map(|(end, who)| side_row(end.owner, who, wide)).unwrap_or_default()
+    });
     let since_s = |then_ns: u64| now_ns.saturating_sub(then_ns) / 1_000_000_000;
+    let [bytes, packets] = flow.rates(now_ns);
     Row {
+        node: wide.then(who::node),
         protocol: flow.key.proto.name(),
         initiator: flow.key.text(Side::Initiator),
         responder: flow.key.text(Side::Responder),
         translated_initiator: translated(Side::Initiator),
         translated_responder: translated(Side::Responder),
-        direction: match Side::BOTH.map(|side| flow.end(side).is_some()) {
-            [true, true] => "local",
-            [true, false] => "out",
-            _ => "in",
+        direction: match direction_of(flow) {
+            Direction::Local => "local",
+            Direction::Out => "out",
+            Direction::In => "in",
         },
         state: flow.state().name(),
         initiator_process: initiator.process,
         initiator_pid: initiator.pid,
         initiator_user: initiator.user,
+        initiator_uid: initiator.uid,
         initiator_cmdline: initiator.cmdline,
         initiator_parent: initiator.parent,
-        initiator_workload: initiator.workload,
+        initiator_workload: initiator.place,
+        initiator_container: initiator.wide.container,
+        initiator_container_id: initiator.wide.container_id,
+        initiator_runtime: initiator.wide.runtime,
+        initiator_image: initiator.wide.image,
+        initiator_pod: initiator.wide.pod,
+        initiator_namespace: initiator.wide.namespace,
+        initiator_pod_uid: initiator.wide.pod_uid,
+        initiator_workload_kind: initiator.wide.workload_kind,
+        initiator_workload_name: initiator.wide.workload_name,
+        initiator_labels: initiator.wide.labels,
+        initiator_unit: initiator.wide.unit,
         responder_process: responder.process,
         responder_pid: responder.pid,
         responder_user: responder.user,
+        responder_uid: responder.uid,
         responder_cmdline: responder.cmdline,
         responder_parent: responder.parent,
-        responder_workload: responder.workload,
+        responder_workload: responder.place,
+        responder_container: responder.wide.container,
+        responder_container_id: responder.wide.container_id,
+        responder_runtime: responder.wide.runtime,
+        responder_image: responder.wide.image,
+        responder_pod: responder.wide.pod,
+        responder_namespace: responder.wide.namespace,
+        responder_pod_uid: responder.wide.pod_uid,
+        responder_workload_kind: responder.wide.workload_kind,
+        responder_workload_name: responder.wide.workload_name,
+        responder_labels: responder.wide.labels,
+        responder_unit: responder.wide.unit,
         other_responders: other_responders(flow, processes),
         sent: counted.then_some(total.bytes[0]),
         received: counted.then_some(total.bytes[1]),
         not_counted: (!counted).then_some("sockmap"),
         packets_sent: total.packets[0],
         packets_received: total.packets[1],
+        sent_per_second: counted.then_some(bytes[0] as u64),
+        received_per_second: counted.then_some(bytes[1] as u64),
+        packets_per_second: super::round2(f64::from(packets[0] + packets[1])),
         retrans: total.retrans_of_both(),
         rtt: rtt.map(|end| end.srtt_us),
         rtt_var: rtt.map(|end| end.rttvar_us),

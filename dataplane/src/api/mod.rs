@@ -2,12 +2,18 @@
 //! that explain themselves.
 
 pub mod events;
+mod filter;
 mod flows;
+mod groups;
 pub(crate) mod owners;
 pub mod pass;
+pub(crate) mod peers;
+pub(crate) mod ports;
 pub(crate) mod questions;
+pub(crate) mod rtt;
 pub mod server;
 pub(crate) mod stats;
+mod who;
 
 use sockeye_ctl::{Table, rows};
 

@@ -1,22 +1,22 @@
-//! `ctl processes`, `containers`, `pods`, `ports` and `rtt`: who is behind the flows, and how slow their network is.
+//! `ctl processes`, `containers`, `pods` and `workloads`: who is behind the flows, and how slow their network is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use sockeye_ctl::declare::NamedRow;
-use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments, RttArguments, RttBy, Table, keep};
+use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments, Table, keep};
 use sockeye_ctl::rows;
 
-use super::pass::OpenFlows;
+use super::pass::{OpenFlows, ROWS_MAX};
+use super::who::{pod_name, workload_name};
 use super::{round2, summary};
-use crate::flows::FlowTable;
-use crate::flows::aggregates::{Aggregate, Aggregates};
-use crate::model::clock::boot_ns;
+use crate::flows::aggregates::{Aggregate, Aggregates, RATES};
 use crate::model::flow::ProcKey;
 use crate::model::rtt::RttStats;
 use crate::owners::process::ProcessTable;
-use crate::owners::workload::{Pod, Workload};
+use crate::owners::workload::Workload;
 
 /// What the figures are read from.
 pub(crate) struct Owners<'a> {
@@ -24,6 +24,18 @@ pub(crate) struct Owners<'a> {
     pub(crate) aggregates: &'a Aggregates,
     /// Open flows by owner.
     pub(crate) open: &'a OpenFlows,
+    pub(crate) now_ns: u64,
+    /// Where the host's cgroups are, if they can be seen.
+    pub(crate) cgroup_root: Option<&'a Path>,
+}
+
+impl Owners<'_> {
+    /// Whether one of these places is still there.
+    fn state_of<'a>(&self, places: impl IntoIterator<Item = &'a Workload>) -> Option<&'static str> {
+        let root = self.cgroup_root?;
+        let is_there = |place: &Workload| root.join(place.path.trim_start_matches('/')).exists();
+        Some(if places.into_iter().any(is_there) { "running" } else { "gone" })
+    }
 }
 
 rows! {
@@ -39,6 +51,18 @@ rows! {
         sent: Bytes = u64,
         /// payload received
         received: Bytes = u64,
+        /// segments and datagrams sent
+        packets_sent: Count = u64,
+        /// segments and datagrams received
+        packets_received: Count = u64,
+        /// payload sent per second, over the last ten seconds
+        sent_per_second: Bytes = u64,
+        /// payload received per second, over the last ten seconds
+        received_per_second: Bytes = u64,
+        /// packets of both directions per second, over the last ten seconds
+        packets_per_second: Count = f64,
+        /// new flows per second, over the last ten seconds
+        flows_per_second: Count = f64,
         /// segments sent again
         retrans: Count = u64,
         /// round-trip time as initiator: average of all samples
@@ -64,20 +88,28 @@ rows! {
     }
 }
 
-/// A line of one of the tables: its own columns, and where the figures come from.
-struct Line<H> {
-    head: H,
-    aggregate: Aggregate,
-    open: u64,
+/// A line of one of the tables: what its own columns are made from, and where the figures come from.
+pub(super) struct Line<T> {
+    pub(super) of: T,
+    pub(super) aggregate: Aggregate,
+    pub(super) open: u64,
+    /// As in [`crate::flows::aggregates::RATES`].
+    pub(super) rates: [f64; RATES],
 }
 
-impl<H> Line<H> {
+impl<T> Line<T> {
+    fn new(of: T, (aggregate, open): (Aggregate, u64), owners: &Owners<'_>) -> Self {
+        let rates = aggregate.rates.per_second(owners.aggregates.window(), owners.now_ns);
+        Self { of, aggregate, open, rates }
+    }
+
     fn sort_key(&self, sort: OwnerSort) -> u64 {
         let [out, into] = self.aggregate.activity;
         match sort {
             OwnerSort::Bytes => out.bytes_sent + into.bytes_sent + out.bytes_received + into.bytes_received,
             OwnerSort::Flows => out.flows + into.flows + self.open,
             OwnerSort::Retrans => out.retrans + into.retrans,
+            OwnerSort::Rate => (1000.0 * (self.rates[0] + self.rates[1])) as u64,
             OwnerSort::Rtt => self.aggregate.rtt.iter().flatten().map(|rtt| rtt.quantile_us(0.5)).max().unwrap_or(0),
         }
     }
@@ -95,6 +127,12 @@ impl<H> Line<H> {
             flows_in: into.flows,
             sent: out.bytes_sent + into.bytes_sent,
             received: out.bytes_received + into.bytes_received,
+            packets_sent: out.packets_sent + into.packets_sent,
+            packets_received: out.packets_received + into.packets_received,
+            sent_per_second: self.rates[0] as u64,
+            received_per_second: self.rates[1] as u64,
+            packets_per_second: round2(self.rates[2]),
+            flows_per_second: round2(self.rates[3]),
             retrans: out.retrans + into.retrans,
             rtt_out_mean,
             rtt_out_dev,
@@ -111,26 +149,26 @@ impl<H> Line<H> {
 }
 
 /// Mean and deviation, microseconds; nothing without samples.
-fn averages(rtt: Option<&RttStats>) -> [Option<f64>; 2] {
+pub(super) fn averages(rtt: Option<&RttStats>) -> [Option<f64>; 2] {
     let rtt = rtt.filter(|rtt| rtt.samples() > 0);
     [rtt.map(|rtt| round2(rtt.mean_us())), rtt.map(|rtt| round2(rtt.deviation_us()))]
 }
 
 /// p50, p90 and p99, microseconds; nothing without samples.
-fn quantiles(rtt: Option<&RttStats>) -> [Option<u64>; 3] {
+pub(super) fn quantiles(rtt: Option<&RttStats>) -> [Option<u64>; 3] {
     let rtt = rtt.filter(|rtt| rtt.samples() > 0);
     [0.5, 0.9, 0.99].map(|quantile| rtt.map(|rtt| rtt.quantile_us(quantile)))
 }
 
 /// The rows that were asked for, and how many there are.
-fn answer<H: NamedRow>(mut lines: Vec<Line<H>>, a: &OwnersArguments) -> Answer {
+pub(super) fn answer<T, H: NamedRow>(mut lines: Vec<Line<T>>, a: &OwnersArguments, head: impl Fn(T) -> H) -> Answer {
     let matching = lines.len();
     lines.sort_by_key(|line| std::cmp::Reverse(line.sort_key(a.sort)));
-    keep(&mut lines, a.limit);
+    keep(&mut lines, if a.limit == 0 { ROWS_MAX } else { a.limit.min(ROWS_MAX) });
     let summary = summary(matching, lines.len());
     let rows = lines.into_iter().map(|line| {
         let figures = line.figures();
-        (line.head, figures)
+        (head(line.of), figures)
     });
     Answer { tables: vec![summary, Table::with(H::NAME, H::HELP, rows)] }
 }
@@ -171,7 +209,7 @@ rows! {
 
 /// Processes with flows.
 pub(crate) fn processes(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
-    let (processes, now_ns) = (of.processes, boot_ns());
+    let (processes, now_ns) = (of.processes, of.now_ns);
     let mut found: HashMap<ProcKey, (Aggregate, u64), ahash::RandomState> = HashMap::default();
     for (key, aggregate) in of.aggregates.processes() {
         found.entry(key).or_default().0 = aggregate.clone();
@@ -182,9 +220,9 @@ pub(crate) fn processes(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
     let lines = found
         .into_iter()
         .filter(|(key, _)| matches(processes.peek(*key).map(|process| process.name.as_str()), a))
-        .map(|(key, (aggregate, open))| Line { head: process_head(key, processes, now_ns), aggregate, open })
+        .map(|(key, figures)| Line::new(key, figures, of))
         .collect();
-    answer(lines, a)
+    answer(lines, a, |key| process_head(key, processes, now_ns))
 }
 
 fn matches(name: Option<&str>, a: &OwnersArguments) -> bool {
@@ -197,9 +235,9 @@ fn process_head(key: ProcKey, processes: &ProcessTable, now_ns: u64) -> ProcessH
     ProcessHead {
         process: process.map(|process| process.name.clone()),
         pid: key.pid,
-        user: process.map(|process| process.user_or_uid()),
+        user: process.and_then(|process| process.user.clone()),
         uid: process.map(|process| process.uid),
-        group: process.map(|process| process.group_or_gid()),
+        group: process.and_then(|process| process.group.clone()),
         gid: process.map(|process| process.gid),
         exe: process.and_then(|process| process.exe.clone()),
         package: process.and_then(|process| process.package.clone()),
@@ -213,7 +251,7 @@ fn process_head(key: ProcKey, processes: &ProcessTable, now_ns: u64) -> ProcessH
 }
 
 /// Workloads with the figures of all their processes; the key says what belongs together.
-fn by_workload<K: Ord>(
+pub(super) fn by_workload<K: Ord>(
     of: &Owners<'_>,
     key: impl Fn(&Workload) -> Option<K>,
 ) -> BTreeMap<K, (Arc<Workload>, Aggregate, u64)> {
@@ -238,7 +276,7 @@ fn by_workload<K: Ord>(
 }
 
 rows! {
-    /// Containers with flows, and services of the host in their place.
+    /// Containers with flows, and services of the host in their place. With all: those without flows, too.
     struct ContainerHead: "containers" {
         /// name by its runtime, or the id; a systemd unit where there is no container
         container: Text = String,
@@ -256,8 +294,14 @@ rows! {
         slice: Text = Option<String>,
         /// path of the cgroup
         cgroup: Text = String,
-        /// labels, as key=value
+        /// labels of the container and its pod, as key=value
         labels: Text = Vec<String>,
+        /// kind of what it is a part of: Deployment, StatefulSet, a unit of systemd, ...
+        workload_kind: Text = Option<String>,
+        /// name of that, with namespace and kind before it
+        workload_name: Text = Option<String>,
+        /// running, or gone
+        state: Text = Option<&'static str>,
     }
 }
 
@@ -271,19 +315,21 @@ pub(crate) fn containers(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
     let lines = by_workload(of, key)
         .into_values()
         .filter(|(workload, ..)| matches(workload.title().as_deref(), a))
-        .map(|(workload, aggregate, open)| Line { head: container_head(&workload), aggregate, open })
+        .filter(|(_, aggregate, open)| a.all || *open > 0 || aggregate.has_figures())
+        .map(|(workload, aggregate, open)| Line::new(workload, (aggregate, open), of))
         .collect();
-    answer(lines, a)
+    answer(lines, a, |workload| container_head(&workload, of))
 }
 
 fn known(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn container_head(workload: &Workload) -> ContainerHead {
+fn container_head(workload: &Workload, of: &Owners<'_>) -> ContainerHead {
     let (container, pod) = (workload.container.as_ref(), workload.pod.as_ref());
     let labels = |labels: &[(String, String)]| labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let name = container.map(|container| container.name_or_id().to_owned()).or_else(|| workload.unit.clone());
+    let (workload_kind, workload_name) = workload_name(workload).unzip();
     ContainerHead {
         container: name.unwrap_or_default(),
         id: container.map(|container| container.id.clone()),
@@ -294,6 +340,9 @@ fn container_head(workload: &Workload) -> ContainerHead {
         slice: workload.slice.clone(),
         cgroup: workload.path.clone(),
         labels: container.map(|container| labels(&container.labels)).unwrap_or_default(),
+        workload_kind,
+        workload_name,
+        state: of.state_of([workload]),
     }
 }
 
@@ -307,150 +356,134 @@ rows! {
         /// uid
         uid: Text = String,
         /// its containers with flows
-        containers: Text = Vec<String>,
+        containers: Text = BTreeSet<String>,
+        /// kind of what it is a part of: Deployment, StatefulSet, ...
+        workload_kind: Text = Option<String>,
+        /// name of that, with namespace and kind before it
+        workload_name: Text = Option<String>,
+        /// labels, as key=value
+        labels: Text = BTreeSet<String>,
+        /// running, or gone
+        state: Text = Option<&'static str>,
     }
 }
 
 /// Kubernetes' pods.
 pub(crate) fn pods(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
-    let mut pods: BTreeMap<String, (Pod, Vec<String>, Aggregate, u64)> = BTreeMap::new();
+    let mut pods: BTreeMap<String, Group> = BTreeMap::new();
     let key = |workload: &Workload| {
         let pod = workload.pod.as_ref()?;
         Some((pod.uid.clone(), workload.container.as_ref().map(|container| container.id.clone())))
     };
     for ((uid, _), (workload, group, open)) in by_workload(of, key) {
-        let Some(named) = &workload.pod else { continue };
-        let (pod, containers, total, total_open) = pods.entry(uid).or_default();
-        if pod.name.is_empty() {
-            *pod = named.clone();
-        }
-        containers.extend(workload.container.as_ref().map(|container| container.name_or_id().to_owned()));
-        total.add(&group);
-        *total_open += open;
+        pods.entry(uid).or_default().add(workload, &group, open);
     }
-    let lines = pods
-        .into_values()
-        .filter(|(pod, ..)| matches(Some(&pod.name), a))
-        .map(|(pod, containers, aggregate, open)| {
-            let head = PodHead { pod: known(&pod.name), namespace: known(&pod.namespace), uid: pod.uid, containers };
-            Line { head, aggregate, open }
-        })
-        .collect();
-    answer(lines, a)
+    let is_named = |group: &Group| {
+        let pod = group.members.iter().find_map(|workload| workload.pod.as_ref()).map(pod_name);
+        matches(pod.as_deref(), a)
+    };
+    answer(lines_of(pods.into_values().filter(is_named), of, a), a, |members| pod_head(&members, of))
+}
+
+fn pod_head(members: &[Arc<Workload>], of: &Owners<'_>) -> PodHead {
+    let pods = || members.iter().filter_map(|workload| workload.pod.as_ref());
+    let named = members.iter().find(|workload| workload.pod.as_ref().is_some_and(|pod| !pod.name.is_empty()));
+    let containers = || members.iter().filter_map(|workload| workload.container.as_ref());
+    let labels = containers().flat_map(|container| &container.labels).filter(|(key, _)| is_of_pod(key));
+    let (workload_kind, workload_name) = named.and_then(|workload| workload_name(workload)).unzip();
+    let pod = named.and_then(|workload| workload.pod.as_ref());
+    PodHead {
+        pod: pod.map(|pod| pod.name.clone()),
+        namespace: pod.and_then(|pod| known(&pod.namespace)),
+        uid: pods().map(|pod| pod.uid.clone()).next().unwrap_or_default(),
+        // A container that is started again and again has a name, and many ids.
+        containers: containers().map(|container| container.name_or_id().to_owned()).collect(),
+        workload_kind,
+        workload_name,
+        labels: labels.map(|(key, value)| format!("{key}={value}")).collect(),
+        state: of.state_of(members.iter().map(|workload| &**workload)),
+    }
+}
+
+/// The kubelet's labels say what is in columns of their own.
+fn is_of_pod(key: &str) -> bool {
+    !key.starts_with("io.kubernetes.") && !key.starts_with("io.cri-containerd.")
+}
+
+/// Places that belong together, and the figures of all.
+#[derive(Default)]
+struct Group {
+    members: Vec<Arc<Workload>>,
+    aggregate: Aggregate,
+    open: u64,
+}
+
+impl Group {
+    fn add(&mut self, workload: Arc<Workload>, aggregate: &Aggregate, open: u64) {
+        self.members.push(workload);
+        self.aggregate.add(aggregate);
+        self.open += open;
+    }
+}
+
+fn lines_of(
+    groups: impl Iterator<Item = Group>,
+    of: &Owners<'_>,
+    a: &OwnersArguments,
+) -> Vec<Line<Vec<Arc<Workload>>>> {
+    groups
+        .filter(|group| a.all || group.open > 0 || group.aggregate.has_figures())
+        .map(|group| Line::new(group.members, (group.aggregate, group.open), of))
+        .collect()
 }
 
 rows! {
-    /// Sockets that listen, in all network namespaces.
-    struct Port: "ports" {
-        /// transport protocol
-        protocol: Text = &'static str,
-        /// local address; 0.0.0.0 or :: for all
-        address: Text = String,
-        /// port
-        port: Id = u16,
-        /// who listens
-        process: Text = Option<String>,
-        /// its pid
-        pid: Id = Option<u32>,
-        /// its user
-        user: Text = Option<String>,
-        /// the package that it came with
-        package: Text = Option<String>,
-        /// container or systemd unit
-        workload: Text = Option<String>,
-        /// inode of the network namespace
-        netns: Id = u32,
+    /// What containers are a part of, and services of the host in their place.
+    struct WorkloadHead: "workloads" {
+        /// with namespace and kind before it
+        workload: Text = String,
+        /// Deployment, StatefulSet, DaemonSet, Job, CronJob, a compose service, a pod of its own, a unit of systemd, ...
+        kind: Text = String,
+        /// namespace
+        namespace: Text = Option<String>,
+        /// pods with flows
+        pods: Count = usize,
+        /// containers with flows
+        containers: Count = usize,
+        /// images
+        images: Text = BTreeSet<String>,
+        /// running, or gone
+        state: Text = Option<&'static str>,
     }
 }
 
-/// Sockets that wait for connections or datagrams.
-pub(crate) fn ports(flows: &FlowTable, processes: &ProcessTable) -> Answer {
-    let mut listeners: Vec<_> = flows.listeners().collect();
-    listeners.sort_by_key(|l| (l.proto, l.local.port, l.local.addr, l.netns));
-    let rows = listeners.into_iter().map(|listener| {
-        let process = processes.peek(listener.owner);
-        Port {
-            protocol: listener.proto.name(),
-            address: listener.local.addr.to_string(),
-            port: listener.local.port,
-            process: process.map(|p| p.name.clone()),
-            pid: listener.owner.is_known().then_some(listener.owner.pid),
-            user: process.map(|p| p.user_or_uid()),
-            package: process.and_then(|p| p.package.clone()),
-            workload: processes.workload(listener.owner).and_then(|workload| workload.title()),
-            netns: listener.netns,
+/// Workloads: Kubernetes' controllers, compose services, units of systemd.
+pub(crate) fn workloads(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
+    let mut workloads: BTreeMap<(String, String), Group> = BTreeMap::new();
+    let key = |workload: &Workload| {
+        let (kind, name) = workload_name(workload)?;
+        Some((kind, name, workload.container.as_ref().map(|container| container.id.clone())))
+    };
+    for ((kind, name, _), (workload, group, open)) in by_workload(of, key) {
+        if matches(Some(&name), a) {
+            workloads.entry((kind, name)).or_default().add(workload, &group, open);
         }
-    });
-    Answer { tables: vec![Table::of(rows)] }
-}
-
-rows! {
-    /// Round-trip times of TCP connections, as measured on either side, since the agent was started.
-    struct Distribution: "rtt" {
-        /// whose
-        name: Text = String,
-        /// how many
-        samples: Count = u64,
-        /// average
-        mean: Microseconds = Option<f64>,
-        /// standard deviation
-        dev: Microseconds = Option<f64>,
-        /// half are shorter
-        p50: Microseconds = Option<u64>,
-        /// nine of ten are shorter
-        p90: Microseconds = Option<u64>,
-        /// 99 of 100 are shorter
-        p99: Microseconds = Option<u64>,
-        /// pairs: up to so many microseconds, so many samples
-        histogram: Other = Vec<(u64, u64)>,
     }
+    answer(lines_of(workloads.into_values(), of, a), a, |members| workload_head(&members, of))
 }
 
-/// Distributions of round-trip times, those with the most samples first.
-pub(crate) fn rtt(of: &Owners<'_>, a: &RttArguments) -> Answer {
-    let mut aggregates = distributions(of, a.by);
-    aggregates.retain(|(name, rtt)| rtt.samples() > 0 && a.name.as_deref().is_none_or(|wanted| name.contains(wanted)));
-    aggregates.sort_by_key(|(_, rtt)| std::cmp::Reverse(rtt.samples()));
-    keep(&mut aggregates, a.limit);
-    let rows = aggregates.into_iter().map(|(name, rtt)| {
-        let [mean, dev] = averages(Some(&rtt));
-        let [p50, p90, p99] = quantiles(Some(&rtt));
-        Distribution { name, samples: rtt.samples(), mean, dev, p50, p90, p99, histogram: rtt.decades() }
-    });
-    Answer { tables: vec![Table::of(rows)] }
-}
-
-fn distributions(of: &Owners<'_>, by: RttBy) -> Vec<(String, RttStats)> {
-    fn total(group: &Aggregate) -> RttStats {
-        let mut total = RttStats::default();
-        group.rtt.iter().flatten().for_each(|rtt| total.add(rtt));
-        total
-    }
-    match by {
-        RttBy::Process => {
-            let name = |key: ProcKey| of.processes.peek(key).map_or("?", |process| &process.name);
-            of.aggregates.processes().map(|(key, g)| (format!("{}[{}]", name(key), key.pid), total(g))).collect()
-        }
-        RttBy::Container => {
-            by_workload(of, Workload::title).into_iter().map(|(name, (_, g, _))| (name, total(&g))).collect()
-        }
-        RttBy::Pod => {
-            let key = |workload: &Workload| {
-                let pod = workload.pod.as_ref()?;
-                let named = !pod.name.is_empty();
-                Some(if named { format!("{}/{}", pod.namespace, pod.name) } else { pod.uid.clone() })
-            };
-            by_workload(of, key).into_iter().map(|(name, (_, g, _))| (name, total(&g))).collect()
-        }
-        RttBy::Peer => {
-            let (peers, others) = of.aggregates.peers();
-            let named = peers.map(|(network, rtt)| (network.to_string(), rtt.clone()));
-            named.chain([("other networks".to_owned(), others.clone())]).collect()
-        }
-        RttBy::Host => {
-            let mut host = RttStats::default();
-            of.aggregates.by_workload(of.processes).values().for_each(|group| host.add(&total(group)));
-            vec![("host".into(), host)]
-        }
+fn workload_head(members: &[Arc<Workload>], of: &Owners<'_>) -> WorkloadHead {
+    let pods: BTreeMap<_, _> =
+        members.iter().filter_map(|workload| workload.pod.as_ref()).map(|pod| (&pod.uid, pod)).collect();
+    let containers = || members.iter().filter_map(|workload| workload.container.as_ref());
+    let (kind, workload) = members.first().and_then(|workload| workload_name(workload)).unwrap_or_default();
+    WorkloadHead {
+        workload,
+        kind,
+        namespace: pods.values().find_map(|pod| known(&pod.namespace)),
+        pods: pods.len(),
+        containers: containers().count(),
+        images: containers().filter_map(|container| known(&container.image)).collect(),
+        state: of.state_of(members.iter().map(|workload| &**workload)),
     }
 }

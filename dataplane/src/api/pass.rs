@@ -9,7 +9,9 @@ use hashbrown::HashMap;
 use sockeye_ctl::protocol::{Answer, FlowsArguments, Request, Table};
 
 use super::events::Question;
-use super::flows::{Wanted, add_row, no_rows};
+use super::filter::Wanted;
+use super::flows::{add_row, no_rows};
+use super::groups::Groups;
 use super::stats::StateCounts;
 use super::summary;
 use crate::flows::{Flow, FlowTable};
@@ -43,9 +45,31 @@ pub(crate) enum Gathered {
 /// A question that is being answered.
 pub(crate) struct Pass {
     pub(crate) question: Question,
-    /// Place of the next flow to be looked at.
-    next: usize,
+    next: Next,
     pub(crate) gathered: Gathered,
+}
+
+/// What is looked at next: a place in the table, then a number of those that have left it.
+#[derive(Default)]
+struct Next {
+    place: usize,
+    closed: Option<usize>,
+}
+
+/// Where a flow is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Where {
+    Place(usize),
+    Closed(usize),
+}
+
+impl Where {
+    fn find(self, table: &FlowTable) -> Option<&Flow> {
+        match self {
+            Self::Place(place) => table.flow_at(place),
+            Self::Closed(number) => table.closed_flow(number),
+        }
+    }
 }
 
 impl Pass {
@@ -53,8 +77,10 @@ impl Pass {
     pub(crate) fn begin(question: Question) -> Option<Self> {
         let gathered = match &question.request {
             Request::Stats => Gathered::States(StateCounts::default()),
-            Request::Processes(_) | Request::Containers(_) | Request::Pods(_) => Gathered::Open(OpenFlows::default()),
-            Request::Ports | Request::Rtt(_) => Gathered::Nothing,
+            Request::Processes(_) | Request::Containers(_) | Request::Pods(_) | Request::Workloads(_) => {
+                Gathered::Open(OpenFlows::default())
+            }
+            Request::Ports | Request::Rtt(_) | Request::Peers(_) => Gathered::Nothing,
             Request::Flows(arguments) => match Selection::new(arguments) {
                 Ok(selection) => Gathered::Flows(Box::new(selection)),
                 Err(why) => {
@@ -63,7 +89,7 @@ impl Pass {
                 }
             },
         };
-        Some(Self { question, next: 0, gathered })
+        Some(Self { question, next: Next::default(), gathered })
     }
 
     /// Goes on until it is done (true), or the time is up.
@@ -73,14 +99,22 @@ impl Pass {
 }
 
 impl Gathered {
-    fn go_on(&mut self, next: &mut usize, table: &FlowTable, processes: &ProcessTable, until: Instant) -> bool {
-        while *next < table.places() && !matches!(self, Self::Nothing) {
-            for place in *next..*next + FLOWS_AT_ONCE {
-                if let Some(flow) = table.flow_at(place) {
-                    self.take(place, flow, processes);
-                }
+    fn go_on(&mut self, next: &mut Next, table: &FlowTable, processes: &ProcessTable, until: Instant) -> bool {
+        while next.place < table.places() && !matches!(self, Self::Nothing) {
+            for place in next.place..next.place + FLOWS_AT_ONCE {
+                self.look(Where::Place(place), table, processes);
             }
-            *next += FLOWS_AT_ONCE;
+            next.place += FLOWS_AT_ONCE;
+            if Instant::now() >= until {
+                return false;
+            }
+        }
+        while self.wants_closed() && next.closed.is_none_or(|number| number < table.closed_numbers().end) {
+            let begin = next.closed.unwrap_or(0).max(table.closed_numbers().start);
+            for number in begin..begin + FLOWS_AT_ONCE {
+                self.look(Where::Closed(number), table, processes);
+            }
+            next.closed = Some(begin + FLOWS_AT_ONCE);
             if Instant::now() >= until {
                 return false;
             }
@@ -91,7 +125,12 @@ impl Gathered {
         }
     }
 
-    fn take(&mut self, place: usize, flow: &Flow, processes: &ProcessTable) {
+    fn wants_closed(&self) -> bool {
+        matches!(self, Self::Flows(selection) if selection.wanted.arguments().closed)
+    }
+
+    fn look(&mut self, at: Where, table: &FlowTable, processes: &ProcessTable) {
+        let Some(flow) = at.find(table) else { return };
         match self {
             Self::Nothing => {}
             Self::States(counts) => counts.add(flow),
@@ -101,20 +140,21 @@ impl Gathered {
                 }
             }
             Self::Open(_) => {}
-            Self::Flows(selection) => selection.take(place, flow, processes),
+            Self::Flows(selection) => selection.take(at, flow, processes),
         }
     }
 }
 
-/// The first flows in the order that was asked for, and then their rows.
+/// The first flows in the order that was asked for, and then their rows; or all of them, added up.
 pub struct Selection {
     wanted: Wanted,
+    groups: Option<Groups>,
     limit: usize,
     matching: usize,
     /// Sort key, place and socket; the least on top.
-    best: BinaryHeap<Reverse<(u64, usize, u64)>>,
+    best: BinaryHeap<Reverse<(u64, Where, u64)>>,
     /// Those that still need a row, the last first.
-    rest: Option<Vec<(usize, u64)>>,
+    rest: Option<Vec<(Where, u64)>>,
     rows: Table,
 }
 
@@ -125,8 +165,10 @@ impl Selection {
     /// If there is no such state.
     pub fn new(arguments: &FlowsArguments) -> Result<Self, String> {
         let limit = if arguments.limit == 0 { ROWS_MAX } else { arguments.limit.min(ROWS_MAX) };
+        let now_ns = boot_ns();
         Ok(Self {
-            wanted: Wanted::new(arguments)?,
+            wanted: Wanted::new(arguments, now_ns)?,
+            groups: arguments.by.clone().map(|by| Groups::new(by, now_ns)),
             limit,
             matching: 0,
             best: BinaryHeap::new(),
@@ -135,12 +177,16 @@ impl Selection {
         })
     }
 
-    fn take(&mut self, place: usize, flow: &Flow, processes: &ProcessTable) {
+    fn take(&mut self, at: Where, flow: &Flow, processes: &ProcessTable) {
         if !self.wanted.is(flow, processes) {
             return;
         }
         self.matching += 1;
-        let entry = (self.wanted.sort_key(flow), place, flow.cookie());
+        if let Some(groups) = &mut self.groups {
+            groups.take(flow, processes);
+            return;
+        }
+        let entry = (self.wanted.sort_key(flow), at, flow.cookie());
         if self.best.len() < self.limit {
             self.best.push(Reverse(entry));
         } else if let Some(mut least) = self.best.peek_mut().filter(|least| least.0 < entry) {
@@ -153,13 +199,13 @@ impl Selection {
         let best = &mut self.best;
         let rest = self.rest.get_or_insert_with(|| {
             let sorted = std::mem::take(best).into_sorted_vec();
-            sorted.into_iter().rev().map(|Reverse((_, place, cookie))| (place, cookie)).collect()
+            sorted.into_iter().rev().map(|Reverse((_, at, cookie))| (at, cookie)).collect()
         });
         let now_ns = boot_ns();
         while !rest.is_empty() {
-            for (place, cookie) in rest.split_off(rest.len().saturating_sub(ROWS_AT_ONCE)).into_iter().rev() {
-                if let Some(flow) = table.flow_at(place).filter(|flow| flow.cookie() == cookie) {
-                    add_row(&mut self.rows, flow, processes, now_ns);
+            for (at, cookie) in rest.split_off(rest.len().saturating_sub(ROWS_AT_ONCE)).into_iter().rev() {
+                if let Some(flow) = at.find(table).filter(|flow| flow.cookie() == cookie) {
+                    add_row(&mut self.rows, flow, processes, self.wanted.arguments().wide, now_ns);
                 }
             }
             if Instant::now() >= until {
@@ -171,6 +217,9 @@ impl Selection {
 
     /// The answer, when all rows are made.
     pub(crate) fn take_answer(&mut self) -> Answer {
+        if let Some(groups) = self.groups.take() {
+            return groups.into_answer(self.wanted.arguments());
+        }
         let rows = std::mem::replace(&mut self.rows, no_rows());
         Answer { tables: vec![summary(self.matching, rows.rows.len()), rows] }
     }
@@ -186,7 +235,7 @@ pub fn answer_flows(
     processes: &ProcessTable,
 ) -> Result<(Answer, Duration), String> {
     let mut gathered = Gathered::Flows(Box::new(Selection::new(arguments)?));
-    let (mut longest, mut next) = (Duration::ZERO, 0);
+    let (mut longest, mut next) = (Duration::ZERO, Next::default());
     loop {
         let began = Instant::now();
         let is_done = gathered.go_on(&mut next, table, processes, began + PORTION);
@@ -222,7 +271,7 @@ mod tests {
     fn answered(request: &Request, flows: u64) -> (Answer, u32) {
         let (table, processes) = (table(flows), ProcessTable::default());
         let (reply, _answer) = sync_channel(1);
-        let mut pass = Pass::begin(Question { request: request.clone(), reply }).unwrap();
+        let mut pass = Pass::begin(Question { request: request.clone(), places: Vec::new(), reply }).unwrap();
         let mut portions = 1;
         // Its time is always up.
         while !pass.go_on(&table, &processes, Instant::now()) {
@@ -236,7 +285,7 @@ mod tests {
     fn the_first_of_many_in_portions() {
         for sort in [SortBy::Bytes, SortBy::Active] {
             let wanted = FlowsArguments { limit: 3, sort, ..FlowsArguments::default() };
-            let (answer, portions) = answered(&Request::Flows(wanted), 5000);
+            let (answer, portions) = answered(&Request::Flows(wanted.into()), 5000);
             let summary = &answer.rows("summary")[0];
             assert_eq!((&summary["matching"], &summary["shown"]), (&5000.into(), &3.into()));
             let sent: Vec<_> = answer.rows("flows").iter().map(|row| row["sent"].as_u64()).collect();
@@ -250,7 +299,7 @@ mod tests {
     #[test]
     fn no_limit_is_what_one_answer_takes() {
         let all = FlowsArguments { limit: 0, ..FlowsArguments::default() };
-        let (answer, portions) = answered(&Request::Flows(all), 12_000);
+        let (answer, portions) = answered(&Request::Flows(all.into()), 12_000);
         let summary = &answer.rows("summary")[0];
         assert_eq!((&summary["matching"], &summary["shown"]), (&12_000.into(), &ROWS_MAX.into()));
         assert!(portions > 100, "{portions}");
@@ -259,8 +308,8 @@ mod tests {
     #[test]
     fn a_state_that_does_not_exist_is_refused_at_once() {
         let (reply, answer) = sync_channel(1);
-        let wanted = FlowsArguments { state: Some("half".into()), ..FlowsArguments::default() };
-        assert!(Pass::begin(Question { request: Request::Flows(wanted), reply }).is_none());
+        let wanted = FlowsArguments { state: vec!["half".into()], ..FlowsArguments::default() };
+        assert!(Pass::begin(Question { request: Request::Flows(wanted.into()), places: Vec::new(), reply }).is_none());
         assert!(answer.recv().unwrap().unwrap_err().contains("\"half\""));
     }
 }

@@ -15,9 +15,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::Mode;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use sockeye_bpf::preflight::find_cgroup2;
 use sockeye_ctl::protocol::{Answer, REQUEST_BYTES_MAX, Request, Response, VERSION};
 
 use crate::api::events::{Event, Question};
+use crate::owners::cgroup_tree::containers_below;
 use crate::threads::Threads;
 
 /// Clients at a time. More are told so.
@@ -161,7 +163,13 @@ fn serve(stream: &UnixStream, events: &Sender<Event>) -> io::Result<()> {
 fn ask(request: Request, events: &Sender<Event>) -> Result<Answer, String> {
     let (reply, answer) = sync_channel(1);
     let ending = || "the agent is ending".to_owned();
-    events.send(Event::Question(Question { request, reply })).map_err(|_| ending())?;
+    let places = match &request {
+        Request::Containers(arguments) | Request::Pods(arguments) | Request::Workloads(arguments) if arguments.all => {
+            containers_below(&find_cgroup2().ok_or("no cgroups are mounted where the agent runs")?)
+        }
+        _ => Vec::new(),
+    };
+    events.send(Event::Question(Question { request, places, reply })).map_err(|_| ending())?;
     match answer.recv_timeout(CLIENT_TIMEOUT) {
         Ok(answer) => answer,
         Err(RecvTimeoutError::Disconnected) => Err(ending()),

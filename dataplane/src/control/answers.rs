@@ -9,12 +9,15 @@ use super::{Control, EnrichmentFigures};
 use crate::api;
 use crate::api::events::Question;
 use crate::api::pass::{Gathered, OpenFlows, PORTION, Pass};
+use crate::model::clock::boot_ns;
 
 /// A question is answered from a scan that is at most this old, if a scan takes no longer than that.
 const FRESH: Duration = Duration::from_millis(500);
 const FRESH_SCAN_MAX_NS: u64 = 10_000_000;
 /// So long a question waits for processes that are being looked up: they are there within milliseconds.
 const LOOKUPS_MAX: Duration = Duration::from_millis(100);
+/// So long one waits for names of containers that nobody has asked about before.
+const NAMES_MAX: Duration = Duration::from_secs(2);
 /// How often it is looked whether they are.
 const LOOKUPS_EVERY: Duration = Duration::from_millis(1);
 /// How long the kernel goes on counting run time after the last `ctl stats`.
@@ -29,7 +32,16 @@ impl Control {
             self.drain();
             self.scan();
         }
-        self.asked.push_back((Instant::now() + LOOKUPS_MAX, question));
+        let mut wait = LOOKUPS_MAX;
+        if !question.places.is_empty() {
+            let now_ns = boot_ns();
+            for (id, path) in &question.places {
+                self.processes.workloads.learn(*id, path, now_ns);
+            }
+            // Their runtimes are asked for names with the next tick.
+            wait = NAMES_MAX;
+        }
+        self.asked.push_back((Instant::now() + wait, question));
     }
 
     /// Works on one answer for a moment. Returns how long control may wait for other events.
@@ -37,12 +49,14 @@ impl Control {
         if !self.asked.is_empty() {
             self.take_replies();
         }
-        while let Some((until, question)) = self.asked.pop_front() {
-            if self.processes.unanswered() > 0 && Instant::now() < until {
-                self.asked.push_front((until, question));
-                break;
+        let now = Instant::now();
+        for (until, question) in std::mem::take(&mut self.asked) {
+            let unnamed = !question.places.is_empty() && self.enrichment.naming.figures().waiting > 0;
+            if (self.processes.unanswered() > 0 || unnamed) && now < until {
+                self.asked.push_back((until, question));
+            } else {
+                self.passes.extend(Pass::begin(question));
             }
-            self.passes.extend(Pass::begin(question));
         }
         if let Some(mut pass) = self.passes.pop_front() {
             if pass.go_on(&self.table, &self.processes, Instant::now() + PORTION) {
@@ -74,15 +88,27 @@ impl Control {
                 api::owners::containers(&self.owners(&open), arguments)
             }
             (Request::Pods(arguments), Gathered::Open(open)) => api::owners::pods(&self.owners(&open), arguments),
-            (Request::Rtt(arguments), _) => api::owners::rtt(&self.owners(&none), arguments),
+            (Request::Workloads(arguments), Gathered::Open(open)) => {
+                api::owners::workloads(&self.owners(&open), arguments)
+            }
+            (Request::Peers(arguments), _) => {
+                api::peers::peers(&self.conversations, self.aggregates.window(), arguments, boot_ns())
+            }
+            (Request::Rtt(arguments), _) => api::rtt::rtt(&self.owners(&none), arguments),
             // The others are about flows, above.
-            (_, _) => api::owners::ports(&self.table, &self.processes),
+            (_, _) => api::ports::ports(&self.table, &self.processes),
         };
         let _ = question.reply.send(Ok(answer));
     }
 
     fn owners<'a>(&'a self, open: &'a OpenFlows) -> api::owners::Owners<'a> {
-        api::owners::Owners { processes: &self.processes, aggregates: &self.aggregates, open }
+        api::owners::Owners {
+            processes: &self.processes,
+            aggregates: &self.aggregates,
+            open,
+            now_ns: boot_ns(),
+            cgroup_root: self.options.cgroup_root.as_deref(),
+        }
     }
 
     fn sources<'a>(&'a self, enrichment: &'a EnrichmentFigures) -> api::stats::Sources<'a> {

@@ -9,6 +9,7 @@ mod simulator;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -30,12 +31,14 @@ use crate::api::stats::Totals;
 use crate::export::ExportPort;
 use crate::export::messages::AgentFigures;
 use crate::flows::aggregates::Aggregates;
+use crate::flows::conversations::Conversations;
 use crate::flows::report::FlowReport;
-use crate::flows::{FlowTable, TICK_NS, Timeouts};
+use crate::flows::{FlowTable, Keep, TICK_NS, Timeouts};
 use crate::ingest::shard::{RingCounts, Shard};
 use crate::ingest::udp::{Drained, Drainer};
 use crate::ingest::worker::{CLOCK_SKEW_NS, WorkerPort};
 use crate::model::clock::{WallClock, boot_ns, thread_cpu_ns};
+use crate::model::rate::Window;
 use crate::model::rtt::{RttHistogram, rtt_histogram};
 use crate::owners::desk::Desk;
 use crate::owners::packages::{PackageRequest, PackageStats};
@@ -65,6 +68,12 @@ pub struct ControlOptions {
     pub threads: Threads,
     /// What cannot be seen from where the agent runs.
     pub limits: Vec<Need>,
+    /// Of how long a time rates are.
+    pub window: Window,
+    /// How much of the recent past is kept.
+    pub keep: Keep,
+    /// Where the host's cgroups are, if they can be seen.
+    pub cgroup_root: Option<PathBuf>,
 }
 
 /// The control thread's ends of the threads that ask /proc and the container runtimes.
@@ -96,6 +105,7 @@ pub struct Control {
     exporters: Vec<ExportPort>,
     rtt: RttHistogram,
     aggregates: Aggregates,
+    conversations: Conversations,
     enrichment: Enrichment,
     totals: Totals,
     started: Instant,
@@ -153,10 +163,12 @@ impl Control {
     ) -> Self {
         let now = Instant::now();
         let rings = workers.iter().flat_map(|worker| &worker.cpus).max().map_or(0, |cpu| cpu + 1);
+        let mut table = FlowTable::new(options.flows_max, options.timeouts);
+        table.keep_closed(options.keep);
         Self {
             kernel,
             workers,
-            table: FlowTable::new(options.flows_max, options.timeouts),
+            table,
             processes: ProcessTable::default(),
             joined: vec![0; exporters.len()],
             ports_reported_at: BTreeSet::new(),
@@ -165,7 +177,8 @@ impl Control {
             late_cpus: BTreeSet::new(),
             exporters,
             rtt: rtt_histogram(),
-            aggregates: Aggregates::default(),
+            aggregates: Aggregates::new(options.window),
+            conversations: Conversations::new(options.window),
             enrichment,
             totals: Totals { rings: vec![RingCounts::default(); rings], ..Totals::default() },
             started: now,

@@ -28,6 +28,7 @@ impl Control {
             let more = self.table.tick(now_ns, &self.clock, &mut self.processes, |report| reports.push(report));
             for report in &reports {
                 self.aggregates.account(report, &self.processes, now_ns);
+                self.conversations.account(report, now_ns);
             }
             hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
             if !more {

@@ -4,6 +4,7 @@
 //! Bounded: a process that is over, or one too many, is added to the figures of its place, and a peer network too many
 //! to those of all others. Nothing that was measured is lost by it, only its detail.
 
+use crate::model::rate::{Rates, Window};
 use crate::model::rtt::{Network, RttStats};
 use hashbrown::HashMap;
 
@@ -27,6 +28,10 @@ pub struct Activity {
     pub bytes_sent: u64,
     /// Payload received.
     pub bytes_received: u64,
+    /// Segments and datagrams sent.
+    pub packets_sent: u64,
+    /// Segments and datagrams received.
+    pub packets_received: u64,
     /// Segments that it sent again.
     pub retrans: u64,
 }
@@ -36,9 +41,14 @@ impl Activity {
         self.flows += other.flows;
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
+        self.packets_sent += other.packets_sent;
+        self.packets_received += other.packets_received;
         self.retrans += other.retrans;
     }
 }
+
+/// Kinds of figures that have a rate: bytes sent, bytes received, packets of both directions, new flows.
+pub const RATES: usize = 4;
 
 /// Figures of somebody, as initiator and as responder (indexed by [`Side`]), since the agent was started.
 #[derive(Debug, Clone, Default)]
@@ -47,10 +57,18 @@ pub struct Aggregate {
     pub activity: [Activity; 2],
     /// Its round-trip times.
     pub rtt: [Option<Box<RttStats>>; 2],
+    /// What came lately, on both sides.
+    pub rates: Rates<RATES>,
     last_ns: u64,
 }
 
 impl Aggregate {
+    /// It has done something.
+    #[must_use]
+    pub fn has_figures(&self) -> bool {
+        self.activity.iter().any(|activity| *activity != Activity::default()) || self.rtt.iter().any(Option::is_some)
+    }
+
     /// Adds another's figures.
     pub fn add(&mut self, other: &Self) {
         self.last_ns = self.last_ns.max(other.last_ns);
@@ -60,6 +78,7 @@ impl Aggregate {
                 self.rtt[i].get_or_insert_default().add(rtt);
             }
         }
+        self.rates.add_all(&other.rates);
     }
 }
 
@@ -73,11 +92,24 @@ pub struct Aggregates {
     workloads: Map<u64, Aggregate>,
     peers: Map<Network, RttStats>,
     other_peers: RttStats,
+    window: Window,
     rolled_up: u64,
     peers_refused: u64,
 }
 
 impl Aggregates {
+    /// None yet.
+    #[must_use]
+    pub fn new(window: Window) -> Self {
+        Self { window, ..Self::default() }
+    }
+
+    /// Of what time the rates are.
+    #[must_use]
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
     /// Adds a shard's round-trip times of a process.
     pub fn process_rtt(&mut self, key: ProcKey, side: Side, rtt: &RttStats, processes: &ProcessTable, now_ns: u64) {
         self.aggregate(key, processes, now_ns).rtt[side as usize].get_or_insert_default().add(rtt);
@@ -101,9 +133,16 @@ impl Aggregates {
                 flows: u64::from(report.first),
                 bytes_sent: report.delta.bytes[i],
                 bytes_received: report.delta.bytes[peer],
+                packets_sent: report.delta.packets[i],
+                packets_received: report.delta.packets[peer],
                 retrans: report.delta.retrans[i].into(),
             };
-            self.aggregate(report.owners[i], processes, now_ns).activity[i].add(&activity);
+            let window = self.window;
+            let aggregate = self.aggregate(report.owners[i], processes, now_ns);
+            aggregate.activity[i].add(&activity);
+            let packets = activity.packets_sent + activity.packets_received;
+            let amounts = [activity.bytes_sent, activity.bytes_received, packets, activity.flows];
+            aggregate.rates.add(amounts, window, now_ns);
         }
     }
 

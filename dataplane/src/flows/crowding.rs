@@ -75,7 +75,8 @@ impl FlowTable {
             let is_udp = |flow: &&Flow| flow.key.proto == Proto::Udp && !flow.given_up;
             let Some(flow) = self.flows.get(id as usize).filter(is_udp) else { continue };
             if flow.last_look && flow.totals() == flow.exported {
-                self.remove(id);
+                let flow = self.remove(id);
+                self.closed.add(flow, now_ns);
                 return true;
             }
             if flow.is_one_datagram() && (any || self.crowding.giving_up < self.udp_max() / GIVING_UP_SHARE) {

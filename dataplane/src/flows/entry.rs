@@ -1,9 +1,12 @@
 //! One entry of the flow table.
 
 use super::details::{Details, FlowRtt};
+use super::schedule;
 use crate::flows::report::Identity;
 use crate::model::flow::{Counters, End, Endpoint, FlowKey, ProcKey, Proto, Side, State, TcpObservation};
 
+/// What came within less time makes no rate.
+const RATE_NS: u64 = 2_000_000_000;
 /// Stands for no flow.
 pub(super) const NO_FLOW: u32 = u32::MAX;
 
@@ -14,6 +17,10 @@ pub(super) struct Reported {
     pub(super) identity: [Identity; 2],
     /// Up to when, `CLOCK_BOOTTIME` nanoseconds.
     pub(super) until_ns: u64,
+    /// When the last report was made.
+    pub(super) at_ns: u64,
+    /// Bytes and packets per second of each direction, between that and the one before.
+    pub(super) rate: [[f32; 2]; 2],
     /// Tick of the last report.
     pub(super) tick: u32,
     /// Number of the collectors that had come by then.
@@ -310,6 +317,24 @@ impl Flow {
     /// No exporter has heard of it.
     pub(super) fn is_unreported(&self) -> bool {
         self.reported.is_none()
+    }
+
+    /// What collectors were told of a side: known also when the process has been forgotten.
+    #[must_use]
+    pub fn told(&self, side: Side) -> Option<&Identity> {
+        self.reported.as_ref().map(|reported| &reported.identity[side as usize])
+    }
+
+    /// Bytes and packets per second from the initiator and to it: since the last report, or in the time before it when
+    /// that was just made.
+    #[must_use]
+    pub fn rates(&self, now_ns: u64) -> [[f32; 2]; 2] {
+        let since_ns = self.reported.as_ref().map_or(self.opened_ns, |reported| reported.at_ns);
+        let interval_ns = now_ns.saturating_sub(since_ns);
+        match &self.reported {
+            Some(reported) if interval_ns < RATE_NS || self.state().is_over() => reported.rate,
+            _ => schedule::per_second(&self.totals().since(&self.exported), interval_ns),
+        }
     }
 
     /// It has not been told of yet, or its end has not.

@@ -4,6 +4,8 @@
 //! absolute and the newest record of a socket wins, and UDP counters are added.
 
 pub mod aggregates;
+mod closed;
+pub mod conversations;
 mod cookies;
 mod crowding;
 mod details;
@@ -17,14 +19,18 @@ mod tcp;
 mod tests;
 mod udp;
 
+use std::ops::Range;
+
 use hashbrown::HashMap;
 use slab::Slab;
 use sockeye_bpf::records::UdpKey;
 
+pub use closed::Keep;
 pub use entry::Flow;
 pub use schedule::{TICK_NS, Timeouts};
 
 use crate::model::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side};
+use closed::Closed;
 use cookies::Cookies;
 use crowding::Crowding;
 use meeting::Meeting;
@@ -93,6 +99,7 @@ pub struct FlowTable {
     /// UDP flows with one end whose other end may be in another namespace.
     meeting: Meeting,
     crowding: Crowding,
+    closed: Closed,
     names: ahash::RandomState,
     listeners: Map<(Proto, u32, Endpoint), Listener>,
     listeners_next: Map<(Proto, u32, Endpoint), Listener>,
@@ -135,6 +142,7 @@ impl FlowTable {
             pairs: Map::default(),
             meeting: Meeting::default(),
             crowding: Crowding::default(),
+            closed: Closed::default(),
             names: ahash::RandomState::new(),
             listeners: Map::default(),
             listeners_next: Map::default(),
@@ -170,6 +178,23 @@ impl FlowTable {
     #[must_use]
     pub fn flow_at(&self, place: usize) -> Option<&Flow> {
         self.flows.get(place)
+    }
+
+    /// Keeps so much of the recent past.
+    pub fn keep_closed(&mut self, keep: Keep) {
+        self.closed.keep = keep;
+    }
+
+    /// Flows that have left the table lately have numbers in this range.
+    #[must_use]
+    pub fn closed_numbers(&self) -> Range<usize> {
+        self.closed.numbers()
+    }
+
+    /// The one with a number, unless it was forgotten.
+    #[must_use]
+    pub fn closed_flow(&self, number: usize) -> Option<&Flow> {
+        self.closed.get(number)
     }
 
     /// How many there are.

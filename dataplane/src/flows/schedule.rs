@@ -17,7 +17,7 @@ use super::meeting::Meets;
 use super::{Flow, FlowTable};
 use crate::flows::report::{FlowReport, Identity};
 use crate::model::clock::WallClock;
-use crate::model::flow::{End, ProcKey, Proto, Side, State};
+use crate::model::flow::{Counters, End, ProcKey, Proto, Side, State};
 use crate::owners::process::ProcessTable;
 
 /// Resolution of the schedule.
@@ -136,6 +136,7 @@ impl FlowTable {
         processes: &mut ProcessTable,
         mut report: impl FnMut(FlowReport),
     ) -> bool {
+        self.closed.expire(now_ns);
         let mut reports = 0;
         let now_tick = u32::try_from(now_ns / TICK_NS).unwrap_or(u32::MAX);
         while let Some((tick, ids)) = self.timers.take_due(now_tick) {
@@ -208,9 +209,9 @@ impl FlowTable {
                 self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
                 return;
             }
-            if self.remove(id).lacks_close() {
-                self.counts.vanished += 1;
-            }
+            let flow = self.remove(id);
+            self.counts.vanished += u64::from(flow.lacks_close());
+            self.closed.add(flow, now_ns);
             return;
         }
         let (unreported, awaits_owner) = (flow.is_unreported(), flow.awaits_owner());
@@ -389,6 +390,8 @@ impl FlowTable {
             reported.identity = take_anew(&reported.identity, &current, owners);
         }
         let since_ns = reported.until_ns.min(until_ns);
+        reported.rate = per_second(&delta, now_ns.saturating_sub(reported.at_ns.max(flow.opened_ns)));
+        reported.at_ns = now_ns;
         (reported.until_ns, reported.tick, reported.epoch) = (until_ns, tick_of(now_ns), epoch);
         let identity = reported.identity.clone();
         FlowReport {
@@ -414,6 +417,13 @@ impl FlowTable {
             reset_by: flow.reset_by(),
         }
     }
+}
+
+/// Bytes and packets of each direction.
+pub(super) fn per_second(delta: &Counters, interval_ns: u64) -> [[f32; 2]; 2] {
+    // What came within less says nothing of a second.
+    let seconds = interval_ns.max(SECOND_NS) as f64 / SECOND_NS as f64;
+    [delta.bytes, delta.packets].map(|pair| pair.map(|amount| (amount as f64 / seconds) as f32))
 }
 
 fn identity_of(owner: ProcKey, processes: &mut ProcessTable, now_ns: u64) -> Identity {
@@ -442,7 +452,7 @@ fn ticks_to_turn(id: u32, now_tick: u32, interval: u32) -> u32 {
 
 /// Collectors take bytes only together with packets. Two ends are read at different moments, so it can happen that one
 /// brought new bytes and the other had already told of the packets.
-fn with_packets(mut delta: crate::model::flow::Counters) -> crate::model::flow::Counters {
+fn with_packets(mut delta: Counters) -> Counters {
     for i in 0..2 {
         if delta.bytes[i] > 0 && delta.packets[i] == 0 {
             delta.packets[i] = 1;

@@ -3,7 +3,7 @@
 use sockeye_ctl::client::read_answer;
 use sockeye_ctl::protocol::{OwnersArguments, RttArguments};
 use sockeye_ctl::render::{self, Style};
-use sockeye_ctl::{FlowsArguments, Request, VERSION};
+use sockeye_ctl::{Request, VERSION};
 
 use super::input::assert_clean;
 
@@ -29,7 +29,7 @@ pub fn control_response(data: &[u8]) {
     };
     for request in [
         Request::Stats,
-        Request::Flows(FlowsArguments::default()),
+        Request::Flows(Box::default()),
         Request::Processes(OwnersArguments::default()),
         Request::Containers(OwnersArguments::default()),
         Request::Pods(OwnersArguments::default()),

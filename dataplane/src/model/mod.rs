@@ -2,5 +2,6 @@
 
 pub mod clock;
 pub mod flow;
+pub mod rate;
 pub mod rtt;
 pub mod text;

@@ -3,6 +3,7 @@
 pub mod cgroup;
 #[cfg(test)]
 mod cgroup_layouts;
+pub mod cgroup_tree;
 pub mod desk;
 pub(crate) mod files;
 pub mod packages;

@@ -1,0 +1,198 @@
+//! Which flows are asked for.
+
+use sockeye_ctl::protocol::{Direction, FlowsArguments, Protocol, SortBy};
+
+use super::who::{End, ends_of};
+use crate::flows::Flow;
+use crate::model::flow::{Proto, Side, State};
+use crate::owners::process::ProcessTable;
+use crate::owners::workload::Workload;
+
+/// Which flows are wanted, and in which order.
+pub(super) struct Wanted {
+    arguments: FlowsArguments,
+    states: Vec<State>,
+    now_ns: u64,
+}
+
+impl Wanted {
+    /// Reads what was asked for.
+    ///
+    /// # Errors
+    /// If there is no such state.
+    pub(super) fn new(arguments: &FlowsArguments, now_ns: u64) -> Result<Self, String> {
+        let state = |name: &String| {
+            State::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
+                let known: Vec<_> = State::ALL.iter().map(|state| state.name()).collect();
+                format!("there is no state {name:?}: {} are known", known.join(", "))
+            })
+        };
+        let states = arguments.state.iter().map(state).collect::<Result<_, _>>()?;
+        Ok(Self { arguments: arguments.clone(), states, now_ns })
+    }
+
+    pub(super) fn arguments(&self) -> &FlowsArguments {
+        &self.arguments
+    }
+
+    /// Whether a flow matches all that was asked for.
+    pub(super) fn is(&self, flow: &Flow, processes: &ProcessTable) -> bool {
+        self.is_by_itself(flow) && self.is_by_its_ends(flow, processes)
+    }
+
+    fn is_by_itself(&self, flow: &Flow) -> bool {
+        let a = &self.arguments;
+        if a.closed && !flow.state().is_over() {
+            return false;
+        }
+        let views = || [Some(&flow.key), flow.translated()].into_iter().flatten();
+        let endpoints = || views().flat_map(|view| [view.initiator, view.responder]);
+        one_of(&self.states, |state| flow.state() == *state)
+            && one_of(&a.protocol, |protocol| *protocol == protocol_of(flow))
+            && one_of(&a.direction, |direction| *direction == direction_of(flow))
+            && one_of(&a.port, |port| endpoints().any(|e| e.port == *port))
+            && one_of(&a.address, |network| endpoints().any(|e| network.contains(e.addr.ip())))
+            && a.min_bytes.is_none_or(|least| flow.totals().bytes.iter().sum::<u64>() >= least)
+            && a.rtt_over_us.is_none_or(|us| flow.ends().any(|end| u64::from(end.srtt_us) > us))
+    }
+
+    fn is_by_its_ends(&self, flow: &Flow, processes: &ProcessTable) -> bool {
+        let a = &self.arguments;
+        let of_workloads = [&a.container, &a.pod, &a.namespace, &a.workload, &a.label];
+        if a.process.is_empty() && a.user.is_empty() && of_workloads.iter().all(|list| list.is_empty()) {
+            return true;
+        }
+        let ends = ends_of(flow, processes);
+        let any_end = |is: &dyn Fn(&End<'_>) -> bool| ends.iter().flatten().any(is);
+        let any_workload = |is: &dyn Fn(&Workload) -> bool| any_end(&|end| end.workload.is_some_and(|w| is(w)));
+        one_of(&a.process, |text| {
+            let pid = text.parse::<u32>().ok();
+            flow.ends().any(|end| pid.is_some_and(|pid| end.owner.pid == pid)) || any_end(&|end| is_process(end, text))
+        }) && one_of(&a.user, |text| any_end(&|end| is_user(end, text)))
+            && one_of(&a.container, |text| any_workload(&|w| is_container(w, text)))
+            && one_of(&a.pod, |text| any_workload(&|w| is_pod(w, text)))
+            && one_of(&a.namespace, |text| any_workload(&|w| w.pod.as_ref().is_some_and(|pod| pod.namespace == *text)))
+            && one_of(&a.workload, |text| any_workload(&|w| is_workload(w, text)))
+            && one_of(&a.label, |text| any_workload(&|w| has_label(w, text)))
+    }
+
+    /// The larger, the sooner it is shown.
+    pub(super) fn sort_key(&self, flow: &Flow) -> u64 {
+        let total = flow.totals();
+        match self.arguments.sort {
+            SortBy::Bytes => total.bytes.iter().sum(),
+            SortBy::Retrans => total.retrans_of_both(),
+            SortBy::Rtt => super::flows::shown_rtt(flow).map_or(0, |end| u64::from(end.srtt_us)),
+            SortBy::Rate => (flow.rates(self.now_ns)[0].iter().sum::<f32>() * 1000.0) as u64,
+            SortBy::Active => flow.active_ns,
+            SortBy::Age => u64::MAX - flow.opened_ns,
+        }
+    }
+}
+
+/// Nothing was asked for, or one of several.
+fn one_of<T>(wanted: &[T], is: impl Fn(&T) -> bool) -> bool {
+    wanted.is_empty() || wanted.iter().any(is)
+}
+
+fn protocol_of(flow: &Flow) -> Protocol {
+    match flow.key.proto {
+        Proto::Tcp => Protocol::Tcp,
+        Proto::Udp => Protocol::Udp,
+    }
+}
+
+pub(super) fn direction_of(flow: &Flow) -> Direction {
+    match Side::BOTH.map(|side| flow.end(side).is_some()) {
+        [true, true] => Direction::Local,
+        [true, false] => Direction::Out,
+        _ => Direction::In,
+    }
+}
+
+fn is_process(end: &End<'_>, text: &str) -> bool {
+    end.process.is_some_and(|p| p.name.contains(text) || p.exe.as_deref().is_some_and(|exe| exe.contains(text)))
+}
+
+fn is_user(end: &End<'_>, text: &str) -> bool {
+    end.process.is_some_and(|p| p.user.as_deref() == Some(text) || text.parse() == Ok(p.uid))
+}
+
+/// Whether a container is meant: by its name, the beginning of its id, as it is shown, by its pod, or its unit.
+fn is_container(workload: &Workload, text: &str) -> bool {
+    let container = workload.container.as_ref().is_some_and(|c| c.name == text || c.id.starts_with(text));
+    container || workload.title().as_deref() == Some(text) || is_pod(workload, text)
+}
+
+fn is_pod(workload: &Workload, text: &str) -> bool {
+    workload.pod.as_ref().is_some_and(|pod| {
+        let with_namespace = text.strip_prefix(pod.namespace.as_str()).and_then(|rest| rest.strip_prefix('/'));
+        pod.name == text || pod.uid == text || (!pod.name.is_empty() && with_namespace == Some(&pod.name))
+    })
+}
+
+/// By kind and name, by name, or with the namespace before it.
+fn is_workload(workload: &Workload, text: &str) -> bool {
+    let Some(controller) = workload.controller().map(|controller| controller.to_string()) else {
+        return workload.title().as_deref() == Some(text);
+    };
+    let name = controller.split_once('/').map_or(controller.as_str(), |(_, name)| name);
+    let namespace = workload.pod.as_ref().map_or("", |pod| pod.namespace.as_str());
+    let text = text.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('/')).unwrap_or(text);
+    controller == text || name == text
+}
+
+fn has_label(workload: &Workload, text: &str) -> bool {
+    let (key, value) = text.split_once('=').map_or((text, None), |(key, value)| (key, Some(value)));
+    let label = workload.container.as_ref().and_then(|container| container.label(key));
+    label.is_some_and(|label| value.is_none_or(|value| value == label))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owners::cgroup::Runtime;
+    use crate::owners::workload::{Container, Pod};
+
+    fn cart() -> Workload {
+        let labels = [("app", "cart"), ("pod-template-hash", "5d4f8c7b9d")];
+        Workload {
+            container: Some(Container {
+                id: "0123456789ab".repeat(5),
+                runtime: Runtime::Containerd,
+                name: "app".into(),
+                image: String::new(),
+                labels: labels.map(|(key, value)| (key.into(), value.into())).into(),
+            }),
+            pod: Some(Pod { uid: "u-1".into(), name: "cart-5d4f8c7b9d-x2x4z".into(), namespace: "shop".into() }),
+            ..Workload::default()
+        }
+    }
+
+    #[test]
+    fn what_is_shown_can_be_asked_for() {
+        let cart = cart();
+        for text in ["app", "012345", "shop/cart-5d4f8c7b9d-x2x4z/app", "cart-5d4f8c7b9d-x2x4z", "u-1"] {
+            assert!(is_container(&cart, text), "{text}");
+        }
+        for text in ["shop/cart-5d4f8c7b9d-x2x4z", "cart-5d4f8c7b9d-x2x4z", "u-1"] {
+            assert!(is_pod(&cart, text), "{text}");
+        }
+        for text in ["Deployment/cart", "cart", "shop/cart", "shop/Deployment/cart"] {
+            assert!(is_workload(&cart, text), "{text}");
+        }
+        for text in ["app", "app=cart", "pod-template-hash=5d4f8c7b9d"] {
+            assert!(has_label(&cart, text), "{text}");
+        }
+        let other = ["ap", "shop", "shop/app", "Deployment", "app=", "app=cart2"];
+        assert!(!other.iter().any(|text| is_container(&cart, text) || is_workload(&cart, text)));
+        assert!(!["ap", "app=", "app=car", "tier"].iter().any(|text| has_label(&cart, text)));
+        let unit = Workload { unit: Some("db.service".into()), ..Workload::default() };
+        assert!(is_container(&unit, "db.service") && is_workload(&unit, "db.service") && !is_pod(&unit, ""));
+    }
+
+    #[test]
+    fn nothing_asked_for_is_everything() {
+        assert!(one_of(&[] as &[u8], |_| false) && one_of(&[1, 2], |n| *n == 2) && !one_of(&[1], |n| *n == 2));
+    }
+}

@@ -1,0 +1,141 @@
+//! `ctl flows --by`: flows that match, added up by what is at their ends.
+
+use hashbrown::HashMap;
+use sockeye_ctl::protocol::{Answer, FlowsArguments, GroupBy, OwnerSort, OwnersArguments, SortBy};
+use sockeye_ctl::rows;
+
+use super::owners::{Line, answer};
+use super::who::{End, ends_of, group_of, workload_name};
+use crate::flows::Flow;
+use crate::flows::aggregates::{Activity, Aggregate, RATES};
+use crate::model::flow::Side;
+use crate::model::rtt::Network;
+use crate::owners::process::ProcessTable;
+
+/// Groups with figures of their own; flows of others are added to those of which nothing is known.
+const GROUPS_MAX: usize = 4096;
+
+rows! {
+    /// Flows that match, added up. Round-trip times are the smoothed ones of the flows.
+    struct GroupHead: "groups" {
+        /// what they have in common; missing where that is not known, or of too many others
+        name: Text = Option<String>,
+    }
+}
+
+#[derive(Default)]
+struct Group {
+    aggregate: Aggregate,
+    open: u64,
+    rates: [f64; RATES],
+}
+
+/// Flows by what they have in common.
+pub(crate) struct Groups {
+    by: GroupBy,
+    groups: HashMap<Option<String>, Group, ahash::RandomState>,
+    now_ns: u64,
+}
+
+impl Groups {
+    pub(super) fn new(by: GroupBy, now_ns: u64) -> Self {
+        Self { by, groups: HashMap::default(), now_ns }
+    }
+
+    /// Adds a flow to the groups of its ends, to each once.
+    pub(super) fn take(&mut self, flow: &Flow, processes: &ProcessTable) {
+        let ends = ends_of(flow, processes);
+        match self.by {
+            // A flow as a whole has one.
+            GroupBy::Service | GroupBy::Host => {
+                let name = if self.by == GroupBy::Host { "host".into() } else { service_of(flow, ends) };
+                let side = if ends[1].is_some() { Side::Responder } else { Side::Initiator };
+                self.add(Some(name), flow, side, true);
+            }
+            GroupBy::Network => {
+                for side in local_sides(ends) {
+                    let network = Network::of(flow.key.endpoint(side.other()).addr.0);
+                    self.add(Some(network.to_string()), flow, side, true);
+                }
+            }
+            _ => {
+                let names = ends.map(|end| end.map(|end| group_of(&self.by, end)));
+                for side in local_sides(ends) {
+                    let counts = !(side == Side::Responder && names[0] == names[1]);
+                    self.add(names[side as usize].clone().flatten(), flow, side, counts);
+                }
+            }
+        }
+    }
+
+    /// `is_new`: the flow has not been counted in the group yet, by its other end.
+    fn add(&mut self, name: Option<String>, flow: &Flow, side: Side, is_new: bool) {
+        let has_room = self.groups.len() < GROUPS_MAX || self.groups.contains_key(&name);
+        let name = name.filter(|_| has_room);
+        let group = self.groups.entry(name).or_default();
+        let (i, peer, total) = (side as usize, side.other() as usize, flow.totals());
+        group.aggregate.activity[i] = sum(
+            group.aggregate.activity[i],
+            Activity {
+                flows: 1,
+                bytes_sent: total.bytes[i],
+                bytes_received: total.bytes[peer],
+                packets_sent: total.packets[i],
+                packets_received: total.packets[peer],
+                retrans: total.retrans[i].into(),
+            },
+        );
+        if let Some(end) = flow.end(side).filter(|end| end.srtt_us > 0) {
+            group.aggregate.rtt[i].get_or_insert_default().record(&[end.srtt_us]);
+        }
+        let is_open = !flow.state().is_over();
+        group.open += u64::from(is_new && is_open);
+        if is_open {
+            let [bytes, packets] = flow.rates(self.now_ns);
+            let rates = [bytes[i], bytes[peer], packets[0] + packets[1], 0.0];
+            group.rates.iter_mut().zip(rates).for_each(|(sum, rate)| *sum += f64::from(rate));
+        }
+    }
+
+    pub(super) fn into_answer(self, arguments: &FlowsArguments) -> Answer {
+        let line = |(name, group): (Option<String>, Group)| Line {
+            of: name,
+            aggregate: group.aggregate,
+            open: group.open,
+            rates: group.rates,
+        };
+        let sort = match arguments.sort {
+            SortBy::Rtt => OwnerSort::Rtt,
+            SortBy::Retrans => OwnerSort::Retrans,
+            SortBy::Rate => OwnerSort::Rate,
+            SortBy::Bytes | SortBy::Active | SortBy::Age => OwnerSort::Bytes,
+        };
+        let arguments = OwnersArguments { sort, limit: arguments.limit, name: None, all: false };
+        answer(self.groups.into_iter().map(line).collect(), &arguments, |name| GroupHead { name })
+    }
+}
+
+fn sum(a: Activity, b: Activity) -> Activity {
+    Activity {
+        flows: a.flows + b.flows,
+        bytes_sent: a.bytes_sent + b.bytes_sent,
+        bytes_received: a.bytes_received + b.bytes_received,
+        packets_sent: a.packets_sent + b.packets_sent,
+        packets_received: a.packets_received + b.packets_received,
+        retrans: a.retrans + b.retrans,
+    }
+}
+
+fn local_sides(ends: [Option<End<'_>>; 2]) -> impl Iterator<Item = Side> {
+    Side::BOTH.into_iter().filter(move |side| ends[*side as usize].is_some())
+}
+
+/// What was asked for: the address of a service where something else has answered, else who answered.
+fn service_of(flow: &Flow, ends: [Option<End<'_>>; 2]) -> String {
+    let asked = || flow.key.responder.to_string();
+    if flow.translated().is_some_and(|view| view.responder != flow.key.responder) {
+        return asked();
+    }
+    let place = ends[1].and_then(|end| end.workload).and_then(|workload| workload_name(workload));
+    place.map_or_else(asked, |(_, name)| name)
+}

@@ -1,0 +1,101 @@
+//! Who is at the ends of a flow, and what that belongs to.
+
+use std::sync::Arc;
+
+use sockeye_ctl::protocol::GroupBy;
+
+use crate::flows::Flow;
+use crate::flows::conversations::Talker;
+use crate::model::flow::Side;
+use crate::owners::process::{Process, ProcessTable};
+use crate::owners::workload::Workload;
+
+/// This host, as it calls itself.
+pub(super) fn node() -> String {
+    crate::model::text::clean(rustix::system::uname().nodename().to_bytes())
+}
+
+/// An end that is on this host.
+#[derive(Clone, Copy)]
+pub(super) struct End<'a> {
+    pub(super) process: Option<&'a Arc<Process>>,
+    pub(super) workload: Option<&'a Arc<Workload>>,
+}
+
+/// The local ends of a flow, initiator and responder. Of one that is over, as collectors were told: its processes may have
+/// been forgotten.
+pub(super) fn ends_of<'a>(flow: &'a Flow, processes: &'a ProcessTable) -> [Option<End<'a>>; 2] {
+    Side::BOTH.map(|side| {
+        let owner = flow.end(side)?.owner;
+        let told = flow.told(side);
+        let process = processes.peek(owner).or_else(|| told.and_then(|told| told.process.as_ref()));
+        let workload = processes.workload(owner).or_else(|| told.and_then(|told| told.workload.as_ref()));
+        Some(End { process, workload })
+    })
+}
+
+/// What an end belongs to, by what is asked for. Not by `Service` and `Network`, which a flow as a whole tells.
+pub(super) fn group_of(by: &GroupBy, end: End<'_>) -> Option<String> {
+    match by {
+        GroupBy::Host => Some("host".into()),
+        GroupBy::Process => end.process.map(|process| format!("{}[{}]", process.name, process.key.pid)),
+        GroupBy::User => end.process.map(|process| process.user_or_uid()),
+        _ => group_of_workload(by, end.workload?),
+    }
+}
+
+/// The same for what only a place tells.
+pub(super) fn group_of_workload(by: &GroupBy, workload: &Workload) -> Option<String> {
+    let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let (pod, container) = (workload.pod.as_ref(), workload.container.as_ref());
+    match by {
+        GroupBy::Host => Some("host".into()),
+        GroupBy::Container => workload.title(),
+        GroupBy::Pod => pod.map(pod_name),
+        GroupBy::Namespace => pod.and_then(|pod| known(&pod.namespace)),
+        GroupBy::Workload | GroupBy::Service => Some(workload_name(workload)?.1),
+        GroupBy::Image => container.and_then(|container| known(&container.image)),
+        GroupBy::Slice => workload.slice.clone(),
+        GroupBy::Label(key) => container.and_then(|container| container.label(key)).map(str::to_owned),
+        GroupBy::Process | GroupBy::User | GroupBy::Network => None,
+    }
+}
+
+/// `namespace/name` of a pod, or its uid.
+pub(super) fn pod_name(pod: &crate::owners::workload::Pod) -> String {
+    match (pod.name.as_str(), pod.namespace.as_str()) {
+        ("", _) => pod.uid.clone(),
+        (name, "") => name.to_owned(),
+        (name, namespace) => format!("{namespace}/{name}"),
+    }
+}
+
+/// Kind and full name of what a place is a part of: the controller of a pod, the pod itself, a compose service, a container,
+/// a unit of systemd.
+pub(super) fn workload_name(workload: &Workload) -> Option<(String, String)> {
+    let namespace = workload.pod.as_ref().map_or("", |pod| pod.namespace.as_str());
+    if let Some(controller) = workload.controller().map(|controller| controller.to_string()) {
+        let kind = controller.split('/').next().unwrap_or_default().to_owned();
+        let name = if namespace.is_empty() { controller } else { format!("{namespace}/{controller}") };
+        return Some((kind, name));
+    }
+    if let Some(pod) = &workload.pod {
+        return Some(("Pod".into(), pod_name(pod)));
+    }
+    let kind = if workload.container.is_some() { "Container" } else { "Unit" };
+    Some((kind.into(), workload.title()?))
+}
+
+/// What one side of a conversation belongs to; a network that is not on this host by its address.
+pub(super) fn group_of_talker(by: &GroupBy, talker: &Talker) -> Option<String> {
+    if !talker.is_local || *by == GroupBy::Network {
+        return Some(talker.network.to_string());
+    }
+    if *by == GroupBy::Process {
+        // The conversations of all processes of a name in one place are one.
+        let name = talker.process.as_ref().map(|process| process.name.clone())?;
+        let place = talker.workload.as_ref().and_then(|workload| workload.title());
+        return Some(place.map_or(name.clone(), |place| format!("{name} @{place}")));
+    }
+    group_of(by, End { process: talker.process.as_ref(), workload: talker.workload.as_ref() })
+}
