@@ -12,7 +12,7 @@ PERF_PACKAGES := iproute2 nftables util-linux bpftrace libbpf-tools bpfcc-tools 
 LINT_PACKAGES := clang-format-14
 KERNEL_PACKAGES := busybox-static kmod cpio bc xz-utils
 
-.PHONY: run build test test-unit test-e2e test-kernels lint fuzz bench perf install clean build-packages lint-packages test-packages perf-packages kernel-packages
+.PHONY: run build test test-unit test-e2e test-kernels lint fuzz asan bench perf install clean build-packages lint-packages test-packages perf-packages kernel-packages
 
 run: build ## build, and run the agent on this host until Ctrl-C
 	@if [ "$(ROOT)" = 0 ]; then exec $(BIN)/sockeye $(ARGS); else exec sudo $(BIN)/sockeye $(ARGS); fi
@@ -42,6 +42,9 @@ fuzz: build-packages ## each reader of input from outside, SECONDS (60) each; ne
 	  $(CARGO) +nightly fuzz run --fuzz-dir . $$target target/corpus/$$target corpus/$$target -- \
 	    -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 || exit 1; \
 	done
+
+asan: build-packages test-packages ## unit tests and some end-to-end tests with AddressSanitizer (half an hour); needs a nightly Rust
+	ci/asan
 
 bench: build-packages ## every stage of the data path alone (minutes)
 	$(CARGO) bench -p sockeye-benches

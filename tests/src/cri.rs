@@ -56,12 +56,25 @@ impl Cri {
         answer.unwrap_or_else(|err| panic!("{method}: {err}")).into_inner()
     }
 
+    /// Starts a pod with labels in a network of its own.
+    ///
+    /// # Panics
+    /// If containerd refuses.
+    #[must_use]
+    pub fn run_labelled_pod(&self, namespace: &str, name: &str, labels: &[(&str, &str)]) -> Pod {
+        self.run(namespace, name, false, labels)
+    }
+
     /// Starts a pod, in a network of its own or in the host's.
     ///
     /// # Panics
     /// If containerd refuses.
     #[must_use]
     pub fn run_pod(&self, namespace: &str, name: &str, host_network: bool) -> Pod {
+        self.run(namespace, name, host_network, &[("app", name)])
+    }
+
+    fn run(&self, namespace: &str, name: &str, host_network: bool, labels: &[(&str, &str)]) -> Pod {
         const NODE: i32 = 2;
         let mut uid = format!("{:032x}", fxhash(&[namespace, name]));
         for at in [8, 13, 18, 23] {
@@ -76,7 +89,11 @@ impl Cri {
         let config = SandboxConfig {
             metadata: Some(metadata),
             log_directory: String::new(),
-            labels: kubelet_labels(namespace, name, &uid),
+            labels: {
+                // A kubelet gives the pod's own labels to its sandbox only.
+                let own = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+                kubelet_labels(namespace, name, &uid).into_iter().chain(own).collect()
+            },
             linux: Some(linux),
         };
         let sandbox: Id = self.call("RunPodSandbox", RunSandbox { config: Some(config.clone()) });
@@ -115,12 +132,8 @@ impl Cri {
 }
 
 fn kubelet_labels(namespace: &str, pod: &str, uid: &str) -> HashMap<String, String> {
-    let labels = [
-        ("io.kubernetes.pod.namespace", namespace),
-        ("io.kubernetes.pod.name", pod),
-        ("io.kubernetes.pod.uid", uid),
-        ("app", pod),
-    ];
+    let labels =
+        [("io.kubernetes.pod.namespace", namespace), ("io.kubernetes.pod.name", pod), ("io.kubernetes.pod.uid", uid)];
     labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 

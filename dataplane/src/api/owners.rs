@@ -15,6 +15,7 @@ use super::{round2, summary};
 use crate::flows::aggregates::{Aggregate, Aggregates, RATES};
 use crate::model::flow::ProcKey;
 use crate::model::rtt::RttStats;
+use crate::owners::cgroup_tree::is_alive;
 use crate::owners::process::ProcessTable;
 use crate::owners::workload::Workload;
 
@@ -33,7 +34,7 @@ impl Owners<'_> {
     /// Whether one of these places is still there.
     fn state_of<'a>(&self, places: impl IntoIterator<Item = &'a Workload>) -> Option<&'static str> {
         let root = self.cgroup_root?;
-        let is_there = |place: &Workload| root.join(place.path.trim_start_matches('/')).exists();
+        let is_there = |place: &Workload| is_alive(&root.join(place.path.trim_start_matches('/')));
         Some(if places.into_iter().any(is_there) { "running" } else { "gone" })
     }
 }

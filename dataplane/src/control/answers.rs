@@ -38,7 +38,7 @@ impl Control {
             for (id, path) in &question.places {
                 self.processes.workloads.learn(*id, path, now_ns);
             }
-            // Their runtimes are asked for names with the next tick.
+            self.ask_for_processes();
             wait = NAMES_MAX;
         }
         self.asked.push_back((Instant::now() + wait, question));
@@ -51,7 +51,8 @@ impl Control {
         }
         let now = Instant::now();
         for (until, question) in std::mem::take(&mut self.asked) {
-            let unnamed = !question.places.is_empty() && self.enrichment.naming.figures().waiting > 0;
+            let workloads = &self.processes.workloads;
+            let unnamed = question.places.iter().any(|(id, _)| workloads.awaits_names(*id));
             if (self.processes.unanswered() > 0 || unnamed) && now < until {
                 self.asked.push_back((until, question));
             } else {

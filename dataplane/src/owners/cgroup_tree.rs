@@ -10,7 +10,14 @@ use super::cgroup::read_path;
 const CONTAINERS_MAX: usize = 4096;
 const CGROUPS_MAX: usize = 1 << 16;
 
-/// Id and path of the cgroup of each container below the root of cgroup v2. What goes away meanwhile is left out.
+/// Whether a process lives in a cgroup or below it. A folder may be left when nobody cleans up.
+#[must_use]
+pub fn is_alive(folder: &Path) -> bool {
+    fs::read_to_string(folder.join("cgroup.events"))
+        .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+}
+
+/// Id and path of the cgroup of each container with processes below the root of cgroup v2. What goes away meanwhile is left out.
 #[must_use]
 pub fn containers_below(root: &Path) -> Vec<(u64, String)> {
     let (mut found, mut left) = (Vec::new(), CGROUPS_MAX);
@@ -19,6 +26,7 @@ pub fn containers_below(root: &Path) -> Vec<(u64, String)> {
         let path = format!("/{}", folder.strip_prefix(root).unwrap_or(Path::new("")).display());
         let containers = read_path(&path).containers.len();
         if containers > containers_above
+            && is_alive(&folder)
             && let Ok(metadata) = fs::metadata(&folder)
         {
             found.push((metadata.ino(), path));
@@ -47,8 +55,13 @@ mod tests {
         for path in [format!("docker/{id}/init.scope"), "system.slice/a.service".into(), "kubepods/burstable".into()] {
             fs::create_dir_all(root.path().join(path)).unwrap();
         }
+        let container = root.path().join("docker").join(&id);
+        fs::write(container.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        let left = root.path().join("docker").join(id.replace('0', "1"));
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("cgroup.events"), "populated 0\nfrozen 0\n").unwrap();
         let found = containers_below(root.path());
-        let ino = fs::metadata(root.path().join("docker").join(&id)).unwrap().ino();
+        let ino = fs::metadata(container).unwrap().ino();
         assert_eq!(found, [(ino, format!("/docker/{id}"))]);
     }
 }

@@ -297,6 +297,12 @@ impl WorkloadTable {
         self.entries.get(&cgroup_id).map(|entry| &entry.workload)
     }
 
+    /// Whether its runtime has been asked, and has not answered yet.
+    #[must_use]
+    pub fn awaits_names(&self, cgroup_id: u64) -> bool {
+        self.entries.get(&cgroup_id).is_some_and(|entry| !entry.complete)
+    }
+
     /// All that are known, by the id of the cgroup.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Arc<Workload>)> {
         self.entries.iter().map(|(id, entry)| (*id, &entry.workload))
