@@ -7,18 +7,21 @@ use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sockeye::api::pass::answer_flows;
+use sockeye::api::peers::peers;
 use sockeye::export::{json, tlv};
+use sockeye::flows::conversations::{CONVERSATIONS_MAX, Conversations};
 use sockeye::flows::report::{FlowReport, Identity};
 use sockeye::flows::{FlowTable, Timeouts};
 use sockeye::ingest::shard::Shard;
 use sockeye::ingest::worker::Worker;
 use sockeye::model::flow::{Addr, Counters, Endpoint, FlowKey, ProcKey, Proto, State};
+use sockeye::model::rate::Window;
 use sockeye::model::rtt::{RttStats, RttSummary, rtt_histogram};
 use sockeye::owners::cgroup::read_path;
 use sockeye::owners::process::{Process, ProcessTable};
 use sockeye_bpf::records::{FlowRecord, Kind, Record, RttRecord, flags};
 use sockeye_bpf::ring::Drain;
-use sockeye_ctl::protocol::FlowsArguments;
+use sockeye_ctl::protocol::{FlowsArguments, GroupBy, PeersArguments};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Records per measurement: each of them goes to another flow.
@@ -261,6 +264,19 @@ fn answer(c: &mut Criterion) {
             });
         });
     }
+    let mut conversations = Conversations::default();
+    for number in 0..CONVERSATIONS_MAX as u32 {
+        let mut report = report();
+        let [_, a, b, c] = number.to_be_bytes();
+        report.key.responder.addr = IpAddr::from([a, b, c, 1]).into();
+        conversations.account(&report, 1);
+    }
+    let by_process = PeersArguments { by: GroupBy::Process, ..PeersArguments::default() };
+    group.bench_function("ctl peers, 2048 pairs", |b| {
+        b.iter(|| peers(&conversations, Window::default(), &by_process, 1));
+    });
+    let known = report();
+    group.bench_function("account a report to its pair", |b| b.iter(|| conversations.account(black_box(&known), 1)));
     println!("control is away from its other work for at most {longest:?} with an answer about a million flows");
     group.finish();
 }

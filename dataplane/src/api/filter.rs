@@ -83,7 +83,7 @@ impl Wanted {
             SortBy::Bytes => total.bytes.iter().sum(),
             SortBy::Retrans => total.retrans_of_both(),
             SortBy::Rtt => super::flows::shown_rtt(flow).map_or(0, |end| u64::from(end.srtt_us)),
-            SortBy::Rate => (flow.rates(self.now_ns)[0].iter().sum::<f32>() * 1000.0) as u64,
+            SortBy::Rate => (flow.rate(self.now_ns).bytes.iter().sum::<f32>() * 1000.0) as u64,
             SortBy::Active => flow.active_ns,
             SortBy::Age => u64::MAX - flow.opened_ns,
         }

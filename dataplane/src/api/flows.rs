@@ -234,7 +234,7 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) -> R
         end.map(|(end, who)| side_row(end.owner, who, wide)).unwrap_or_default()
     });
     let since_s = |then_ns: u64| now_ns.saturating_sub(then_ns) / 1_000_000_000;
-    let [bytes, packets] = flow.rates(now_ns);
+    let rate = flow.rate(now_ns);
     Row {
         node: wide.then(who::node),
         protocol: flow.key.proto.name(),
@@ -290,9 +290,9 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) -> R
         not_counted: (!counted).then_some("sockmap"),
         packets_sent: total.packets[0],
         packets_received: total.packets[1],
-        sent_per_second: counted.then_some(bytes[0] as u64),
-        received_per_second: counted.then_some(bytes[1] as u64),
-        packets_per_second: super::round2(f64::from(packets[0] + packets[1])),
+        sent_per_second: counted.then_some(rate.bytes[0] as u64),
+        received_per_second: counted.then_some(rate.bytes[1] as u64),
+        packets_per_second: super::round2(f64::from(rate.packets)),
         retrans: total.retrans_of_both(),
         rtt: rtt.map(|end| end.srtt_us),
         rtt_var: rtt.map(|end| end.rttvar_us),

@@ -91,8 +91,8 @@ impl Groups {
         let is_open = !flow.state().is_over();
         group.open += u64::from(is_new && is_open);
         if is_open {
-            let [bytes, packets] = flow.rates(self.now_ns);
-            let rates = [bytes[i], bytes[peer], packets[0] + packets[1], 0.0];
+            let rate = flow.rate(self.now_ns);
+            let rates = [rate.bytes[i], rate.bytes[peer], rate.packets, 0.0];
             group.rates.iter_mut().zip(rates).for_each(|(sum, rate)| *sum += f64::from(rate));
         }
     }

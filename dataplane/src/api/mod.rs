@@ -7,7 +7,7 @@ mod flows;
 mod groups;
 pub(crate) mod owners;
 pub mod pass;
-pub(crate) mod peers;
+pub mod peers;
 pub(crate) mod ports;
 pub(crate) mod questions;
 pub(crate) mod rtt;

@@ -57,7 +57,8 @@ rows! {
 type Pair = (Option<String>, Option<String>, Option<String>);
 
 /// Pairs of what both sides belong to.
-pub(crate) fn peers(conversations: &Conversations, window: Window, a: &PeersArguments, now_ns: u64) -> Answer {
+#[must_use]
+pub fn peers(conversations: &Conversations, window: Window, a: &PeersArguments, now_ns: u64) -> Answer {
     let mut pairs: BTreeMap<Pair, Figures> = BTreeMap::new();
     for pair in conversations.iter() {
         let [initiator, responder] = pair.talkers.each_ref().map(|talker| group_of_talker(&a.by, talker));

@@ -1,14 +1,34 @@
 //! One entry of the flow table.
 
 use super::details::{Details, FlowRtt};
-use super::schedule;
+use super::schedule::TICK_NS;
 use crate::flows::report::Identity;
 use crate::model::flow::{Counters, End, Endpoint, FlowKey, ProcKey, Proto, Side, State, TcpObservation};
 
 /// What came within less time makes no rate.
-const RATE_NS: u64 = 2_000_000_000;
+const RATE_NS: u64 = 2 * SECOND_NS;
+const SECOND_NS: u64 = 1_000_000_000;
 /// Stands for no flow.
 pub(super) const NO_FLOW: u32 = u32::MAX;
+
+/// How much a flow carries per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Rate {
+    /// Payload from the initiator, and to it.
+    pub bytes: [f32; 2],
+    /// Segments or datagrams of both directions.
+    pub packets: f32,
+}
+
+impl Rate {
+    /// What came in an interval.
+    pub(super) fn of(delta: &Counters, interval_ns: u64) -> Self {
+        // What came within less says nothing of a second.
+        let seconds = interval_ns.max(SECOND_NS) as f64 / SECOND_NS as f64;
+        let per_second = |amount: u64| (amount as f64 / seconds) as f32;
+        Self { bytes: delta.bytes.map(per_second), packets: per_second(delta.packets.iter().sum()) }
+    }
+}
 
 /// What the exporters were told of a flow, from its first report on.
 #[derive(Debug, Clone, Default)]
@@ -17,10 +37,8 @@ pub(super) struct Reported {
     pub(super) identity: [Identity; 2],
     /// Up to when, `CLOCK_BOOTTIME` nanoseconds.
     pub(super) until_ns: u64,
-    /// When the last report was made.
-    pub(super) at_ns: u64,
-    /// Bytes and packets per second of each direction, between that and the one before.
-    pub(super) rate: [[f32; 2]; 2],
+    /// Rates between the last report and the one before.
+    pub(super) rate: Rate,
     /// Tick of the last report.
     pub(super) tick: u32,
     /// Number of the collectors that had come by then.
@@ -325,15 +343,14 @@ impl Flow {
         self.reported.as_ref().map(|reported| &reported.identity[side as usize])
     }
 
-    /// Bytes and packets per second from the initiator and to it: since the last report, or in the time before it when
-    /// that was just made.
+    /// Since the last report, or in the time before it when that was just made.
     #[must_use]
-    pub fn rates(&self, now_ns: u64) -> [[f32; 2]; 2] {
-        let since_ns = self.reported.as_ref().map_or(self.opened_ns, |reported| reported.at_ns);
+    pub fn rate(&self, now_ns: u64) -> Rate {
+        let since_ns = self.reported.as_ref().map_or(self.opened_ns, |reported| u64::from(reported.tick) * TICK_NS);
         let interval_ns = now_ns.saturating_sub(since_ns);
         match &self.reported {
             Some(reported) if interval_ns < RATE_NS || self.state().is_over() => reported.rate,
-            _ => schedule::per_second(&self.totals().since(&self.exported), interval_ns),
+            _ => Rate::of(&self.totals().since(&self.exported), interval_ns),
         }
     }
 

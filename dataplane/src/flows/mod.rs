@@ -26,7 +26,7 @@ use slab::Slab;
 use sockeye_bpf::records::UdpKey;
 
 pub use closed::Keep;
-pub use entry::Flow;
+pub use entry::{Flow, Rate};
 pub use schedule::{TICK_NS, Timeouts};
 
 use crate::model::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side};

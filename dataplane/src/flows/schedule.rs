@@ -12,7 +12,7 @@ use slab::Slab;
 
 use super::crowding::ONE_DATAGRAM_NS;
 use super::details::congestion_name;
-use super::entry::Reported;
+use super::entry::{Rate, Reported};
 use super::meeting::Meets;
 use super::{Flow, FlowTable};
 use crate::flows::report::{FlowReport, Identity};
@@ -390,8 +390,8 @@ impl FlowTable {
             reported.identity = take_anew(&reported.identity, &current, owners);
         }
         let since_ns = reported.until_ns.min(until_ns);
-        reported.rate = per_second(&delta, now_ns.saturating_sub(reported.at_ns.max(flow.opened_ns)));
-        reported.at_ns = now_ns;
+        let before_ns = (u64::from(reported.tick) * TICK_NS).max(flow.opened_ns);
+        reported.rate = Rate::of(&delta, now_ns.saturating_sub(before_ns));
         (reported.until_ns, reported.tick, reported.epoch) = (until_ns, tick_of(now_ns), epoch);
         let identity = reported.identity.clone();
         FlowReport {
@@ -417,13 +417,6 @@ impl FlowTable {
             reset_by: flow.reset_by(),
         }
     }
-}
-
-/// Bytes and packets of each direction.
-pub(super) fn per_second(delta: &Counters, interval_ns: u64) -> [[f32; 2]; 2] {
-    // What came within less says nothing of a second.
-    let seconds = interval_ns.max(SECOND_NS) as f64 / SECOND_NS as f64;
-    [delta.bytes, delta.packets].map(|pair| pair.map(|amount| (amount as f64 / seconds) as f32))
 }
 
 fn identity_of(owner: ProcKey, processes: &mut ProcessTable, now_ns: u64) -> Identity {
