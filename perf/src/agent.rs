@@ -196,7 +196,8 @@ pub(crate) fn losses(answer: &Answer) -> u64 {
 
 /// The same, one by one.
 pub(crate) fn losses_by_reason(answer: &Answer) -> Vec<(String, u64)> {
-    const HARMLESS: [&str; 5] = ["worker_stalled", "container_", "args_", "program_busy", "close_untracked"];
+    const HARMLESS: [&str; 6] =
+        ["pair_group_full", "worker_stalled", "container_", "args_", "program_busy", "close_untracked"];
     let rows = answer.rows("losses");
     let harmless = |reason: &str| HARMLESS.iter().any(|harmless| reason.starts_with(harmless));
     rows.iter()

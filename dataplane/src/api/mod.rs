@@ -5,6 +5,7 @@ pub mod events;
 mod filter;
 mod flows;
 mod groups;
+mod losses;
 pub(crate) mod owners;
 pub mod pass;
 pub mod peers;
@@ -14,6 +15,7 @@ pub(crate) mod rtt;
 pub mod server;
 pub(crate) mod stats;
 mod who;
+pub(crate) mod workloads;
 
 use sockeye_ctl::{Table, rows};
 

@@ -6,18 +6,19 @@ use std::time::Instant;
 
 use sockeye_bpf::kernel::Kernel;
 use sockeye_bpf::preflight::Need;
-use sockeye_bpf::records::{CpuStats, Kind};
+use sockeye_bpf::records::CpuStats;
 use sockeye_ctl::protocol::{Answer, Table};
 use sockeye_ctl::rows;
 
+use super::losses::losses;
 use super::questions::{EnrichmentFigures, questions};
 use super::round2;
 use crate::export::{ExportPort, ExportStats};
 use crate::flows::aggregates::Aggregates;
+use crate::flows::conversations::Conversations;
 use crate::flows::{Flow, FlowTable};
 use crate::ingest::shard::RingCounts;
 use crate::ingest::worker::WorkerPort;
-use crate::log;
 use crate::model::clock::boot_ns;
 use crate::model::flow::{Counters, Proto, State};
 use crate::model::rtt::RttHistogram;
@@ -33,6 +34,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) table: &'a FlowTable,
     pub(crate) processes: &'a ProcessTable,
     pub(crate) aggregates: &'a Aggregates,
+    pub(crate) conversations: &'a Conversations,
     pub(crate) enrichment: &'a EnrichmentFigures,
     pub(crate) runtimes: &'a [Arc<RuntimeClient>],
     pub(crate) naming: &'a NamingStats,
@@ -75,7 +77,7 @@ pub(crate) fn stats(s: &Sources<'_>, states: &StateCounts) -> Answer {
             Table::of([agent(s, states)]),
             Table::of(s.limits.iter().map(limit)),
             Table::of(rings(s, &cpus)),
-            Table::of(losses(s, &cpus)),
+            losses(s, &cpus),
             Table::of(s.workers.iter().map(worker)),
             Table::of(s.threads.stats().iter().map(|stats| thread(stats))),
             Table::of(states.rows()),
@@ -220,117 +222,6 @@ fn rings(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Ring> {
         }
     }
     rows
-}
-
-rows! {
-    /// Everything that can be lost, and how often it was.
-    struct Loss: "losses" {
-        /// what was lost, and where
-        reason: Text = String,
-        /// how often
-        count: Count = u64,
-        /// the same per CPU, where the kernel counts
-        per_cpu: Text = Option<Vec<u64>>,
-        /// what it means
-        effect: Text = &'static str,
-    }
-}
-
-/// Every place where something can go missing, whether or not it ever did.
-fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
-    let mut rows = kernel_losses(cpus);
-    let counted = |reason: &str, count, effect| Loss { reason: reason.into(), count, per_cpu: None, effect };
-    let counts = s.table.counts();
-    let stalls: u64 = s.workers.iter().map(|w| ExportStats::get(&w.stats.stalls)).sum();
-    let get = ExportStats::get;
-    let (rolled_up, other_peers) = s.aggregates.refused();
-    let malformed: u64 = s.totals.rings.iter().map(|r| r.malformed).sum();
-    rows.extend([
-        counted("record_malformed", malformed, "a record was not understood"),
-        counted("worker_stalled", stalls, "records waited in the ring because control was busy; nothing is lost by it"),
-        counted("flow_table_full", counts.rejected, "the flow is not shown; raise --flows-max"),
-        counted("udp_given_up", counts.given_up, "a UDP flow was over early: the table, or UDP's half of it, was full"),
-        counted("udp_other_peers", counts.other_peers, "a UDP peer is told of as one of the other peers of its socket"),
-        counted("process_table_full", s.processes.refused(), "a process is shown as unknown"),
-        counted("cgroup_table_full", s.processes.workloads.refused(), "a container is shown as unknown"),
-        counted("container_unnamed", s.processes.workloads.containers().0, "containers that have only an id by now"),
-        counted("container_unknown", get(&s.naming.unknown), "no runtime knew the container: it has only an id"),
-        counted(
-            "container_gave_up",
-            get(&s.naming.gave_up),
-            "its runtime did not answer for ten minutes: it has only an id",
-        ),
-        counted(
-            "container_not_asked",
-            get(&s.naming.refused),
-            "too many requests waited: it has only an id until later",
-        ),
-        counted("process_group_full", rolled_up, "figures of a process went to its container or service at once"),
-        counted("peer_group_full", other_peers, "round-trip times of a peer network went to the other networks"),
-        counted("flow_vanished", counts.vanished, "a flow's close record never came"),
-        counted(
-            "listening_ports_cut",
-            s.totals.ports_cut,
-            "a collector does not hear of these ports: one address has too many",
-        ),
-        counted("log_lines_dropped", log::dropped_lines(), "who reads the agent's messages was too slow for them"),
-        counted("kernel_read_failed", s.totals.kernel_errors, "a scan or drain failed and was repeated"),
-    ]);
-    let [(_, processes), (_, packages), _] = s.enrichment.questions;
-    let cut: u64 = s.runtimes.iter().map(|client| client.snapshot().cut).sum();
-    rows.extend([
-        counted(
-            "process_not_asked",
-            processes.not_asked,
-            "too many questions waited: more of a process is known later",
-        ),
-        counted("process_gave_up", processes.given_up, "/proc did not answer: less is known of a process"),
-        counted("package_not_asked", packages.not_asked, "too many questions waited: its package is known later"),
-        counted("package_gave_up", packages.given_up, "a package database did not answer: no package is shown"),
-        counted(
-            "package_list_cut",
-            s.enrichment.packages_left_out,
-            "too long or too many to read: no package is shown",
-        ),
-        counted("rpm_killed", s.enrichment.rpm_killed, "rpm did not answer: no package is shown"),
-        counted("container_text_cut", cut, "names and labels are shortened, labels and events left out"),
-    ]);
-    for cost in s.kernel.programs().iter().filter_map(|program| program.cost().ok()) {
-        let effect = "events that came while the program was already running on that CPU";
-        rows.push(counted(&format!("program_busy {}", cost.name), cost.misses, effect));
-    }
-    for port in s.exporters {
-        let effect = "reports of flows that the exporter did not get";
-        rows.push(counted(&format!("export_dropped {}", port.name), get(&port.stats.dropped), effect));
-    }
-    rows
-}
-
-/// What the kernel side counts, per CPU.
-fn kernel_losses(cpus: &[CpuStats]) -> Vec<Loss> {
-    let per_cpu = |reason: &str, of: &dyn Fn(&CpuStats) -> u64, effect| {
-        let counts: Vec<u64> = cpus.iter().map(of).collect();
-        Loss { reason: reason.into(), count: counts.iter().sum(), per_cpu: Some(counts), effect }
-    };
-    let full = |kind: Kind, effect| {
-        per_cpu(&format!("ring_full_{}", kind.name()), &|cpu: &CpuStats| cpu.lost[kind as usize], effect)
-    };
-    vec![
-        full(Kind::Close, "last figures of a flow are those of the scan before; shown as vanished"),
-        full(Kind::Rtt, "up to 22 samples are missing from the distribution"),
-        full(Kind::Datagram, "UDP packets are missing from their flow"),
-        full(Kind::UdpClose, "the flow ends by its idle timeout"),
-        full(Kind::Identity, "the process is looked up in /proc, and unknown if it is gone"),
-        full(Kind::Cgroup, "the container is looked up in /proc, and unknown if it is gone"),
-        per_cpu("socket_untracked", &|cpu| cpu.storage_failed, "no kernel memory: the socket's flow is not seen"),
-        per_cpu("close_untracked", &|cpu| cpu.untracked_close, "a connection ended that was never tracked"),
-        per_cpu("udp_unparsed", &|cpu| cpu.udp_unparsed, "a UDP packet with unreadable headers is not counted"),
-        per_cpu(
-            "args_unreadable",
-            &|cpu| cpu.args_unreadable,
-            "the command line is read from /proc, if the process still lives",
-        ),
-    ]
 }
 
 rows! {

@@ -88,9 +88,9 @@ impl Control {
             (Request::Containers(arguments), Gathered::Open(open)) => {
                 api::owners::containers(&self.owners(&open), arguments)
             }
-            (Request::Pods(arguments), Gathered::Open(open)) => api::owners::pods(&self.owners(&open), arguments),
+            (Request::Pods(arguments), Gathered::Open(open)) => api::workloads::pods(&self.owners(&open), arguments),
             (Request::Workloads(arguments), Gathered::Open(open)) => {
-                api::owners::workloads(&self.owners(&open), arguments)
+                api::workloads::workloads(&self.owners(&open), arguments)
             }
             (Request::Peers(arguments), _) => {
                 api::peers::peers(&self.conversations, self.aggregates.window(), arguments, boot_ns())
@@ -119,6 +119,7 @@ impl Control {
             table: &self.table,
             processes: &self.processes,
             aggregates: &self.aggregates,
+            conversations: &self.conversations,
             enrichment,
             runtimes: &self.enrichment.runtimes,
             naming: &self.enrichment.naming,
