@@ -225,6 +225,23 @@ fn a_container_that_is_gone_at_once_is_named() {
 }
 
 #[test]
+fn a_container_that_is_renamed_has_its_new_name() {
+    let Lab { mut agent, collector, engines, pair } = lab();
+    let (_, web_ip) = engines.run_container("web", &[], WEB_SERVER);
+    wait_for("web server", Duration::from_secs(10), || listens(&agent, "web").then_some(()));
+    engines.docker(&["rename", "web", "shop"]);
+    wait_for("the new name", Duration::from_secs(5), || listens(&agent, "shop").then_some(()));
+    let fetched = command(Some(&pair.names[0]), "curl").args(["-s", &format!("http://{web_ip}/file")]).output();
+    assert_eq!(fetched.expect("curl").stdout.len(), 20_000);
+    agent.settle();
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    let flows = collected.flows();
+    assert!(flows.iter().any(|flow| flow["dst_addr"] == web_ip && flow["dst_container"] == "shop"), "{flows:#?}");
+}
+
+#[test]
 fn an_engine_that_is_killed_is_asked_again_when_it_is_back() {
     let Lab { mut agent, collector, engines, pair } = lab();
     let (_, web_ip) = engines.run_container("web", &["--restart", "no"], WEB_SERVER);

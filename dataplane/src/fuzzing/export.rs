@@ -256,7 +256,7 @@ fn workload(input: &mut Input<'_>) -> Option<Arc<Workload>> {
         let labels = (0..choice >> 4).map(|_| (input.text(), input.text())).collect();
         let pod = (choice & 8 != 0).then(|| Pod { uid: input.text(), name: input.text(), namespace: input.text() });
         let names = Names { runtime: None, name: input.text(), image: input.text(), labels, pod };
-        workloads.named(NameReply { cgroup_id: 1, names: Some(Box::new(names)) });
+        workloads.named(NameReply::Cgroup { cgroup_id: 1, names: Some(Box::new(names)) });
     }
     workloads.peek(1).map(Arc::clone)
 }

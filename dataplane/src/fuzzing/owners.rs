@@ -78,13 +78,13 @@ pub fn docker(data: &[u8]) {
     let found = events(input.0.chunks(piece));
     assert_eq!(found, events(std::iter::once(input.0)), "it does not matter where pieces end");
     assert!(found.len() <= data.len());
-    for (id, names) in found.into_iter().flatten() {
-        assert!(id.len() <= data.len());
-        assert_named(names);
+    for told in found.into_iter().flatten() {
+        assert!(told.id.len() <= data.len());
+        assert_named(told.names);
     }
 }
 
-fn events<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Option<(String, Names)>> {
+fn events<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Option<docker_answers::Told>> {
     let (mut lines, mut found) = (docker_answers::Lines::default(), Vec::new());
     pieces.for_each(|piece| lines.take_events(piece, |told| found.push(told)));
     found
@@ -128,7 +128,7 @@ fn assert_named(mut names: Names) {
     assert_eq!((names.cut(), &names), (0, &once), "what was cut is not cut again");
     let mut workloads = WorkloadTable::default();
     workloads.learn(1, &format!("/docker/{}", "d".repeat(64)), 0);
-    workloads.named(NameReply { cgroup_id: 1, names: Some(Box::new(names)) });
+    workloads.named(NameReply::Cgroup { cgroup_id: 1, names: Some(Box::new(names)) });
     if let Some(workload) = workloads.peek(1) {
         assert_bounded(workload);
     }

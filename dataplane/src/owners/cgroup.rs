@@ -288,6 +288,12 @@ impl RuntimeApi {
     }
 }
 
+/// Whether a cgroup is this user's, or anyone's where it is root's runtime that tells of it.
+#[must_use]
+pub fn is_of_user(owner_uid: Option<u32>, path: &str) -> bool {
+    owner_uid.is_none_or(|uid| path.contains(&format!("/user-{uid}.slice/")))
+}
+
 /// Whether names are to be had from a runtime at all.
 #[must_use]
 pub fn can_be_asked(runtime: Runtime) -> bool {

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use sockeye_bpf::records::CgroupRecord;
 
 use crate::model::text::{clean, components, truncate};
-use crate::owners::cgroup::{ContainerRef, PathMeaning, Runtime, can_be_asked, read_path};
+use crate::owners::cgroup::{ContainerRef, PathMeaning, Runtime, can_be_asked, is_of_user, read_path};
 
 /// Most cgroups that are remembered.
 pub const WORKLOADS_MAX: usize = 1 << 14;
@@ -201,13 +201,29 @@ impl Names {
     }
 }
 
-/// The reply to a [`NameRequest`].
+/// What the container runtimes tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NameReply {
-    /// Which cgroup.
-    pub cgroup_id: u64,
-    /// `None`: no runtime knows it, or none answers; another answer may follow.
-    pub names: Option<Box<Names>>,
+pub enum NameReply {
+    /// The reply to a [`NameRequest`].
+    Cgroup {
+        /// Which cgroup.
+        cgroup_id: u64,
+        /// `None`: no runtime knows it, or none answers; another answer may follow.
+        names: Option<Box<Names>>,
+    },
+    /// A container has a new name, whether it was asked about or not.
+    Renamed(Renamed),
+}
+
+/// A container that has a new name. Raw strings, as they came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renamed {
+    /// The runtime's id.
+    pub container_id: String,
+    /// What it is called now.
+    pub name: String,
+    /// Whose runtime tells it, unless root's: believed about that user's containers only.
+    pub owner_uid: Option<u32>,
 }
 
 struct Entry {
@@ -259,11 +275,18 @@ impl WorkloadTable {
         self.learn(r.cgroup_id, &path, now_ns);
     }
 
-    /// Takes a reply of the container runtimes.
-    pub fn named(&mut self, named: NameReply) {
-        let Some(entry) = self.entries.get_mut(&named.cgroup_id) else { return };
+    /// Takes what the container runtimes tell.
+    pub fn named(&mut self, reply: NameReply) {
+        match reply {
+            NameReply::Cgroup { cgroup_id, names } => self.answered(cgroup_id, names),
+            NameReply::Renamed(renamed) => self.renamed(&renamed),
+        }
+    }
+
+    fn answered(&mut self, cgroup_id: u64, names: Option<Box<Names>>) {
+        let Some(entry) = self.entries.get_mut(&cgroup_id) else { return };
         entry.complete = true;
-        let Some(names) = named.names else { return };
+        let Some(names) = names else { return };
         let mut workload = (*entry.workload).clone();
         if let Some(container) = &mut workload.container {
             container.runtime = names.runtime.unwrap_or(container.runtime);
@@ -278,6 +301,27 @@ impl WorkloadTable {
                 Some(Pod { uid: clean_text(&uid), name: clean_text(&pod.name), namespace: clean_text(&pod.namespace) });
         }
         entry.workload = Arc::new(workload);
+    }
+
+    /// A container may have many cgroups, as one in which systemd runs. Those of containers inside of it have its name in
+    /// theirs: they are asked about again.
+    fn renamed(&mut self, renamed: &Renamed) {
+        let Renamed { container_id, name, owner_uid } = renamed;
+        for (cgroup_id, entry) in &mut self.entries {
+            let workload = &entry.workload;
+            let Some(container) = &workload.container else { continue };
+            let of_it = container.id == *container_id;
+            if !(of_it || workload.path.contains(container_id)) || !is_of_user(*owner_uid, &workload.path) {
+                continue;
+            }
+            if of_it {
+                let workload = Arc::make_mut(&mut entry.workload);
+                workload.container.iter_mut().for_each(|container| container.name = clean_text(name));
+            } else {
+                let (path, containers) = (workload.path.clone(), read_path(&workload.path).containers);
+                self.wanted.push(NameRequest { cgroup_id: *cgroup_id, path, containers });
+            }
+        }
     }
 
     /// The workload, and whether all that can be known of it is there.
@@ -380,7 +424,7 @@ mod tests {
         assert_eq!((wanted.len(), wanted[0].containers[0].id.as_str()), (1, ID));
         let pod = Pod { uid: String::new(), name: "web-1".into(), namespace: "shop".into() };
         let names = Names { name: "nginx".into(), pod: Some(pod), ..Names::default() };
-        workloads.named(NameReply { cgroup_id: 7, names: Some(names.into()) });
+        workloads.named(NameReply::Cgroup { cgroup_id: 7, names: Some(names.into()) });
         let (workload, complete) = workloads.get(7, 0);
         let workload = workload.unwrap();
         assert_eq!((workload.label().as_deref(), complete), (Some("shop/web-1/nginx"), true));
@@ -406,8 +450,45 @@ mod tests {
         workloads.learn(7, &format!("/docker/{ID}"), 0);
         assert_eq!(workloads.peek(7).unwrap().label().as_deref(), Some("0123456789ab"));
         let names = Names { name: "webshop".into(), ..Names::default() };
-        workloads.named(NameReply { cgroup_id: 7, names: Some(names.into()) });
+        workloads.named(NameReply::Cgroup { cgroup_id: 7, names: Some(names.into()) });
         assert_eq!(workloads.peek(7).unwrap().label().as_deref(), Some("webshop"));
+    }
+
+    #[test]
+    fn a_new_name_is_that_of_all_cgroups_of_its_container() {
+        let mut workloads = WorkloadTable::default();
+        let (other, user) = ("f".repeat(64), "/user.slice/user-7.slice/user@7.service");
+        let paths = [
+            format!("/docker/{ID}"),
+            format!("/docker/{ID}/system.slice/nginx.service"),
+            format!("/docker/{ID}/docker/{other}"),
+            format!("/docker/{other}"),
+            format!("{user}/docker-{ID}.scope"),
+        ];
+        for (cgroup_id, path) in paths.iter().enumerate() {
+            workloads.learn(cgroup_id as u64, path, 0);
+        }
+        workloads.take_requests();
+        let renamed = |name: &str, owner_uid| {
+            NameReply::Renamed(Renamed { container_id: ID.into(), name: name.into(), owner_uid })
+        };
+        let labels = |workloads: &WorkloadTable| {
+            (0..5).map(|cgroup_id| workloads.peek(cgroup_id).unwrap().label().unwrap()).collect::<Vec<_>>()
+        };
+        workloads.named(renamed("mine", Some(7)));
+        let id = "0123456789ab";
+        assert_eq!(
+            labels(&workloads),
+            [id, id, "ffffffffffff", "ffffffffffff", "mine"],
+            "a user's word is for its own"
+        );
+        workloads.named(renamed("shop\n", None));
+        assert_eq!(
+            labels(&workloads),
+            ["shop\u{fffd}", "shop\u{fffd}", "ffffffffffff", "ffffffffffff", "shop\u{fffd}"]
+        );
+        let asked: Vec<_> = workloads.take_requests().into_iter().map(|request| request.cgroup_id).collect();
+        assert_eq!(asked, [2], "a container inside of it has its name in its own");
     }
 
     /// Names and labels as the controllers of Kubernetes give them (kubernetes.io/docs/concepts/workloads/controllers,
@@ -480,7 +561,7 @@ mod tests {
         let mut cut = names.clone();
         assert_eq!(cut.cut(), 1 + (1000 - LABELS_MAX as u64) + LABELS_MAX as u64);
         assert!(cut.image.capacity() <= 4 * TEXT_MAX && cut.labels.capacity() <= LABELS_MAX);
-        workloads.named(NameReply { cgroup_id: 1, names: Some(names.into()) });
+        workloads.named(NameReply::Cgroup { cgroup_id: 1, names: Some(names.into()) });
         let workload = workloads.peek(1).unwrap();
         let container = workload.container.as_ref().unwrap();
         assert_eq!(container.name, "a\u{fffd}[2Jb\u{fffd}");

@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::recent::Recent;
 use super::socket::{Place, Trouble};
-use super::{cri, docker};
-use crate::owners::cgroup::{Runtime, RuntimeApi};
-use crate::owners::workload::Names;
+use super::{cri, docker, tell};
+use crate::owners::cgroup::{Runtime, RuntimeApi, is_of_user};
+use crate::owners::workload::{NameReply, Names, Renamed};
 
 /// How long a runtime may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -127,7 +128,7 @@ impl RuntimeClient {
     /// Whether it is worth asking about a container of this kind in this cgroup.
     #[must_use]
     pub fn may_know(&self, runtime: Runtime, path: &str) -> bool {
-        self.kind.makes(runtime) && self.owner_uid.is_none_or(|uid| path.contains(&format!("/user-{uid}.slice/")))
+        self.kind.makes(runtime) && is_of_user(self.owner_uid, path)
     }
 
     /// Figures.
@@ -225,27 +226,47 @@ impl RuntimeClient {
         names
     }
 
-    fn created(&self, told: Option<(String, Names)>) {
-        let kept = told.is_some_and(|(id, names)| self.recent().add(id, self.cut(names)));
+    /// Remembers it, and returns what control does not know yet.
+    fn heard(&self, told: Option<docker::Told>) -> Option<Renamed> {
+        let told = told.map(|told| docker::Told { names: self.cut(told.names), ..told });
+        let renamed = told.as_ref().filter(|told| told.renamed).map(|told| Renamed {
+            container_id: told.id.clone(),
+            name: told.names.name.clone(),
+            owner_uid: self.owner_uid,
+        });
+        let kept = told.is_some_and(|told| self.recent().add(told.id, told.names));
         if !kept {
             self.cut.fetch_add(1, Ordering::Relaxed);
         }
+        renamed
     }
 
-    /// Listens for new containers, for ever. Podman is not listened to: its service ends when nobody asks.
-    pub(super) async fn follow(&self) {
+    /// Listens for new containers and new names, for ever. Podman is not listened to: its service ends when nobody asks.
+    pub(super) async fn follow(&self, named: &SyncSender<NameReply>) {
         if self.kind != RuntimeApi::Docker {
             return;
         }
-        let mut pause = PAUSE;
+        let (mut pause, mut since) = (PAUSE, unix_seconds());
         loop {
             let begun = Instant::now();
             let _ = self.look().await;
             // What goes wrong is told and counted where something is asked.
-            let _ = docker::follow(&self.place, |told| self.created(told)).await;
+            let _ = self.listen(&mut since, named).await;
             pause = if begun.elapsed() > PAUSE_MAX { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Until the stream ends. The next one goes on from where it was.
+    async fn listen(&self, since: &mut u64, named: &SyncSender<NameReply>) -> Result<(), Trouble> {
+        let mut events = docker::Events::follow(&self.place, *since).await?;
+        while let Some(told) = events.next().await? {
+            *since = unix_seconds();
+            for renamed in told.into_iter().filter_map(|told| self.heard(told)) {
+                tell(named, NameReply::Renamed(renamed)).await;
+            }
+        }
+        Ok(())
     }
 
     /// While it is down, one question at a time finds out whether it is back.
@@ -299,6 +320,10 @@ impl RuntimeClient {
     }
 }
 
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -330,9 +355,14 @@ mod tests {
         let client = RuntimeClient::new(RuntimeApi::Docker, Path::new("/x"), Some(1000), false);
         for i in 0..100 {
             let labels = (0..1000).map(|n| (format!("{n}"), "v".repeat(1000))).collect();
-            client.created(Some((format!("{i}"), Names { name: "n".repeat(1 << 20), labels, ..Names::default() })));
+            let names = Names { name: "n".repeat(1 << 20), labels, ..Names::default() };
+            let renamed = client.heard(Some(docker::Told { id: format!("{i}"), names, renamed: i % 2 == 1 }));
+            assert_eq!(
+                renamed.map(|renamed| (renamed.name.len() <= 256, renamed.owner_uid)),
+                (i % 2 == 1).then_some((true, Some(1000)))
+            );
         }
-        client.created(None);
+        assert_eq!(client.heard(None), None);
         let kept = client.recent().get("99").cloned().unwrap();
         assert!(kept.name.len() <= 256 && kept.labels.len() <= 64 && kept.labels[0].1.len() <= 256);
         // A name, 936 labels that are left out and 64 values that are cut, and one event that was too long.

@@ -24,6 +24,8 @@ const ANSWER_MAX: usize = 2 << 20;
 const EVENT_MAX: usize = 256 << 10;
 /// What is read of events in a second, bytes: a user's runtime may tell of them without end.
 const EVENTS_PER_SECOND: usize = 1 << 20;
+/// A new name counts as so many bytes: control looks for its container among all cgroups.
+const RENAME_COSTS: usize = EVENTS_PER_SECOND / 32;
 /// Most that hyper reads ahead, the head of an answer included.
 const READ_AHEAD: usize = 64 << 10;
 
@@ -91,28 +93,58 @@ pub(crate) fn read_inspection(body: &[u8]) -> Result<Names, String> {
     serde_json::from_slice(body).map(names).map_err(|err| format!("its answer is not understood: {err}"))
 }
 
-/// Tells of each container at its creation: one that is removed at its end can be gone before it is asked about. `None`
-/// is one whose event was too long. Returns when the runtime ends the stream.
-pub(super) async fn follow(place: &Place, mut created: impl FnMut(Option<(String, Names)>)) -> Result<(), Trouble> {
-    // {"type":["container"],"event":["create"]}
-    const FILTERS: &str = "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22create%22%5D%7D";
-    let (response, _connection) = get(place, &format!("/events?filters={FILTERS}")).await?;
-    if response.status() != StatusCode::OK {
-        return Err(format!("it answers with status {}", response.status()).into());
-    }
-    let mut body = response.into_body();
-    let mut lines = Lines::default();
-    let (mut second, mut taken) = (Instant::now(), 0);
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|err| err.to_string())?.into_data() else { continue };
-        lines.take_events(&data, &mut created);
-        taken += data.len();
-        if taken >= EVENTS_PER_SECOND {
-            tokio::time::sleep_until(second + Duration::from_secs(1)).await;
-            (second, taken) = (Instant::now(), 0);
+/// What an event tells.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// The container.
+    pub(crate) id: String,
+    /// What it is called now.
+    pub(crate) names: Names,
+    /// It was called otherwise before.
+    pub(crate) renamed: bool,
+}
+
+/// Tells of each container at its creation, since one that is removed at its end can be gone before it is asked about,
+/// and when its name changes.
+pub(super) struct Events {
+    body: Incoming,
+    _connection: Ending,
+    lines: Lines,
+    second: Instant,
+    taken: usize,
+}
+
+impl Events {
+    /// What happens from now on, and what has happened since a moment, in seconds since 1970, as far as the runtime
+    /// still knows.
+    pub(super) async fn follow(place: &Place, since: u64) -> Result<Self, Trouble> {
+        // {"type":["container"],"event":["create","rename"]}
+        const FILTERS: &str =
+            "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22create%22%2C%22rename%22%5D%7D";
+        let (response, connection) = get(place, &format!("/events?since={since}&filters={FILTERS}")).await?;
+        if response.status() != StatusCode::OK {
+            return Err(format!("it answers with status {}", response.status()).into());
         }
+        let (body, lines) = (response.into_body(), Lines::default());
+        Ok(Self { body, _connection: connection, lines, second: Instant::now(), taken: 0 })
     }
-    Ok(())
+
+    /// The next events; `None` is one that was too long. Nothing at all: the runtime has ended the stream.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Option<Told>>>, Trouble> {
+        if self.taken >= EVENTS_PER_SECOND {
+            let seconds = self.taken.div_ceil(EVENTS_PER_SECOND) as u64;
+            tokio::time::sleep_until(self.second + Duration::from_secs(seconds)).await;
+            (self.second, self.taken) = (Instant::now(), 0);
+        }
+        let Some(frame) = self.body.frame().await else { return Ok(None) };
+        let mut events = Vec::new();
+        if let Ok(data) = frame.map_err(|err| err.to_string())?.into_data() {
+            self.lines.take_events(&data, |told| events.push(told));
+            let renamed = events.iter().flatten().filter(|told| told.renamed).count();
+            self.taken += data.len() + renamed * RENAME_COSTS;
+        }
+        Ok(Some(events))
+    }
 }
 
 /// Puts lines together, none longer than an event.
@@ -125,11 +157,11 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Tells of each event that ends in the data; `None` is one that is too long. What is no event is passed over.
-    pub(crate) fn take_events(&mut self, data: &[u8], mut created: impl FnMut(Option<(String, Names)>)) {
+    pub(crate) fn take_events(&mut self, data: &[u8], mut told: impl FnMut(Option<Told>)) {
         self.take(data, |line| match line.map(serde_json::from_slice::<Event>) {
-            Some(Ok(event)) => created(Some(of_event(event))),
+            Some(Ok(event)) => told(Some(of_event(event))),
             Some(Err(_)) => {}
-            None => created(None),
+            None => told(None),
         });
     }
 
@@ -185,6 +217,8 @@ impl Drop for Ending {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Event {
+    #[serde(default)]
+    action: String,
     actor: Actor,
 }
 
@@ -197,10 +231,15 @@ struct Actor {
 }
 
 /// The attributes are the labels, with image and name among them.
-fn of_event(event: Event) -> (String, Names) {
+fn of_event(event: Event) -> Told {
     let Labels(mut labels) = event.actor.attributes;
     let (name, image) = (labels.remove("name").unwrap_or_default(), labels.remove("image"));
-    (event.actor.id, names(Inspection { name, config: Config { image, labels: Some(Labels(labels)) } }))
+    let renamed = event.action == "rename";
+    if renamed {
+        labels.remove("oldName");
+    }
+    let names = names(Inspection { name, config: Config { image, labels: Some(Labels(labels)) } });
+    Told { id: event.actor.id, names, renamed }
 }
 
 fn names(inspection: Inspection) -> Names {
@@ -238,9 +277,17 @@ mod tests {
     fn an_event_tells_as_much() {
         let text = r#"{"status":"create","Type":"container","Action":"create",
             "Actor":{"ID":"abc","Attributes":{"image":"bb:1","name":"short","tier":"front"}},"time":1}"#;
-        let (id, found) = of_event(serde_json::from_str(text).unwrap());
+        let Told { id, names: found, renamed } = of_event(serde_json::from_str(text).unwrap());
         assert_eq!((id.as_str(), found.name.as_str(), found.image.as_str()), ("abc", "short", "bb:1"));
-        assert_eq!(found.labels, [("tier".to_owned(), "front".to_owned())]);
+        assert_eq!((found.labels, renamed), (vec![("tier".to_owned(), "front".to_owned())], false));
+    }
+
+    #[test]
+    fn a_rename_tells_the_new_name() {
+        let text = r#"{"status":"rename","Type":"container","Action":"rename",
+            "Actor":{"ID":"abc","Attributes":{"image":"bb:1","name":"new","oldName":"/old"}}}"#;
+        let told = of_event(serde_json::from_str(text).unwrap());
+        assert_eq!((told.renamed, told.names.name.as_str(), told.names.labels.len()), (true, "new", 0));
     }
 
     #[test]
@@ -264,7 +311,7 @@ mod tests {
             r#"{{"Actor":{{"ID":"abc","Attributes":{{{},"image":"i","io.kubernetes.pod.name":"web","name":"n"}}}}}}"#,
             many.join(",")
         );
-        let (_, found) = of_event(serde_json::from_str(&text).unwrap());
+        let found = of_event(serde_json::from_str(&text).unwrap()).names;
         assert_eq!((found.name.as_str(), found.image.as_str(), found.pod.unwrap().name.as_str()), ("n", "i", "web"));
         assert_eq!((found.labels.len(), found.labels[1023].0.as_str()), (LABELS_MAX + 1, "001023"));
     }

@@ -128,16 +128,7 @@ async fn serve(
 ) {
     let (turns, room) = (Arc::new(Semaphore::new(CONCURRENT)), Arc::new(Semaphore::new(WAITING_MAX)));
     for runtime_client in runtimes.iter().map(Arc::clone) {
-        tokio::spawn(async move {
-            // For `ctl stats`: what is there, though nobody asks.
-            let _ = runtime_client.look().await;
-            loop {
-                let followed = Arc::clone(&runtime_client);
-                // It ends by a panic only, which has been logged.
-                let _ = tokio::spawn(async move { followed.follow().await }).await;
-                tokio::time::sleep(PAUSE_MAX).await;
-            }
-        });
+        tokio::spawn(watch(runtime_client, named.clone()));
     }
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         pulse.waiting();
@@ -152,6 +143,18 @@ async fn serve(
             find_names(&runtimes, &turns, &question, &named, &stats).await;
             open.close();
         });
+    }
+}
+
+/// Keeps an ear on a runtime, for ever.
+async fn watch(runtime_client: Arc<RuntimeClient>, named: SyncSender<NameReply>) {
+    // For `ctl stats`: what is there, though nobody asks.
+    let _ = runtime_client.look().await;
+    loop {
+        let (followed, named) = (Arc::clone(&runtime_client), named.clone());
+        // It ends by a panic only, which has been logged.
+        let _ = tokio::spawn(async move { followed.follow(&named).await }).await;
+        tokio::time::sleep(PAUSE_MAX).await;
     }
 }
 
@@ -175,13 +178,12 @@ impl Drop for OpenQuestion {
             return;
         }
         self.stats.gave_up.fetch_add(1, Ordering::Relaxed);
-        let _ = self.named.try_send(NameReply { cgroup_id: self.cgroup_id, names: None });
+        let _ = self.named.try_send(NameReply::Cgroup { cgroup_id: self.cgroup_id, names: None });
     }
 }
 
 /// Tells control, when it has room. False: it has ended.
-async fn tell(named: &SyncSender<NameReply>, cgroup_id: u64, names: Option<Names>) -> bool {
-    let mut reply = NameReply { cgroup_id, names: names.map(Box::new) };
+async fn tell(named: &SyncSender<NameReply>, mut reply: NameReply) -> bool {
     loop {
         match named.try_send(reply) {
             Ok(()) => return true,
@@ -202,7 +204,9 @@ async fn find_names(
 ) {
     let begun = tokio::time::Instant::now();
     let (mut pause, mut unknown) = (PAUSE, 0);
-    let tell = |names| tell(named, question.cgroup_id, names);
+    let tell = |names: Option<Names>| {
+        tell(named, NameReply::Cgroup { cgroup_id: question.cgroup_id, names: names.map(Box::new) })
+    };
     loop {
         let answer = {
             let Ok(_turn) = turns.acquire().await else { return };
