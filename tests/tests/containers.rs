@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use sockeye_ctl::protocol::{FlowsArguments, OwnersArguments, Request};
 use sockeye_tests::engines::{Cgroup, Engines};
 use sockeye_tests::net::{ADDRESSES, Pair, command};
+use sockeye_tests::podman::Podman;
 use sockeye_tests::{
     Agent, Collected, Collector, Guard, Traffic, exporting_agent, exporting_agent_with, free_port, serve, wait_for,
 };
@@ -227,8 +228,10 @@ fn a_container_that_is_gone_at_once_is_named() {
 #[test]
 fn a_container_that_is_renamed_has_its_new_name() {
     let Lab { mut agent, collector, engines, pair } = lab();
-    let (_, web_ip) = engines.run_container("web", &[], WEB_SERVER);
+    // Its path has the id only: who answers made it.
+    let (_, web_ip) = engines.run_container("web", &["--cgroup-parent", "/sockeye-parent"], WEB_SERVER);
     wait_for("web server", Duration::from_secs(10), || listens(&agent, "web").then_some(()));
+    assert_eq!(named(&containers(&agent), "container", "web")["runtime"], "docker");
     engines.docker(&["rename", "web", "shop"]);
     wait_for("the new name", Duration::from_secs(5), || listens(&agent, "shop").then_some(()));
     let fetched = command(Some(&pair.names[0]), "curl").args(["-s", &format!("http://{web_ip}/file")]).output();
@@ -239,6 +242,43 @@ fn a_container_that_is_renamed_has_its_new_name() {
     collected.assert_clean();
     let flows = collected.flows();
     assert!(flows.iter().any(|flow| flow["dst_addr"] == web_ip && flow["dst_container"] == "shop"), "{flows:#?}");
+}
+
+#[test]
+fn containers_of_podman_have_names_and_pods_also_when_they_are_gone_at_once() {
+    let pair = Pair::veth();
+    let podman = Podman::start(&pair.names[0]);
+    let (mut agent, collector) = exporting_agent_with(&["--config", &podman.config().display().to_string()]);
+    podman.run(&["pod", "create", "--infra=false", "--name", "front"]);
+    podman.run_container(&["-d", "--pod", "front", "--name", "web"], WEB_SERVER);
+    wait_for("web server", Duration::from_secs(10), || listens(&agent, "front/web").then_some(()));
+    for number in 0..3 {
+        let name = format!("brief-{number}");
+        podman.run_container(
+            &["--rm", "--name", &name, "--label", "tier=front"],
+            "wget -q -O /dev/null http://127.0.0.1/file",
+        );
+    }
+    podman.run(&["rename", "web", "shop"]);
+    wait_for("the new name", Duration::from_secs(15), || listens(&agent, "front/shop").then_some(()));
+    agent.settle();
+    let all = containers(&agent);
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    for number in 0..3 {
+        let name = format!("brief-{number}");
+        let brief = named(&all, "container", &name);
+        assert_eq!((&brief["runtime"], &brief["image"]), (&"podman".into(), &"ci.local/bb:1".into()), "{brief:#?}");
+        assert_eq!(brief["labels"], Value::from(vec!["tier=front"]), "{brief:#?}");
+        assert!(
+            collected.flows().iter().any(|flow| flow["src_container"] == name.as_str()),
+            "{name}: {:#?}",
+            collected.flows()
+        );
+    }
+    let shop = named(&all, "container", "shop");
+    assert_eq!((&shop["pod"], &shop["namespace"]), (&"front".into(), &Value::Null), "{shop:#?}");
 }
 
 #[test]

@@ -275,6 +275,16 @@ impl RuntimeApi {
         }
     }
 
+    /// Who made a container of which it knows, where nothing else tells.
+    #[must_use]
+    pub fn runtime(self) -> Runtime {
+        match self {
+            Self::Docker => Runtime::Docker,
+            Self::Podman => Runtime::Podman,
+            Self::Cri => Runtime::Cri,
+        }
+    }
+
     /// Whether it may have made such a container.
     #[must_use]
     pub fn makes(self, runtime: Runtime) -> bool {

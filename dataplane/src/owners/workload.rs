@@ -19,7 +19,7 @@ pub(crate) const TEXT_MAX: usize = 256;
 /// Labels that are kept of a container.
 pub(crate) const LABELS_MAX: usize = 64;
 
-/// A Kubernetes pod.
+/// A pod of Kubernetes or, without a namespace, of Podman.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pod {
     /// From the path of the cgroup, or from the runtime.
@@ -102,14 +102,16 @@ impl Workload {
         }
     }
 
-    /// The container by name: `namespace/pod/container`, or the runtime's name, or the short id while no name is known.
+    /// The container by name: `namespace/pod/container`, `pod/container` in one of Podman, the runtime's name, or the
+    /// short id while no name is known.
     /// `None` outside of containers.
     #[must_use]
     pub fn label(&self) -> Option<String> {
         let container = self.container.as_ref()?;
         Some(match &self.pod {
             Some(pod) if !pod.name.is_empty() => {
-                format!("{}/{}/{}", pod.namespace, pod.name, container.name_or_id())
+                let slash = if pod.namespace.is_empty() { "" } else { "/" };
+                format!("{}{slash}{}/{}", pod.namespace, pod.name, container.name_or_id())
             }
             _ => container.name_or_id().to_owned(),
         })
@@ -450,8 +452,11 @@ mod tests {
         workloads.learn(7, &format!("/docker/{ID}"), 0);
         assert_eq!(workloads.peek(7).unwrap().label().as_deref(), Some("0123456789ab"));
         let names = Names { name: "webshop".into(), ..Names::default() };
-        workloads.named(NameReply::Cgroup { cgroup_id: 7, names: Some(names.into()) });
+        workloads.named(NameReply::Cgroup { cgroup_id: 7, names: Some(names.clone().into()) });
         assert_eq!(workloads.peek(7).unwrap().label().as_deref(), Some("webshop"));
+        let pod = Some(Pod { name: "front".into(), ..Pod::default() });
+        workloads.named(NameReply::Cgroup { cgroup_id: 7, names: Some(Names { pod, ..names }.into()) });
+        assert_eq!(workloads.peek(7).unwrap().label().as_deref(), Some("front/webshop"), "Podman's have no namespace");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::recent::Recent;
 use super::socket::{Place, Trouble};
-use super::{cri, docker, tell};
+use super::{cri, docker, podman, tell};
 use crate::owners::cgroup::{Runtime, RuntimeApi, is_of_user};
 use crate::owners::workload::{NameReply, Names, Renamed};
 
@@ -17,6 +17,10 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failure; it doubles up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How often Podman is asked for new names, and for how long after it has given a name.
+const RENAMES_EVERY: Duration = Duration::from_secs(10);
+const RENAMES_FOR: Duration = Duration::from_secs(600);
 
 /// So many changes of a user's runtime are said: it may change as often as that user likes.
 const SAID_MAX: u32 = 20;
@@ -74,6 +78,8 @@ struct Condition {
     said: u32,
     pause: Duration,
     ask_again: Option<Instant>,
+    /// When it last gave a name.
+    found_at: Option<Instant>,
 }
 
 /// A runtime.
@@ -112,7 +118,13 @@ impl RuntimeClient {
             owner_uid,
             configured,
             place: place.clone(),
-            condition: Mutex::new(Condition { state: State::NotAsked, said: 0, pause: PAUSE, ask_again: None }),
+            condition: Mutex::new(Condition {
+                state: State::NotAsked,
+                said: 0,
+                pause: PAUSE,
+                ask_again: None,
+                found_at: None,
+            }),
             asked: AtomicU64::new(0),
             found: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
@@ -170,7 +182,8 @@ impl RuntimeClient {
             }
             looked?;
             match self.kind {
-                RuntimeApi::Docker | RuntimeApi::Podman => docker::inspect(&self.place, id).await,
+                RuntimeApi::Docker => docker::inspect(&self.place, id).await,
+                RuntimeApi::Podman => podman::find(&self.place, id, unix_seconds()).await,
                 RuntimeApi::Cri => self.cri.find(id).await,
             }
         };
@@ -182,6 +195,9 @@ impl RuntimeClient {
                 let names = names.map(|names| self.cut(names)).or_else(|| self.recent().get(id).cloned());
                 let counter = if names.is_some() { &self.found } else { &self.unknown };
                 counter.fetch_add(1, Ordering::Relaxed);
+                if names.is_some() {
+                    self.lock().found_at = Some(Instant::now());
+                }
                 names.map_or(Reply::Unknown, Reply::Found)
             }
             Err(Trouble::Absent) => {
@@ -241,11 +257,40 @@ impl RuntimeClient {
         renamed
     }
 
-    /// Listens for new containers and new names, for ever. Podman is not listened to: its service ends when nobody asks.
+    /// Listens for new containers and new names, for ever.
     pub(super) async fn follow(&self, named: &SyncSender<NameReply>) {
-        if self.kind != RuntimeApi::Docker {
-            return;
+        match self.kind {
+            RuntimeApi::Docker => self.follow_docker(named).await,
+            RuntimeApi::Podman => self.follow_podman(named).await,
+            // What it calls a container stays.
+            RuntimeApi::Cri => std::future::pending().await,
         }
+    }
+
+    /// Its service ends when nobody asks, so that it is only asked for new names while its containers come up in flows.
+    async fn follow_podman(&self, named: &SyncSender<NameReply>) {
+        let mut since = unix_seconds();
+        loop {
+            tokio::time::sleep(RENAMES_EVERY).await;
+            if self.lock().found_at.is_none_or(|at| at.elapsed() > RENAMES_FOR) {
+                continue;
+            }
+            let now = unix_seconds();
+            let told = tokio::time::timeout(TIMEOUT, podman::renamed(&self.place, since)).await;
+            if let Ok(Ok(told)) = told {
+                since = now;
+                self.tell_renamed(told, named).await;
+            }
+        }
+    }
+
+    async fn tell_renamed(&self, told: Vec<Option<docker::Told>>, named: &SyncSender<NameReply>) {
+        for renamed in told.into_iter().filter_map(|told| self.heard(told)) {
+            tell(named, NameReply::Renamed(renamed)).await;
+        }
+    }
+
+    async fn follow_docker(&self, named: &SyncSender<NameReply>) {
         let (mut pause, mut since) = (PAUSE, unix_seconds());
         loop {
             let begun = Instant::now();
@@ -262,9 +307,7 @@ impl RuntimeClient {
         let mut events = docker::Events::follow(&self.place, *since).await?;
         while let Some(told) = events.next().await? {
             *since = unix_seconds();
-            for renamed in told.into_iter().filter_map(|told| self.heard(told)) {
-                tell(named, NameReply::Renamed(renamed)).await;
-            }
+            self.tell_renamed(told, named).await;
         }
         Ok(())
     }

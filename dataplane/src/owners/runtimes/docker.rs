@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Request, Response, StatusCode, header};
+use hyper::{HeaderMap, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tokio::time::Instant;
 
-use super::cri;
 use super::socket::{Place, Trouble};
+use super::{cri, podman};
+use crate::owners::cgroup::Runtime;
 use crate::owners::workload::{Names, Pod};
 
 /// Longest answer that is read, bytes. Usual ones have 10,000.
-const ANSWER_MAX: usize = 2 << 20;
+pub(super) const ANSWER_MAX: usize = 2 << 20;
 /// Longest event. It has the labels and nothing else.
 const EVENT_MAX: usize = 256 << 10;
 /// What is read of events in a second, bytes: a user's runtime may tell of them without end.
@@ -47,7 +48,8 @@ struct Config {
 /// Labels that are read of an answer: as many short ones as fit into one would take 50 times its size.
 const LABELS_MAX: usize = 1024;
 /// What is read however many others there are.
-const NEEDED: [&str; 6] = ["name", "image", cri::POD_NAME, cri::POD_NAMESPACE, cri::POD_UID, cri::CONTAINER_NAME];
+const NEEDED: [&str; 7] =
+    ["name", "image", podman::POD_ID, cri::POD_NAME, cri::POD_NAMESPACE, cri::POD_UID, cri::CONTAINER_NAME];
 
 /// The first ones, which are those first by name as well: Docker and Podman sort them.
 #[derive(Default)]
@@ -78,14 +80,37 @@ impl<'de> Visitor<'de> for Labels {
 
 /// What the runtime knows of a container; `None` if it knows none.
 pub(super) async fn inspect(place: &Place, id: &str) -> Result<Option<Names>, Trouble> {
-    let (response, _connection) = get(place, &format!("/containers/{id}/json")).await?;
+    let Some((head, body)) = fetch(place, &format!("/containers/{id}/json")).await? else { return Ok(None) };
+    let mut names = read_inspection(&body)?;
+    // Podman in the place of Docker: podman-docker(1).
+    let server = head.get(header::SERVER).map_or(&[][..], |server| server.as_bytes());
+    names.runtime = server.starts_with(b"Libpod/").then_some(Runtime::Podman);
+    Ok(Some(names))
+}
+
+/// An answer, whole; `None` if there is no such thing.
+pub(super) async fn fetch(place: &Place, path: &str) -> Result<Option<(HeaderMap, Bytes)>, Trouble> {
+    let (response, _connection) = get(place, path).await?;
     match response.status() {
         StatusCode::NOT_FOUND => return Ok(None),
         StatusCode::OK => {}
         status => return Err(format!("it answers with status {status}").into()),
     }
-    let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(|err| err.to_string())?;
-    Ok(Some(read_inspection(&body.to_bytes())?))
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, ANSWER_MAX).collect().await.map_err(|err| err.to_string())?;
+    Ok(Some((head.headers, body.to_bytes())))
+}
+
+/// Which events of containers are wanted, as it stands in a URL.
+pub(super) fn filters(events: &[&str], id: Option<&str>) -> String {
+    let mut filters = BTreeMap::from([("type", vec!["container"]), ("event", events.to_vec())]);
+    filters.extend(id.map(|id| ("container", vec![id])));
+    let json = serde_json::to_string(&filters).unwrap_or_default();
+    let escaped = json.bytes().map(|b| match b {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(b).to_string(),
+        _ => format!("%{b:02X}"),
+    });
+    escaped.collect()
 }
 
 /// Reads the answer about a container.
@@ -118,10 +143,8 @@ impl Events {
     /// What happens from now on, and what has happened since a moment, in seconds since 1970, as far as the runtime
     /// still knows.
     pub(super) async fn follow(place: &Place, since: u64) -> Result<Self, Trouble> {
-        // {"type":["container"],"event":["create","rename"]}
-        const FILTERS: &str =
-            "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22create%22%2C%22rename%22%5D%7D";
-        let (response, connection) = get(place, &format!("/events?since={since}&filters={FILTERS}")).await?;
+        let filters = filters(&["create", "rename"], None);
+        let (response, connection) = get(place, &format!("/events?since={since}&filters={filters}")).await?;
         if response.status() != StatusCode::OK {
             return Err(format!("it answers with status {}", response.status()).into());
         }
@@ -189,7 +212,7 @@ impl Lines {
 }
 
 /// The answer, and what keeps its connection.
-async fn get(place: &Place, path: &str) -> Result<(Response<Incoming>, Ending), Trouble> {
+pub(super) async fn get(place: &Place, path: &str) -> Result<(Response<Incoming>, Ending), Trouble> {
     let stream = place.connect().await?;
     let mut handshake = hyper::client::conn::http1::Builder::new();
     handshake.max_buf_size(READ_AHEAD);
@@ -206,7 +229,7 @@ async fn get(place: &Place, path: &str) -> Result<(Response<Incoming>, Ending), 
 }
 
 /// A connection that ends with the question, whatever the runtime does.
-struct Ending(tokio::task::JoinHandle<()>);
+pub(super) struct Ending(tokio::task::JoinHandle<()>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
@@ -280,6 +303,13 @@ mod tests {
         let Told { id, names: found, renamed } = of_event(serde_json::from_str(text).unwrap());
         assert_eq!((id.as_str(), found.name.as_str(), found.image.as_str()), ("abc", "short", "bb:1"));
         assert_eq!((found.labels, renamed), (vec![("tier".to_owned(), "front".to_owned())], false));
+    }
+
+    #[test]
+    fn filters_are_written_as_a_url_has_them() {
+        // {"container":["abc"],"event":["create"],"type":["container"]}
+        let escaped = "%7B%22container%22%3A%5B%22abc%22%5D%2C%22event%22%3A%5B%22create%22%5D%2C%22type%22%3A%5B%22container%22%5D%7D";
+        assert_eq!(filters(&["create"], Some("abc")), escaped);
     }
 
     #[test]

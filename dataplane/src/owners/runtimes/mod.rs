@@ -7,6 +7,7 @@ pub(crate) mod cri;
 pub(crate) mod docker;
 pub mod messages;
 mod places;
+mod podman;
 mod recent;
 mod socket;
 
@@ -23,7 +24,7 @@ use tokio::sync::mpsc::Receiver;
 pub use client::{RuntimeClient, Snapshot};
 pub use places::find;
 
-use crate::owners::cgroup::ContainerRef;
+use crate::owners::cgroup::{ContainerRef, Runtime};
 use crate::owners::desk::DeskFigures;
 use crate::owners::workload::{NameReply, NameRequest, Names};
 use crate::threads::{Pulse, Threads};
@@ -263,7 +264,12 @@ async fn ask_runtimes(runtimes: &[Arc<RuntimeClient>], container: &ContainerRef,
     let mut best = Reply::Unknown;
     for runtime_client in runtimes.iter().filter(|runtime_client| runtime_client.may_know(container.runtime, path)) {
         match runtime_client.ask(&container.id).await {
-            Reply::Found(names) => return Reply::Found(names),
+            Reply::Found(mut names) => {
+                if container.runtime == Runtime::Unknown {
+                    names.runtime = names.runtime.or(Some(runtime_client.kind.runtime()));
+                }
+                return Reply::Found(names);
+            }
             Reply::Unavailable => best = Reply::Unavailable,
             Reply::Unknown => {}
         }
