@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
 
 pub use client::{RuntimeClient, Snapshot};
-pub use places::find;
+pub use places::RuntimeList;
 
 use crate::owners::cgroup::{ContainerRef, Runtime};
 use crate::owners::desk::DeskFigures;
@@ -105,12 +105,11 @@ impl Drop for Waiting {
 /// If the thread or its runtime cannot be started.
 pub fn start(
     threads: &Threads,
-    runtimes: Vec<Arc<RuntimeClient>>,
+    runtimes: RuntimeList,
     mut wanted: Receiver<NameRequest>,
     named: SyncSender<NameReply>,
     stats: Arc<NamingStats>,
 ) -> io::Result<()> {
-    let runtimes: Arc<[Arc<RuntimeClient>]> = runtimes.into();
     threads.restarted("sockeye-names", move |pulse| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         pulse.working();
@@ -122,13 +121,13 @@ pub fn start(
 
 async fn serve(
     pulse: &Pulse,
-    runtimes: &Arc<[Arc<RuntimeClient>]>,
+    runtimes: &RuntimeList,
     wanted: &mut Receiver<NameRequest>,
     named: &SyncSender<NameReply>,
     stats: &Arc<NamingStats>,
 ) {
     let (turns, room) = (Arc::new(Semaphore::new(CONCURRENT)), Arc::new(Semaphore::new(WAITING_MAX)));
-    for runtime_client in runtimes.iter().map(Arc::clone) {
+    for runtime_client in runtimes.all() {
         tokio::spawn(watch(runtime_client, named.clone()));
     }
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
@@ -137,8 +136,11 @@ async fn serve(
         let open =
             OpenQuestion { named: named.clone(), stats: Arc::clone(stats), cgroup_id: question.cgroup_id, done: false };
         pulse.working();
+        for runtime_client in runtimes.add_user_of(&question.path) {
+            tokio::spawn(watch(runtime_client, named.clone()));
+        }
         let (waiting, stats) = (stats.begin(), Arc::clone(stats));
-        let (runtimes, turns, named) = (Arc::clone(runtimes), Arc::clone(&turns), named.clone());
+        let (runtimes, turns, named) = (runtimes.clone(), Arc::clone(&turns), named.clone());
         tokio::spawn(async move {
             let _ends = (place, waiting);
             find_names(&runtimes, &turns, &question, &named, &stats).await;
@@ -197,7 +199,7 @@ async fn tell(named: &SyncSender<NameReply>, mut reply: NameReply) -> bool {
 
 /// Asks until there is an answer, or none to be hoped for.
 async fn find_names(
-    runtimes: &[Arc<RuntimeClient>],
+    runtimes: &RuntimeList,
     turns: &Semaphore,
     question: &NameRequest,
     named: &SyncSender<NameReply>,
@@ -211,7 +213,7 @@ async fn find_names(
     loop {
         let answer = {
             let Ok(_turn) = turns.acquire().await else { return };
-            ask_about(runtimes, question).await
+            ask_about(&runtimes.all(), question).await
         };
         match answer {
             Reply::Found(names) => {
