@@ -136,7 +136,8 @@ fn assert_named(mut names: Names) {
 
 /// What is kept and shown of a place is clean and short, whoever named it.
 fn assert_bounded(workload: &Workload) {
-    for text in [workload.label(), workload.title(), workload.controller()].into_iter().flatten() {
+    let controller = workload.controller().map(|controller| controller.to_string());
+    for text in [workload.label(), workload.title(), controller].into_iter().flatten() {
         assert_clean(&text, LABEL_MAX);
         assert!(!text.is_empty());
     }

@@ -3,6 +3,8 @@
 //! There is no standard for these paths; each runtime and driver has its own. The table in `cgroup_layouts.rs` lists
 //! those that are known, with their source. A path that none of them explains is shown as it is.
 
+use super::controller::is_unit;
+
 /// Who made a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Runtime {
@@ -71,7 +73,7 @@ pub struct PathMeaning {
     pub containers: Vec<ContainerRef>,
     /// Uid of the Kubernetes pod; there may be no container, for a shim that lives in the pod's cgroup.
     pub pod_uid: Option<String>,
-    /// Service or scope of systemd, outside of containers.
+    /// Service or scope of systemd, or a unit of another kind that has processes, outside of containers.
     pub unit: Option<String>,
     /// Its slice.
     pub slice: Option<String>,
@@ -104,7 +106,7 @@ fn read_component(component: &str, parent: &str, meaning: &mut PathMeaning) {
     }
     if component.ends_with(".slice") {
         meaning.slice = Some(component.to_owned());
-    } else if component.ends_with(".service") || component.ends_with(".scope") {
+    } else if is_unit(component) {
         meaning.unit = Some(component.to_owned());
     }
 }

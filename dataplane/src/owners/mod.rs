@@ -3,6 +3,7 @@
 pub mod cgroup;
 #[cfg(test)]
 mod cgroup_layouts;
+pub mod controller;
 pub mod desk;
 pub(crate) mod files;
 pub mod packages;

@@ -46,6 +46,12 @@ pub struct Container {
 }
 
 impl Container {
+    /// One of which nothing else is known.
+    #[must_use]
+    pub fn new(id: String, runtime: Runtime) -> Self {
+        Self { id, runtime, name: String::new(), image: String::new(), labels: Vec::new() }
+    }
+
     /// The id as runtimes print it: the first 12 of 64 digits. A name, as LXC has, is not shortened, however long it
     /// is.
     #[must_use]
@@ -88,13 +94,11 @@ impl Workload {
     pub fn new(path: &str, meaning: &PathMeaning) -> Self {
         Self {
             path: clean(path.as_bytes()),
-            container: meaning.containers.first().map(|c| Container {
-                id: clean_text(&c.id),
-                runtime: c.runtime,
+            container: meaning.containers.first().map(|c| {
+                let container = Container::new(clean_text(&c.id), c.runtime);
                 // What has no runtime to ask is called by its id.
-                name: if can_be_asked(c.runtime) { String::new() } else { clean_text(&c.id) },
-                image: String::new(),
-                labels: Vec::new(),
+                let name = if can_be_asked(c.runtime) { String::new() } else { container.id.clone() };
+                Container { name, ..container }
             }),
             pod: meaning.pod_uid.as_deref().map(|uid| Pod { uid: clean_text(uid), ..Pod::default() }),
             unit: meaning.unit.as_deref().map(clean_text),
@@ -121,33 +125,6 @@ impl Workload {
     #[must_use]
     pub fn title(&self) -> Option<String> {
         self.label().or_else(|| self.unit.clone())
-    }
-
-    /// What the container is a part of: `Deployment/cart` of a pod, `project/service` of docker-compose. `None` where
-    /// neither labels nor the pod's name tell for certain.
-    #[must_use]
-    pub fn controller(&self) -> Option<String> {
-        let container = self.container.as_ref()?;
-        let label = |key: &str| container.label(key);
-        if let (Some(project), Some(service)) =
-            (label("com.docker.compose.project"), label("com.docker.compose.service"))
-        {
-            return Some(format!("{project}/{service}"));
-        }
-        let pod = self.pod.as_ref().map(|pod| pod.name.as_str())?;
-        if let Some(job) = label("batch.kubernetes.io/job-name").or_else(|| label("job-name")) {
-            return Some(format!("Job/{job}"));
-        }
-        // A pod is called after its owner: NAME-HASH-RANDOM, NAME-NUMBER, NAME-RANDOM.
-        let (owner, last) = pod.rsplit_once('-')?;
-        if let Some(name) = label("pod-template-hash").and_then(|hash| owner.strip_suffix(hash)?.strip_suffix('-')) {
-            return Some(format!("Deployment/{name}"));
-        }
-        if label("statefulset.kubernetes.io/pod-name") == Some(pod) {
-            return Some(format!("StatefulSet/{owner}"));
-        }
-        let daemon = label("controller-revision-hash").is_some() && last.len() == 5;
-        daemon.then(|| format!("DaemonSet/{owner}"))
     }
 }
 
@@ -494,42 +471,6 @@ mod tests {
         );
         let asked: Vec<_> = workloads.take_requests().into_iter().map(|request| request.cgroup_id).collect();
         assert_eq!(asked, [2], "a container inside of it has its name in its own");
-    }
-
-    /// Names and labels as the controllers of Kubernetes give them (kubernetes.io/docs/concepts/workloads/controllers,
-    /// kubernetes.io/docs/reference/labels-annotations-taints), and docker-compose's.
-    #[test]
-    fn a_controller_is_derived_where_labels_prove_it() {
-        type Case = (&'static str, &'static [(&'static str, &'static str)], Option<&'static str>);
-        let cases: [Case; 8] = [
-            ("cart-5d4f8c7b9d-x2x4z", &[("pod-template-hash", "5d4f8c7b9d")], Some("Deployment/cart")),
-            ("cart-5d4f8c7b9d-x2x4z", &[], None),
-            (
-                "db-0",
-                &[("statefulset.kubernetes.io/pod-name", "db-0"), ("controller-revision-hash", "db-1")],
-                Some("StatefulSet/db"),
-            ),
-            ("node-agent-9xk2p", &[("controller-revision-hash", "6c9")], Some("DaemonSet/node-agent")),
-            ("backup-28411-abcde", &[("job-name", "backup-28411")], Some("Job/backup-28411")),
-            ("bare", &[("pod-template-hash", "x")], None),
-            ("", &[("com.docker.compose.project", "shop"), ("com.docker.compose.service", "web")], Some("shop/web")),
-            ("kube-proxy-node1", &[], None),
-        ];
-        for (pod, labels, controller) in cases {
-            let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-            let workload = Workload {
-                container: Some(Container {
-                    id: ID.into(),
-                    runtime: Runtime::Containerd,
-                    name: "c".into(),
-                    image: String::new(),
-                    labels,
-                }),
-                pod: Some(Pod { name: pod.into(), ..Pod::default() }),
-                ..Workload::default()
-            };
-            assert_eq!(workload.controller().as_deref(), controller, "{pod}");
-        }
     }
 
     #[test]
