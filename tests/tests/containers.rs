@@ -278,7 +278,46 @@ fn containers_of_podman_have_names_and_pods_also_when_they_are_gone_at_once() {
         );
     }
     let shop = named(&all, "container", "shop");
-    assert_eq!((&shop["pod"], &shop["namespace"]), (&"front".into(), &Value::Null), "{shop:#?}");
+    assert_eq!((&shop["pod"], shop.get("namespace")), (&"front".into(), None), "{shop:#?}");
+}
+
+#[test]
+fn containers_of_plain_containerd_are_named_also_after_its_restart() {
+    // The restart needs the namespace still.
+    let Lab { mut agent, engines, pair: _pair, .. } = lab();
+    let httpd = |port: u16| format!("exec httpd -f -p {port}");
+    let shown = |agent: &Agent, name: &str| {
+        wait_for(name, Duration::from_secs(10), || listens(agent, name).then_some(()));
+        named(&containers(agent), "container", name).clone()
+    };
+    engines.ctr(&["images", "import", &engines.path("bb.tar").display().to_string()]);
+    let run = |id: &str, labels: &[&str], port: u16| {
+        let run = ["run", "-d", "--net-host"];
+        engines.ctr(&[&run[..], labels, &["ci.local/bb:1", id, "sh", "-c", &httpd(port)]].concat());
+    };
+    run("plain1", &["--label", "tier=front"], 7001);
+    let plain = shown(&agent, "plain1");
+    assert_eq!((&plain["runtime"], &plain["image"]), (&"containerd".into(), &"ci.local/bb:1".into()), "{plain:#?}");
+    assert_eq!(plain["cgroup"], "/default/plain1");
+    assert!(plain["labels"].as_array().expect("labels").contains(&"tier=front".into()), "{plain:#?}");
+    // As nerdctl makes them.
+    run(&"ab".repeat(32), &["--label", "nerdctl/name=web"], 7002);
+    assert_eq!(shown(&agent, "web")["id"], "ab".repeat(32));
+    // A cgroup that only looks like one of containerd is none.
+    let (_server, server_port, _) = serve("serve", "127.0.0.1");
+    let cgroup = Cgroup::new("/default/nothing");
+    let status = cgroup.brief(server_port, 5, 500).stdout(Stdio::null()).status();
+    assert!(status.expect("brief").success());
+    agent.settle();
+    let processes =
+        rows(&agent, &Request::Processes(OwnersArguments { limit: 0, ..OwnersArguments::default() }), "processes");
+    let brief = named(&processes, "cgroup", "/default/nothing");
+    assert_eq!(brief.get("workload"), None, "{brief:#?}");
+    // Its socket is another one then.
+    engines.restart_containerd();
+    run("plain2", &[], 7003);
+    assert_eq!(shown(&agent, "plain2")["runtime"], "containerd");
+    agent.stop();
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::owners::cgroup::{can_be_asked, path_in_proc, read_path};
 use crate::owners::files::lines;
 use crate::owners::packages::dpkg::{DpkgIndex, is_path_of, may_be_executed, of_list, spellings};
-use crate::owners::runtimes::messages::{ListContainersResponse, ListPodSandboxResponse};
+use crate::owners::runtimes::messages::{GetContainerResponse, ListContainersResponse, ListPodSandboxResponse};
 use crate::owners::runtimes::{cri as cri_answers, docker as docker_answers};
 use crate::owners::workload::{LABELS_MAX, NameReply, Names, Pod, TEXT_MAX, Workload, WorkloadTable};
 
@@ -100,6 +100,9 @@ pub fn cri(data: &[u8]) {
     assert!(containers.len() + pods.len() <= data.len());
     for (number, container) in containers.into_iter().enumerate() {
         assert_named(cri_answers::of_container(container, pods.get(number).cloned(), None));
+    }
+    for container in GetContainerResponse::decode(data).into_iter().filter_map(|got| got.container) {
+        assert_named(cri_answers::of_plain(container));
     }
     for pod in pods {
         assert_named(cri_answers::of_sandbox(pod, None));

@@ -77,6 +77,18 @@ pub struct PathMeaning {
     pub unit: Option<String>,
     /// Its slice.
     pub slice: Option<String>,
+    /// What may be a container of containerd, where nothing else explains the path.
+    pub candidate: Option<Candidate>,
+}
+
+/// What a container would be called whose cgroup is `/NAMESPACE/ID`, as containerd has it by default
+/// (`oci.WithNamespacedCgroup`). Any cgroup may look like this: it is none until containerd says that it is one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Candidate {
+    /// Namespace of containerd.
+    pub namespace: String,
+    /// Id in it.
+    pub id: String,
 }
 
 /// Reads a cgroup path. `/..` at its beginning, as a cgroup namespace shows it, is ignored.
@@ -89,7 +101,22 @@ pub fn read_path(path: &str) -> PathMeaning {
         parent = component;
     }
     meaning.containers.reverse();
+    if meaning.containers.is_empty() && meaning.pod_uid.is_none() && meaning.unit.is_none() && meaning.slice.is_none() {
+        meaning.candidate = candidate(path);
+    }
     meaning
+}
+
+fn candidate(path: &str) -> Option<Candidate> {
+    let (namespace, id) = path.strip_prefix('/')?.split_once('/')?;
+    let is_candidate = is_containerds(namespace) && is_containerds(id);
+    is_candidate.then(|| Candidate { namespace: namespace.to_owned(), id: id.to_owned() })
+}
+
+/// Whether containerd takes it for a name (containerd identifiers/validate.go).
+fn is_containerds(name: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    name.len() <= 76 && name.split(['.', '_', '-']).all(part)
 }
 
 fn read_component(component: &str, parent: &str, meaning: &mut PathMeaning) {
@@ -326,6 +353,22 @@ mod tests {
         assert_eq!(path_in_proc("1:name=systemd:/a.service\n0::/\n"), Some("/a.service"));
         assert_eq!(path_in_proc("0::/user.slice\n"), Some("/user.slice"));
         assert_eq!((path_in_proc("0::/\n"), path_in_proc("")), (Some("/"), None));
+    }
+
+    #[test]
+    fn what_may_be_a_container_of_containerd_is_only_a_candidate() {
+        let candidate = |path: &str| read_path(path).candidate.map(|c| format!("{} {}", c.namespace, c.id));
+        assert_eq!(candidate("/default/plain1").as_deref(), Some("default plain1"));
+        assert_eq!(candidate("/my-ns.2/a_b").as_deref(), Some("my-ns.2 a_b"));
+        let id = "4".repeat(64);
+        for path in ["/a", "/a/b/c", "/a/-b", "/a/", "/a/b..c", "/…/b", "/system.slice/a", "/a/b.service", "/lxc/web"]
+        {
+            assert_eq!(candidate(path), None, "{path}");
+        }
+        for path in [format!("/default/{id}"), format!("/a/{}", "n".repeat(77)), format!("/docker/{id}")] {
+            assert_eq!(candidate(&path), None, "{path}");
+        }
+        assert!(read_path("/default/plain1").containers.is_empty());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use sockeye_bpf::records::CgroupRecord;
 
 use crate::model::text::{clean, components, truncate};
-use crate::owners::cgroup::{ContainerRef, PathMeaning, Runtime, can_be_asked, is_of_user, read_path};
+use crate::owners::cgroup::{Candidate, ContainerRef, PathMeaning, Runtime, can_be_asked, is_of_user, read_path};
 
 /// Most cgroups that are remembered.
 pub const WORKLOADS_MAX: usize = 1 << 14;
@@ -143,6 +143,18 @@ pub struct NameRequest {
     pub path: String,
     /// The containers around it, the innermost one first.
     pub containers: Vec<ContainerRef>,
+    /// Where there is none, what may be one.
+    pub candidate: Option<Candidate>,
+}
+
+impl NameRequest {
+    /// `None` if there is nothing to ask about.
+    fn new(cgroup_id: u64, path: &str, meaning: PathMeaning) -> Option<Self> {
+        let PathMeaning { containers, candidate, .. } = meaning;
+        let of_container = containers.first().is_some_and(|container| can_be_asked(container.runtime));
+        let path = path.to_owned();
+        (of_container || candidate.is_some()).then_some(Self { cgroup_id, path, containers, candidate })
+    }
 }
 
 /// What a runtime says of a container. Raw strings, as they came.
@@ -233,10 +245,9 @@ impl WorkloadTable {
         }
         let meaning = read_path(path);
         let workload = Workload::new(path, &meaning);
-        let complete = workload.container.as_ref().is_none_or(|container| !can_be_asked(container.runtime));
-        if !complete {
-            self.wanted.push(NameRequest { cgroup_id, path: path.to_owned(), containers: meaning.containers });
-        }
+        let request = NameRequest::new(cgroup_id, path, meaning);
+        let complete = request.is_none();
+        self.wanted.extend(request);
         self.entries.insert(cgroup_id, Entry { workload: Arc::new(workload), complete, last_used_ns: now_ns });
     }
 
@@ -267,6 +278,11 @@ impl WorkloadTable {
         entry.complete = true;
         let Some(names) = names else { return };
         let mut workload = (*entry.workload).clone();
+        if workload.container.is_none() {
+            // A candidate, and it is one.
+            let candidate = read_path(&workload.path).candidate;
+            workload.container = candidate.map(|candidate| Container::new(candidate.id, Runtime::Containerd));
+        }
         if let Some(container) = &mut workload.container {
             container.runtime = names.runtime.unwrap_or(container.runtime);
             container.name = clean_text(&names.name);
@@ -297,8 +313,7 @@ impl WorkloadTable {
                 let workload = Arc::make_mut(&mut entry.workload);
                 workload.container.iter_mut().for_each(|container| container.name = clean_text(name));
             } else {
-                let (path, containers) = (workload.path.clone(), read_path(&workload.path).containers);
-                self.wanted.push(NameRequest { cgroup_id: *cgroup_id, path, containers });
+                self.wanted.extend(NameRequest::new(*cgroup_id, &workload.path, read_path(&workload.path)));
             }
         }
     }
@@ -471,6 +486,24 @@ mod tests {
         );
         let asked: Vec<_> = workloads.take_requests().into_iter().map(|request| request.cgroup_id).collect();
         assert_eq!(asked, [2], "a container inside of it has its name in its own");
+    }
+
+    #[test]
+    fn a_candidate_is_a_container_once_containerd_says_so() {
+        let mut workloads = WorkloadTable::default();
+        for (cgroup_id, path) in [(1, "/default/plain1"), (2, "/default/other")] {
+            workloads.learn(cgroup_id, path, 0);
+            assert_eq!(workloads.peek(cgroup_id).unwrap().container, None);
+        }
+        assert_eq!(workloads.take_requests().len(), 2);
+        let names = Names { name: "plain1".into(), image: "bb:1".into(), ..Names::default() };
+        workloads.named(NameReply::Cgroup { cgroup_id: 1, names: Some(names.into()) });
+        workloads.named(NameReply::Cgroup { cgroup_id: 2, names: None });
+        let (named, none) = (workloads.peek(1).unwrap(), workloads.peek(2).unwrap());
+        let container = named.container.as_ref().unwrap();
+        assert_eq!((container.id.as_str(), container.runtime), ("plain1", Runtime::Containerd));
+        assert_eq!((named.label().as_deref(), none.label()), (Some("plain1"), None));
+        assert!(workloads.get(2, 0).1);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::cri::Wanted;
 use super::recent::Recent;
 use super::socket::{Place, Trouble};
 use super::{cri, docker, podman, tell};
@@ -170,7 +171,7 @@ impl RuntimeClient {
         self.condition.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn ask(&self, id: &str) -> Reply {
+    pub(super) async fn ask(&self, wanted: Wanted<'_>) -> Reply {
         if !self.take_turn() {
             return Reply::Unavailable;
         }
@@ -181,10 +182,11 @@ impl RuntimeClient {
                 self.asked.fetch_add(1, Ordering::Relaxed);
             }
             looked?;
-            match self.kind {
-                RuntimeApi::Docker => docker::inspect(&self.place, id).await,
-                RuntimeApi::Podman => podman::find(&self.place, id, unix_seconds()).await,
-                RuntimeApi::Cri => self.cri.find(id).await,
+            match (self.kind, wanted) {
+                (RuntimeApi::Docker, Wanted::Id { id, .. }) => docker::inspect(&self.place, id).await,
+                (RuntimeApi::Podman, Wanted::Id { id, .. }) => podman::find(&self.place, id, unix_seconds()).await,
+                (RuntimeApi::Cri, wanted) => self.cri.find(wanted).await,
+                (_, Wanted::Candidate(_)) => Ok(None),
             }
         };
         let answer = tokio::time::timeout(TIMEOUT, asking).await;
@@ -192,7 +194,8 @@ impl RuntimeClient {
         match answer.unwrap_or_else(late) {
             Ok(names) => {
                 self.becomes(State::Up);
-                let names = names.map(|names| self.cut(names)).or_else(|| self.recent().get(id).cloned());
+                let recent = || if let Wanted::Id { id, .. } = wanted { self.recent().get(id).cloned() } else { None };
+                let names = names.map(|names| self.cut(names)).or_else(recent);
                 let counter = if names.is_some() { &self.found } else { &self.unknown };
                 counter.fetch_add(1, Ordering::Relaxed);
                 if names.is_some() {
@@ -387,7 +390,7 @@ mod tests {
         std::os::unix::fs::symlink("/run/docker.sock", &path).unwrap();
         let client = RuntimeClient::new(RuntimeApi::Docker, &path, None, true);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        assert!(matches!(runtime.block_on(client.ask("id")), Reply::Unavailable));
+        assert!(matches!(runtime.block_on(client.ask(Wanted::Id { id: "id", path: "/id" })), Reply::Unavailable));
         let snapshot = client.snapshot();
         assert_eq!((snapshot.asked, snapshot.failed, snapshot.refused, snapshot.is_there), (0, 0, 1, true));
         assert_eq!(snapshot.state, "refused: a link is in the place of its socket");

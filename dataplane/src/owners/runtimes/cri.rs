@@ -1,4 +1,5 @@
-//! Kubernetes' Container Runtime Interface, version v1: three calls of `runtime.v1.RuntimeService`, over a Unix socket.
+//! Kubernetes' Container Runtime Interface, version v1: some calls of `runtime.v1.RuntimeService`, over a Unix socket. On
+//! that of containerd also its own API, for containers that were made without CRI.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -6,17 +7,18 @@ use std::sync::OnceLock;
 use hyper::http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use prost::Message;
+use tonic::Code;
 use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 use tower::service_fn;
 
 use super::messages::{
-    Container, IdFilter, ListContainersResponse, ListPodSandboxResponse, ListRequest, PodSandbox, VersionRequest,
-    VersionResponse,
+    Container, Empty, GetContainerResponse, Id, IdFilter, ListContainersResponse, ListNamespacesResponse,
+    ListPodSandboxResponse, ListRequest, PlainContainer, PodSandbox, VersionRequest, VersionResponse,
 };
 use super::socket::{Place, Trouble};
-use crate::owners::cgroup::Runtime;
+use crate::owners::cgroup::{Candidate, Runtime};
 use crate::owners::workload::{Names, Pod};
 
 /// Labels that the kubelet gives to each container.
@@ -27,6 +29,15 @@ pub(super) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
 /// Longest answer that is read, bytes: it is about one container.
 const ANSWER_MAX: usize = 1 << 20;
+/// Services of containerd.
+const NAMESPACES: &str = "containerd.services.namespaces.v1.Namespaces";
+const CONTAINERS: &str = "containerd.services.containers.v1.Containers";
+/// Namespaces of a containerd in which a container is looked for.
+const NAMESPACES_MAX: usize = 32;
+
+/// The name that people gave to a container (nerdctl pkg/labels).
+const NERDCTL_NAME: &str = "nerdctl/name";
+
 /// Longest list of headers.
 const HEADERS_MAX: u32 = 16 << 10;
 
@@ -43,10 +54,56 @@ impl Connection {
         Self { place, channel: OnceLock::new(), runtime: OnceLock::new() }
     }
 
-    /// What the runtime knows of a container or of a pod's own one; `None` if it knows none.
-    pub(super) async fn find(&self, id: &str) -> Result<Option<Names>, Trouble> {
-        let runtime = self.runtime().await?;
-        let list: ListContainersResponse = self.call("ListContainers", by_id(id)).await?;
+    /// What the runtime knows of a container; `None` if it knows none.
+    pub(super) async fn find(&self, wanted: Wanted<'_>) -> Result<Option<Names>, Trouble> {
+        match wanted {
+            Wanted::Candidate(Candidate { namespace, id }) => {
+                let namespaces = self.namespaces().await?.unwrap_or_default();
+                if namespaces.contains(namespace) { self.get(namespace, id).await } else { Ok(None) }
+            }
+            Wanted::Id { id, path } => {
+                let runtime = self.runtime().await?;
+                let found = if runtime == Speaks::No { None } else { self.find_by_cri(id, runtime.name()).await? };
+                // Who made it without CRI: only containerd's own API knows those.
+                if found.is_some() { Ok(found) } else { self.find_plain(id, path, runtime).await }
+            }
+        }
+    }
+
+    /// In which of containerd's namespaces it is, the path says or not.
+    async fn find_plain(&self, id: &str, path: &str, runtime: Speaks) -> Result<Option<Names>, Trouble> {
+        let Some(namespaces) = self.namespaces().await? else {
+            let neither = "it speaks neither version v1 of CRI nor containerd's own API";
+            return if runtime == Speaks::No { Err(neither.to_owned().into()) } else { Ok(None) };
+        };
+        let parent = path.split_once(id).and_then(|(before, _)| before.trim_end_matches('/').rsplit('/').next());
+        let of_path = namespaces.iter().find(|namespace| parent == Some(namespace.as_str()));
+        let those: Vec<_> = of_path.map_or_else(|| namespaces.iter().collect(), |namespace| vec![namespace]);
+        for namespace in those {
+            if let Some(names) = self.get(namespace, id).await? {
+                return Ok(Some(names));
+            }
+        }
+        Ok(None)
+    }
+
+    /// containerd's namespaces, but for Docker's: Docker knows its containers by name. `None`: it has no such API.
+    async fn namespaces(&self) -> Result<Option<Vec<String>>, Trouble> {
+        let list: Option<ListNamespacesResponse> = self.call(NAMESPACES, "List", None, Empty {}).await?;
+        let names = |list: ListNamespacesResponse| list.namespaces.into_iter().map(|namespace| namespace.name);
+        Ok(list.map(|list| names(list).filter(|name| name != "moby").take(NAMESPACES_MAX).collect()))
+    }
+
+    async fn get(&self, namespace: &str, id: &str) -> Result<Option<Names>, Trouble> {
+        let got: Option<GetContainerResponse> =
+            self.call(CONTAINERS, "Get", Some(namespace), Id { id: id.to_owned() }).await?;
+        let container = got.and_then(|got| got.container).filter(|container| container.id == id);
+        Ok(container.map(of_plain))
+    }
+
+    /// Of a container, or of a pod's own one.
+    async fn find_by_cri(&self, id: &str, runtime: Option<Runtime>) -> Result<Option<Names>, Trouble> {
+        let list: ListContainersResponse = self.cri("ListContainers", by_id(id)).await?.unwrap_or_default();
         // The filter also takes the beginning of an id.
         if let Some(container) = list.containers.into_iter().find(|container| container.id == id) {
             // It has the labels that people gave to their pod; the container has the kubelet's only.
@@ -60,36 +117,60 @@ impl Connection {
     }
 
     async fn sandbox(&self, id: &str) -> Result<Option<PodSandbox>, Trouble> {
-        let list: ListPodSandboxResponse = self.call("ListPodSandbox", by_id(id)).await?;
+        let list: ListPodSandboxResponse = self.cri("ListPodSandbox", by_id(id)).await?.unwrap_or_default();
         Ok(list.items.into_iter().find(|sandbox| sandbox.id == id))
     }
 
-    /// Which runtime it is; asked once.
-    async fn runtime(&self) -> Result<Option<Runtime>, Trouble> {
+    /// Which runtime it is; asked until it is known.
+    async fn runtime(&self) -> Result<Speaks, Trouble> {
         if let Some(known) = self.runtime.get() {
-            return Ok(*known);
+            return Ok(Speaks::Cri(*known));
         }
-        let version: VersionResponse = self.call("Version", VersionRequest {}).await?;
+        // Docker's package of containerd has CRI turned off.
+        let version: Option<VersionResponse> = self.cri("Version", VersionRequest {}).await?;
+        let Some(version) = version else { return Ok(Speaks::No) };
         let runtime = match version.runtime_name.as_str() {
             "containerd" => Some(Runtime::Containerd),
             "cri-o" => Some(Runtime::Crio),
             "docker" => Some(Runtime::Docker),
             _ => None,
         };
-        Ok(*self.runtime.get_or_init(|| runtime))
+        Ok(Speaks::Cri(*self.runtime.get_or_init(|| runtime)))
     }
 
-    async fn call<Q, A>(&self, method: &str, request: Q) -> Result<A, Trouble>
+    async fn cri<Q, A>(&self, method: &str, request: Q) -> Result<Option<A>, Trouble>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        self.call("runtime.v1.RuntimeService", method, None, request).await
+    }
+
+    /// `None`: it knows no such thing, or has no such service.
+    async fn call<Q, A>(
+        &self,
+        service: &str,
+        method: &str,
+        namespace: Option<&str>,
+        request: Q,
+    ) -> Result<Option<A>, Trouble>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
         let mut grpc = Grpc::new(self.channel().clone()).max_decoding_message_size(ANSWER_MAX);
         grpc.ready().await.map_err(|err| explain(&err))?;
-        let path =
-            PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{method}")).map_err(|err| err.to_string())?;
-        let answer = grpc.unary(tonic::Request::new(request), path, ProstCodec::<Q, A>::default()).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| explain(&status))
+        let path = PathAndQuery::try_from(format!("/{service}/{method}")).map_err(|err| err.to_string())?;
+        let mut request = tonic::Request::new(request);
+        if let Some(namespace) = namespace {
+            let value = namespace.parse().map_err(|_| "a namespace that is no text".to_owned())?;
+            request.metadata_mut().insert("containerd-namespace", value);
+        }
+        match grpc.unary(request, path, ProstCodec::<Q, A>::default()).await {
+            Ok(answer) => Ok(Some(answer.into_inner())),
+            Err(status) if matches!(status.code(), Code::NotFound | Code::Unimplemented) => Ok(None),
+            Err(status) => Err(explain(&status)),
+        }
     }
 
     /// It connects when it is used, and again when the connection is lost, each time to whom it should.
@@ -104,6 +185,28 @@ impl Connection {
             let endpoint = Endpoint::from_static("http://localhost").http2_max_header_list_size(HEADERS_MAX);
             endpoint.connect_with_connector_lazy(connect)
         })
+    }
+}
+
+/// What is asked about.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wanted<'a> {
+    /// A container with an id that is the only one in the world, and its cgroup.
+    Id { id: &'a str, path: &'a str },
+    /// What may be a container of containerd.
+    Candidate(&'a Candidate),
+}
+
+/// Whether it speaks CRI, and which runtime it says it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    No,
+    Cri(Option<Runtime>),
+}
+
+impl Speaks {
+    fn name(self) -> Option<Runtime> {
+        if let Self::Cri(runtime) = self { runtime } else { None }
     }
 }
 
@@ -135,6 +238,19 @@ pub(crate) fn of_container(container: Container, sandbox: Option<PodSandbox>, ru
         image: if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image },
         labels: sandbox.labels.into_iter().chain(container.labels).collect::<BTreeMap<_, _>>().into_iter().collect(),
         pod: Some(pod),
+    }
+}
+
+/// A container that was made without CRI. The id is its name where people chose it, as those of `ctr` do.
+pub(crate) fn of_plain(container: PlainContainer) -> Names {
+    let digits = container.id.len() == 64 && container.id.bytes().all(|b| b.is_ascii_hexdigit());
+    let name = container.labels.get(NERDCTL_NAME).cloned();
+    Names {
+        runtime: Some(Runtime::Containerd),
+        name: name.unwrap_or_else(|| if digits { String::new() } else { container.id }),
+        image: container.image,
+        labels: container.labels.into_iter().collect(),
+        ..Names::default()
     }
 }
 
@@ -172,13 +288,24 @@ mod tests {
     }
 
     #[test]
+    fn a_container_without_cri_has_the_name_that_people_gave() {
+        let plain = |id: &str, labels: &[(&str, &str)]| {
+            let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            of_plain(PlainContainer { id: id.into(), labels, image: "bb:1".into() }).name
+        };
+        assert_eq!(plain("plain1", &[]), "plain1");
+        assert_eq!(plain(&"a".repeat(64), &[(NERDCTL_NAME, "web")]), "web");
+        assert_eq!(plain(&"a".repeat(64), &[]), "", "it is called by its short id");
+    }
+
+    #[test]
     fn a_socket_that_is_refused_is_told_as_such() {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("socket");
         std::os::unix::fs::symlink("/run/containerd/containerd.sock", &link).unwrap();
         let connection = Connection::new(Place::new(&link, None));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let found = runtime.block_on(connection.find("id"));
+        let found = runtime.block_on(connection.find(Wanted::Id { id: "id", path: "/id" }));
         assert_eq!(found, Err(Trouble::Refused("a link is in the place of its socket".into())));
     }
 

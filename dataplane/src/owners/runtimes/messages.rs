@@ -1,6 +1,7 @@
 //! The messages of Kubernetes' Container Runtime Interface v1 that sockeye and its tests speak, by their field numbers
-//! (kubernetes/cri-api, pkg/apis/runtime/v1/api.proto, whose documentation holds for names and meanings). A crate of the
-//! whole API would need protoc at build time and bring a web framework along.
+//! (kubernetes/cri-api, pkg/apis/runtime/v1/api.proto, whose documentation holds for names and meanings), and those of
+//! containerd (api/services/namespaces/v1, api/services/containers/v1). A crate of the whole API would need protoc at
+//! build time and bring a web framework along.
 #![allow(missing_docs)]
 
 use std::collections::HashMap;
@@ -87,6 +88,38 @@ pub struct PodSandbox {
 pub struct ListPodSandboxResponse {
     #[prost(message, repeated, tag = "1")]
     pub items: Vec<PodSandbox>,
+}
+
+// containerd's own.
+
+/// `containerd.services.namespaces.v1.Namespace`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Namespace {
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ListNamespacesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub namespaces: Vec<Namespace>,
+}
+
+/// `containerd.services.containers.v1.Container`.
+#[derive(Clone, PartialEq, Message)]
+pub struct PlainContainer {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(map = "string, string", tag = "2")]
+    pub labels: HashMap<String, String>,
+    #[prost(string, tag = "3")]
+    pub image: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct GetContainerResponse {
+    #[prost(message, optional, tag = "1")]
+    pub container: Option<PlainContainer>,
 }
 
 // What a kubelet sends to make pods: the tests.

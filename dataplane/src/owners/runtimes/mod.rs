@@ -29,6 +29,7 @@ use crate::owners::desk::DeskFigures;
 use crate::owners::workload::{NameReply, NameRequest, Names};
 use crate::threads::{Pulse, Threads};
 use client::Reply;
+use cri::Wanted;
 
 /// Questions that are on their way to runtimes at the same time.
 const CONCURRENT: usize = 4;
@@ -220,6 +221,11 @@ async fn find_names(
                 tell(Some(names)).await;
                 return;
             }
+            // containerd knows a container before it runs.
+            Reply::Unknown if question.candidate.is_some() => {
+                tell(None).await;
+                return;
+            }
             Reply::Unknown if unknown >= UNKNOWN_RETRIES => {
                 stats.unknown.fetch_add(1, Ordering::Relaxed);
                 tell(None).await;
@@ -244,9 +250,13 @@ async fn find_names(
 
 /// The innermost container that a runtime of this host knows: runtimes inside of containers cannot be asked.
 async fn ask_about(runtimes: &[Arc<RuntimeClient>], question: &NameRequest) -> Reply {
+    if let Some(candidate) = &question.candidate {
+        return ask_runtimes(runtimes, Runtime::Containerd, &question.path, Wanted::Candidate(candidate)).await;
+    }
     let mut best = Reply::Unknown;
     for (depth, container) in question.containers.iter().enumerate() {
-        match ask_runtimes(runtimes, container, &question.path).await {
+        let wanted = Wanted::Id { id: &container.id, path: &question.path };
+        match ask_runtimes(runtimes, container.runtime, &question.path, wanted).await {
             Reply::Found(names) if depth == 0 => return Reply::Found(names),
             Reply::Found(outer) => return Reply::Found(within(outer, &question.containers[0])),
             Reply::Unavailable => best = Reply::Unavailable,
@@ -262,12 +272,12 @@ fn within(outer: Names, inner: &ContainerRef) -> Names {
     Names { runtime: None, name: format!("{}/{short}", outer.name), ..outer }
 }
 
-async fn ask_runtimes(runtimes: &[Arc<RuntimeClient>], container: &ContainerRef, path: &str) -> Reply {
+async fn ask_runtimes(runtimes: &[Arc<RuntimeClient>], runtime: Runtime, path: &str, wanted: Wanted<'_>) -> Reply {
     let mut best = Reply::Unknown;
-    for runtime_client in runtimes.iter().filter(|runtime_client| runtime_client.may_know(container.runtime, path)) {
-        match runtime_client.ask(&container.id).await {
+    for runtime_client in runtimes.iter().filter(|runtime_client| runtime_client.may_know(runtime, path)) {
+        match runtime_client.ask(wanted).await {
             Reply::Found(mut names) => {
-                if container.runtime == Runtime::Unknown {
+                if runtime == Runtime::Unknown {
                     names.runtime = names.runtime.or(Some(runtime_client.kind.runtime()));
                 }
                 return Reply::Found(names);
