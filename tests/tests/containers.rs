@@ -88,7 +88,7 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
     cri.run_container(&shop, "app", WEB_SERVER);
     wait_for("web server", Duration::from_secs(10), || listens(&agent, "shop/cart/app").then_some(()));
     cri.run_container(&shop, "sidecar", &fetch(&format!("http://{web_ip}/file")));
-    cri.run_container(&far, "probe", &fetch(&format!("http://{}:{outside_port}/", ADDRESSES[1])));
+    cri.run_container_of(&cri.image_id(), &far, "probe", &fetch(&format!("http://{}:{outside_port}/", ADDRESSES[1])));
     let near = cri.run_pod("shop", "near", false);
     cri.run_container(&near, "probe", &fetch(&format!("http://{}/file", shop.ip)));
     let hostnet = cri.run_pod("kube-system", "node-agent", true);

@@ -9,7 +9,9 @@ use crate::config::Config;
 use crate::owners::cgroup::{can_be_asked, path_in_proc, read_path};
 use crate::owners::files::lines;
 use crate::owners::packages::dpkg::{DpkgIndex, is_path_of, may_be_executed, of_list, spellings};
-use crate::owners::runtimes::messages::{GetContainerResponse, ListContainersResponse, ListPodSandboxResponse};
+use crate::owners::runtimes::messages::{
+    GetContainerResponse, ImageStatusResponse, ListContainersResponse, ListPodSandboxResponse,
+};
 use crate::owners::runtimes::{cri as cri_answers, docker as docker_answers};
 use crate::owners::workload::{LABELS_MAX, NameReply, Names, Pod, TEXT_MAX, Workload, WorkloadTable};
 
@@ -98,8 +100,11 @@ pub fn cri(data: &[u8]) {
     let containers = ListContainersResponse::decode(input.take(length.into())).unwrap_or_default().containers;
     let pods = ListPodSandboxResponse::decode(input.0).unwrap_or_default().items;
     assert!(containers.len() + pods.len() <= data.len());
+    let image = ImageStatusResponse::decode(data).ok().and_then(|status| status.image).unwrap_or_default();
     for (number, container) in containers.into_iter().enumerate() {
-        assert_named(cri_answers::of_container(container, pods.get(number).cloned(), None));
+        let mut names = cri_answers::of_container(container, pods.get(number).cloned(), None);
+        cri_answers::of_image(&image, &mut names);
+        assert_named(names);
     }
     for container in GetContainerResponse::decode(data).into_iter().filter_map(|got| got.container) {
         assert_named(cri_answers::of_plain(container));
@@ -147,11 +152,12 @@ fn assert_bounded(workload: &Workload) {
     for text in [&workload.unit, &workload.slice].into_iter().flatten() {
         assert_clean(text, TEXT_MAX);
     }
-    if let Some(Pod { uid, name, namespace }) = &workload.pod {
-        [uid, name, namespace].into_iter().for_each(|text| assert_clean(text, TEXT_MAX));
+    if let Some(Pod { uid, name, namespace, config_hash }) = &workload.pod {
+        [uid, name, namespace, config_hash].into_iter().for_each(|text| assert_clean(text, TEXT_MAX));
     }
     let Some(container) = &workload.container else { return };
-    for text in [container.id.as_str(), container.short_id(), container.name_or_id(), &container.image] {
+    let names = [container.id.as_str(), container.short_id(), container.name_or_id()];
+    for text in names.into_iter().chain([container.image.as_str(), &container.image_digest]) {
         assert_clean(text, TEXT_MAX);
     }
     assert!(container.labels.len() <= LABELS_MAX);

@@ -28,6 +28,9 @@ pub struct Pod {
     pub name: String,
     /// Empty = not known.
     pub namespace: String,
+    /// Of a static pod, the hash of its configuration, which the pod that the API server shows has as its annotation
+    /// `kubernetes.io/config.mirror`, while its uid is another one. Empty = none.
+    pub config_hash: String,
 }
 
 /// A container.
@@ -39,8 +42,10 @@ pub struct Container {
     pub runtime: Runtime,
     /// Name by the runtime; in a pod that of the container. Empty = not known.
     pub name: String,
-    /// Image. Empty = not known.
+    /// Name of its image, or the id where it has none. Empty = not known.
     pub image: String,
+    /// Digest of the image in its registry, `sha256:…`. Empty = not known.
+    pub image_digest: String,
     /// Labels, sorted by key.
     pub labels: Vec<(String, String)>,
 }
@@ -49,7 +54,7 @@ impl Container {
     /// One of which nothing else is known.
     #[must_use]
     pub fn new(id: String, runtime: Runtime) -> Self {
-        Self { id, runtime, name: String::new(), image: String::new(), labels: Vec::new() }
+        Self { id, runtime, name: String::new(), image: String::new(), image_digest: String::new(), labels: Vec::new() }
     }
 
     /// The id as runtimes print it: the first 12 of 64 digits. A name, as LXC has, is not shortened, however long it
@@ -164,8 +169,10 @@ pub struct Names {
     pub runtime: Option<Runtime>,
     /// Name of the container.
     pub name: String,
-    /// Image.
+    /// Image, without its digest.
     pub image: String,
+    /// Digest of the image in its registry.
+    pub image_digest: String,
     /// All labels.
     pub labels: Vec<(String, String)>,
     /// Pod, where it is in one.
@@ -180,8 +187,11 @@ impl Names {
             cut += u64::from(text.len() > TEXT_MAX);
             *text = clean_text(text);
         };
-        let pod = self.pod.iter_mut().flat_map(|pod| [&mut pod.uid, &mut pod.name, &mut pod.namespace]);
-        [&mut self.name, &mut self.image].into_iter().chain(pod).for_each(&mut shorten);
+        let pod = self.pod.iter_mut().flat_map(|pod| {
+            let Pod { uid, name, namespace, config_hash } = pod;
+            [uid, name, namespace, config_hash]
+        });
+        [&mut self.name, &mut self.image, &mut self.image_digest].into_iter().chain(pod).for_each(&mut shorten);
         self.labels.sort_unstable();
         let left_out = self.labels.len().saturating_sub(LABELS_MAX);
         self.labels.truncate(LABELS_MAX);
@@ -189,6 +199,14 @@ impl Names {
         // What was cut leaves no large buffer behind.
         self.labels.shrink_to_fit();
         cut + left_out as u64
+    }
+}
+
+/// The name of an image and its digest, which may be empty: `nginx:1` and `sha256:…` of `nginx:1@sha256:…`.
+pub(crate) fn split_digest(image: String) -> (String, String) {
+    match image.split_once('@') {
+        Some((name, digest)) if !name.is_empty() => (name.to_owned(), digest.to_owned()),
+        _ => (image, String::new()),
     }
 }
 
@@ -287,13 +305,16 @@ impl WorkloadTable {
             container.runtime = names.runtime.unwrap_or(container.runtime);
             container.name = clean_text(&names.name);
             container.image = clean_text(&names.image);
+            container.image_digest = clean_text(&names.image_digest);
             container.labels = clean_labels(&names.labels);
         }
         if let Some(pod) = names.pod {
-            let uid =
-                if pod.uid.is_empty() { workload.pod.map(|known| known.uid).unwrap_or_default() } else { pod.uid };
-            workload.pod =
-                Some(Pod { uid: clean_text(&uid), name: clean_text(&pod.name), namespace: clean_text(&pod.namespace) });
+            workload.pod = Some(Pod {
+                uid: workload.pod.map_or_else(|| clean_text(&pod.uid), |of_path| of_path.uid),
+                name: clean_text(&pod.name),
+                namespace: clean_text(&pod.namespace),
+                config_hash: clean_text(&pod.config_hash),
+            });
         }
         entry.workload = Arc::new(workload);
     }
@@ -416,13 +437,15 @@ mod tests {
         assert_eq!((workload.unwrap().label().as_deref(), complete), (Some("0123456789ab"), false));
         let wanted = workloads.take_requests();
         assert_eq!((wanted.len(), wanted[0].containers[0].id.as_str()), (1, ID));
-        let pod = Pod { uid: String::new(), name: "web-1".into(), namespace: "shop".into() };
+        let (hash, uid) = ("d41d8cd9".to_owned(), "of-the-runtime".to_owned());
+        let pod = Pod { uid, name: "web-1".into(), namespace: "shop".into(), config_hash: hash };
         let names = Names { name: "nginx".into(), pod: Some(pod), ..Names::default() };
         workloads.named(NameReply::Cgroup { cgroup_id: 7, names: Some(names.into()) });
         let (workload, complete) = workloads.get(7, 0);
         let workload = workload.unwrap();
         assert_eq!((workload.label().as_deref(), complete), (Some("shop/web-1/nginx"), true));
-        assert_eq!(workload.pod.as_ref().unwrap().uid, "1".repeat(32));
+        let pod = workload.pod.as_ref().unwrap();
+        assert_eq!((pod.uid.as_str(), pod.config_hash.as_str()), ("1".repeat(32).as_str(), "d41d8cd9"));
     }
 
     #[test]

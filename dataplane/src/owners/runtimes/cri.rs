@@ -1,7 +1,7 @@
 //! Kubernetes' Container Runtime Interface, version v1: some calls of `runtime.v1.RuntimeService`, over a Unix socket. On
 //! that of containerd also its own API, for containers that were made without CRI.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
 
 use hyper::http::uri::PathAndQuery;
@@ -14,12 +14,13 @@ use tonic_prost::ProstCodec;
 use tower::service_fn;
 
 use super::messages::{
-    Container, Empty, GetContainerResponse, Id, IdFilter, ListContainersResponse, ListNamespacesResponse,
-    ListPodSandboxResponse, ListRequest, PlainContainer, PodSandbox, VersionRequest, VersionResponse,
+    Container, Empty, GetContainerResponse, Id, IdFilter, Image, ImageSpec, ImageStatusRequest, ImageStatusResponse,
+    ListContainersResponse, ListNamespacesResponse, ListPodSandboxResponse, ListRequest, PlainContainer, PodSandbox,
+    PodSandboxMetadata, VersionRequest, VersionResponse,
 };
 use super::socket::{Place, Trouble};
 use crate::owners::cgroup::{Candidate, Runtime};
-use crate::owners::workload::{Names, Pod};
+use crate::owners::workload::{Names, Pod, split_digest};
 
 /// Labels that the kubelet gives to each container.
 pub(super) const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -111,9 +112,23 @@ impl Connection {
                 Err(_) if container.labels.contains_key(POD_NAME) => None,
                 sandbox => sandbox?,
             };
-            return Ok(Some(of_container(container, sandbox, runtime)));
+            let key = image_key(&container).to_owned();
+            let mut names = of_container(container, sandbox, runtime);
+            if names.image_digest.is_empty() || is_image_id(&names.image) {
+                self.ask_for_image(key, &mut names).await;
+            }
+            return Ok(Some(names));
         }
         Ok(self.sandbox(id).await?.map(|sandbox| of_sandbox(sandbox, runtime)))
+    }
+
+    /// Without an answer the container keeps what is known of it: that is no reason to ask about it again.
+    async fn ask_for_image(&self, key: String, names: &mut Names) {
+        let request = ImageStatusRequest { image: Some(ImageSpec { image: key, ..ImageSpec::default() }) };
+        let status = self.call("runtime.v1.ImageService", "ImageStatus", None, request).await;
+        if let Ok(Some(ImageStatusResponse { image: Some(image) })) = status {
+            of_image(&image, names);
+        }
     }
 
     async fn sandbox(&self, id: &str) -> Result<Option<PodSandbox>, Trouble> {
@@ -227,15 +242,22 @@ pub(crate) fn of_container(container: Container, sandbox: Option<PodSandbox>, ru
     let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
     let sandbox = sandbox.unwrap_or_default();
     let pod = match sandbox.metadata {
-        Some(pod) => Pod { uid: pod.uid, name: pod.name, namespace: pod.namespace },
-        None => Pod { uid: label(POD_UID), name: label(POD_NAME), namespace: label(POD_NAMESPACE) },
+        Some(pod) => of_pod(pod, &sandbox.annotations),
+        None => {
+            let (uid, name, namespace) = (label(POD_UID), label(POD_NAME), label(POD_NAMESPACE));
+            Pod { uid, name, namespace, ..Pod::default() }
+        }
     };
     let name = container.metadata.map(|metadata| metadata.name).filter(|name| !name.is_empty());
     let image = container.image.unwrap_or_default();
+    let told = if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image };
+    let (image, digest) = split_digest(told);
+    let of_reference = || split_digest(container.image_ref).1;
     Names {
         runtime,
         name: name.unwrap_or_else(|| label(CONTAINER_NAME)),
-        image: if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image },
+        image,
+        image_digest: if digest.is_empty() { of_reference() } else { digest },
         labels: sandbox.labels.into_iter().chain(container.labels).collect::<BTreeMap<_, _>>().into_iter().collect(),
         pod: Some(pod),
     }
@@ -245,10 +267,12 @@ pub(crate) fn of_container(container: Container, sandbox: Option<PodSandbox>, ru
 pub(crate) fn of_plain(container: PlainContainer) -> Names {
     let digits = container.id.len() == 64 && container.id.bytes().all(|b| b.is_ascii_hexdigit());
     let name = container.labels.get(NERDCTL_NAME).cloned();
+    let (image, image_digest) = split_digest(container.image);
     Names {
         runtime: Some(Runtime::Containerd),
         name: name.unwrap_or_else(|| if digits { String::new() } else { container.id }),
-        image: container.image,
+        image,
+        image_digest,
         labels: container.labels.into_iter().collect(),
         ..Names::default()
     }
@@ -256,22 +280,57 @@ pub(crate) fn of_plain(container: PlainContainer) -> Names {
 
 /// The container that holds a pod's namespaces.
 pub(crate) fn of_sandbox(sandbox: PodSandbox, runtime: Option<Runtime>) -> Names {
-    let pod = sandbox.metadata.unwrap_or_default();
-    Names {
-        runtime,
-        name: "pause".into(),
-        image: String::new(),
-        labels: sandbox.labels.into_iter().collect(),
-        pod: Some(Pod { uid: pod.uid, name: pod.name, namespace: pod.namespace }),
+    let pod = of_pod(sandbox.metadata.unwrap_or_default(), &sandbox.annotations);
+    let labels = sandbox.labels.into_iter().collect();
+    Names { runtime, name: "pause".into(), labels, pod: Some(pod), ..Names::default() }
+}
+
+/// The kubelet makes the uid of a pod that it has from a file from the hash of its configuration, and the API server gives
+/// its mirror another one, with this hash as the annotation `kubernetes.io/config.mirror` (kubernetes
+/// pkg/kubelet/types/pod_update.go, pkg/kubelet/config/common.go).
+fn of_pod(pod: PodSandboxMetadata, annotations: &HashMap<String, String>) -> Pod {
+    let of_file = annotations.get("kubernetes.io/config.source").is_some_and(|source| source != "api");
+    let hash = annotations.get("kubernetes.io/config.hash").filter(|_| of_file);
+    Pod { uid: pod.uid, name: pod.name, namespace: pod.namespace, config_hash: hash.cloned().unwrap_or_default() }
+}
+
+/// By what the runtime knows a container's image for certain.
+fn image_key(container: &Container) -> &str {
+    let told = container.image.as_ref().map_or("", |image| &image.image);
+    [&container.image_id, &container.image_ref, told].into_iter().find(|key| !key.is_empty()).unwrap_or_default()
+}
+
+/// The kubelet may give an image by its id: that is no name.
+fn is_image_id(image: &str) -> bool {
+    let digits = image.strip_prefix("sha256:").unwrap_or(image);
+    image.is_empty() || digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// What an image is called, and the digest under which it came from where it is called so.
+pub(crate) fn of_image(image: &Image, names: &mut Names) {
+    let digests = || image.repo_digests.iter().filter_map(|digest| digest.split_once('@'));
+    if is_image_id(&names.image) {
+        let name = image.repo_tags.first().map(String::as_str).or_else(|| digests().next().map(|(name, _)| name));
+        names.image = name.map_or_else(|| std::mem::take(&mut names.image), str::to_owned);
     }
+    if names.image_digest.is_empty() {
+        let repository = repository(&names.image);
+        let of_it = digests()
+            .find(|(name, _)| name.strip_suffix(repository).is_some_and(|host| host.is_empty() || host.ends_with('/')));
+        names.image_digest =
+            of_it.or_else(|| digests().next()).map(|(_, digest)| digest.to_owned()).unwrap_or_default();
+    }
+}
+
+/// The name of an image without its tag.
+fn repository(image: &str) -> &str {
+    let base = image.rfind('/').map_or(0, |slash| slash + 1);
+    image[base..].find(':').map_or(image, |colon| &image[..base + colon])
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
-    use crate::owners::runtimes::messages::PodSandboxMetadata;
     use proptest::prelude::*;
 
     #[test]
@@ -284,7 +343,53 @@ mod tests {
         let metadata = PodSandboxMetadata { name: "db".into(), uid: "u".into(), namespace: "shop".into() };
         let sandbox = PodSandbox { metadata: Some(metadata), ..PodSandbox::default() };
         let named = of_container(Container::default(), Some(sandbox), None);
-        assert_eq!(named.pod.unwrap(), Pod { uid: "u".into(), name: "db".into(), namespace: "shop".into() });
+        assert_eq!(named.pod.unwrap(), pod_of("u", "db", "shop"));
+    }
+
+    fn pod_of(uid: &str, name: &str, namespace: &str) -> Pod {
+        Pod { uid: uid.into(), name: name.into(), namespace: namespace.into(), ..Pod::default() }
+    }
+
+    #[test]
+    fn a_static_pod_has_the_hash_of_its_configuration() {
+        let sandbox = |source: &str| {
+            let annotations = [("source", source), ("hash", "d41d8cd9"), ("seen", "2026-01-01T00:00:00Z")];
+            let annotations =
+                annotations.map(|(key, value)| (format!("kubernetes.io/config.{key}"), value.to_owned())).into();
+            PodSandbox { metadata: Some(PodSandboxMetadata::default()), annotations, ..PodSandbox::default() }
+        };
+        let hash = |sandbox: PodSandbox| of_sandbox(sandbox, None).pod.unwrap().config_hash;
+        assert_eq!([hash(sandbox("file")), hash(sandbox("http"))], ["d41d8cd9", "d41d8cd9"]);
+        assert_eq!([hash(sandbox("api")), hash(PodSandbox::default())], ["", ""]);
+        let of_it = of_container(Container::default(), Some(sandbox("file")), None);
+        assert_eq!(of_it.pod.unwrap().config_hash, "d41d8cd9");
+    }
+
+    #[test]
+    fn an_image_has_its_name_and_its_digest() {
+        let id = format!("sha256:{}", "b".repeat(64));
+        let named = |told: &str, reference: &str, tags: &[&str], digests: &[&str]| {
+            let image = Some(ImageSpec { image: told.into(), ..ImageSpec::default() });
+            let container = Container { image, image_ref: reference.into(), ..Container::default() };
+            assert_eq!(image_key(&container), if reference.is_empty() { told } else { reference });
+            let mut names = of_container(container, None, None);
+            let [repo_tags, repo_digests] = [tags, digests].map(|texts| texts.iter().map(|&t| t.to_owned()).collect());
+            of_image(&Image { id: id.clone(), repo_tags, repo_digests }, &mut names);
+            (names.image, names.image_digest)
+        };
+        let pair = |image: &str, digest: &str| (image.to_owned(), digest.to_owned());
+        // The kubelet gives the id of what it has pulled.
+        let both = ["other:5000/app@sha256:2", "docker.io/library/nginx@sha256:1"];
+        assert_eq!(
+            named(&id, &id, &["docker.io/library/nginx:1"], &both),
+            pair("docker.io/library/nginx:1", "sha256:1")
+        );
+        assert_eq!(named(&id, "", &[], &["a/b@sha256:1"]), pair("a/b", "sha256:1"));
+        assert_eq!(named(&id, "", &[], &[]), pair(&id, ""));
+        assert_eq!(named("nginx:1", &id, &["x:1"], &both), pair("nginx:1", "sha256:1"));
+        assert_eq!(named("other:5000/app", &id, &[], &both), pair("other:5000/app", "sha256:2"));
+        assert_eq!(named("nginx:1", "nginx@sha256:9", &[], &both), pair("nginx:1", "sha256:9"));
+        assert_eq!(named("nginx:1@sha256:8", &id, &[], &both), pair("nginx:1", "sha256:8"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::socket::{Place, Trouble};
 use super::{cri, podman};
 use crate::owners::cgroup::Runtime;
-use crate::owners::workload::{Names, Pod};
+use crate::owners::workload::{Names, Pod, split_digest};
 
 /// Longest answer that is read, bytes. Usual ones have 10,000.
 pub(super) const ANSWER_MAX: usize = 2 << 20;
@@ -272,12 +272,15 @@ fn names(inspection: Inspection) -> Names {
         uid: label(cri::POD_UID),
         name: label(cri::POD_NAME),
         namespace: label(cri::POD_NAMESPACE),
+        ..Pod::default()
     });
+    let (image, image_digest) = split_digest(inspection.config.image.unwrap_or_default());
     let container = labels.get(cri::CONTAINER_NAME).filter(|_| pod.is_some()).cloned();
     Names {
         runtime: None,
         name: container.unwrap_or_else(|| inspection.name.trim_start_matches('/').to_owned()),
-        image: inspection.config.image.unwrap_or_default(),
+        image,
+        image_digest,
         labels: labels.into_iter().collect(),
         pod,
     }
@@ -292,8 +295,9 @@ mod tests {
         let docker = r#"{"Id":"1","Name":"/web","Config":{"Image":"nginx:1","Labels":{"a":"b"}},"More":[1]}"#;
         let found = names(serde_json::from_str(docker).unwrap());
         assert_eq!((found.name.as_str(), found.image.as_str(), found.labels.len()), ("web", "nginx:1", 1));
-        let podman = r#"{"Name":"web","Config":{"Image":"i","Labels":null}}"#;
-        assert_eq!(names(serde_json::from_str(podman).unwrap()).name, "web");
+        let podman = r#"{"Name":"web","Config":{"Image":"i:1@sha256:0","Labels":null}}"#;
+        let found = names(serde_json::from_str(podman).unwrap());
+        assert_eq!([found.name, found.image, found.image_digest], ["web", "i:1", "sha256:0"]);
     }
 
     #[test]
