@@ -12,7 +12,7 @@ use crate::owners::packages::dpkg::{DpkgIndex, is_path_of, may_be_executed, of_l
 use crate::owners::runtimes::messages::{
     GetContainerResponse, ImageStatusResponse, ListContainersResponse, ListPodSandboxResponse,
 };
-use crate::owners::runtimes::{cri as cri_answers, docker as docker_answers};
+use crate::owners::runtimes::{containerd, cri as cri_answers, docker as docker_answers};
 use crate::owners::workload::{LABELS_MAX, NameReply, Names, Pod, TEXT_MAX, Workload, WorkloadTable};
 
 /// Longer lines are left out.
@@ -107,7 +107,7 @@ pub fn cri(data: &[u8]) {
         assert_named(names);
     }
     for container in GetContainerResponse::decode(data).into_iter().filter_map(|got| got.container) {
-        assert_named(cri_answers::of_plain(container));
+        assert_named(containerd::of_plain(container));
     }
     for pod in pods {
         assert_named(cri_answers::of_sandbox(pod, None));

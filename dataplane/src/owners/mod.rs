@@ -6,6 +6,7 @@ mod cgroup_layouts;
 pub mod controller;
 pub mod desk;
 pub(crate) mod files;
+pub mod names;
 pub mod packages;
 pub mod process;
 pub mod procfs;

@@ -14,9 +14,8 @@ use tonic_prost::ProstCodec;
 use tower::service_fn;
 
 use super::messages::{
-    Container, Empty, GetContainerResponse, Id, IdFilter, Image, ImageSpec, ImageStatusRequest, ImageStatusResponse,
-    ListContainersResponse, ListNamespacesResponse, ListPodSandboxResponse, ListRequest, PlainContainer, PodSandbox,
-    PodSandboxMetadata, VersionRequest, VersionResponse,
+    Container, IdFilter, Image, ImageSpec, ImageStatusRequest, ImageStatusResponse, ListContainersResponse,
+    ListPodSandboxResponse, ListRequest, PodSandbox, PodSandboxMetadata, VersionRequest, VersionResponse,
 };
 use super::socket::{Place, Trouble};
 use crate::owners::cgroup::{Candidate, Runtime};
@@ -30,15 +29,6 @@ pub(super) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
 /// Longest answer that is read, bytes: it is about one container.
 const ANSWER_MAX: usize = 1 << 20;
-/// Services of containerd.
-const NAMESPACES: &str = "containerd.services.namespaces.v1.Namespaces";
-const CONTAINERS: &str = "containerd.services.containers.v1.Containers";
-/// Namespaces of a containerd in which a container is looked for.
-const NAMESPACES_MAX: usize = 32;
-
-/// The name that people gave to a container (nerdctl pkg/labels).
-const NERDCTL_NAME: &str = "nerdctl/name";
-
 /// Longest list of headers.
 const HEADERS_MAX: u32 = 16 << 10;
 
@@ -69,37 +59,6 @@ impl Connection {
                 if found.is_some() { Ok(found) } else { self.find_plain(id, path, runtime).await }
             }
         }
-    }
-
-    /// In which of containerd's namespaces it is, the path says or not.
-    async fn find_plain(&self, id: &str, path: &str, runtime: Speaks) -> Result<Option<Names>, Trouble> {
-        let Some(namespaces) = self.namespaces().await? else {
-            let neither = "it speaks neither version v1 of CRI nor containerd's own API";
-            return if runtime == Speaks::No { Err(neither.to_owned().into()) } else { Ok(None) };
-        };
-        let parent = path.split_once(id).and_then(|(before, _)| before.trim_end_matches('/').rsplit('/').next());
-        let of_path = namespaces.iter().find(|namespace| parent == Some(namespace.as_str()));
-        let those: Vec<_> = of_path.map_or_else(|| namespaces.iter().collect(), |namespace| vec![namespace]);
-        for namespace in those {
-            if let Some(names) = self.get(namespace, id).await? {
-                return Ok(Some(names));
-            }
-        }
-        Ok(None)
-    }
-
-    /// containerd's namespaces, but for Docker's: Docker knows its containers by name. `None`: it has no such API.
-    async fn namespaces(&self) -> Result<Option<Vec<String>>, Trouble> {
-        let list: Option<ListNamespacesResponse> = self.call(NAMESPACES, "List", None, Empty {}).await?;
-        let names = |list: ListNamespacesResponse| list.namespaces.into_iter().map(|namespace| namespace.name);
-        Ok(list.map(|list| names(list).filter(|name| name != "moby").take(NAMESPACES_MAX).collect()))
-    }
-
-    async fn get(&self, namespace: &str, id: &str) -> Result<Option<Names>, Trouble> {
-        let got: Option<GetContainerResponse> =
-            self.call(CONTAINERS, "Get", Some(namespace), Id { id: id.to_owned() }).await?;
-        let container = got.and_then(|got| got.container).filter(|container| container.id == id);
-        Ok(container.map(of_plain))
     }
 
     /// Of a container, or of a pod's own one.
@@ -162,7 +121,7 @@ impl Connection {
     }
 
     /// `None`: it knows no such thing, or has no such service.
-    async fn call<Q, A>(
+    pub(super) async fn call<Q, A>(
         &self,
         service: &str,
         method: &str,
@@ -214,7 +173,7 @@ pub(super) enum Wanted<'a> {
 
 /// Whether it speaks CRI, and which runtime it says it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Speaks {
+pub(super) enum Speaks {
     No,
     Cri(Option<Runtime>),
 }
@@ -260,21 +219,6 @@ pub(crate) fn of_container(container: Container, sandbox: Option<PodSandbox>, ru
         image_digest: if digest.is_empty() { of_reference() } else { digest },
         labels: sandbox.labels.into_iter().chain(container.labels).collect::<BTreeMap<_, _>>().into_iter().collect(),
         pod: Some(pod),
-    }
-}
-
-/// A container that was made without CRI. The id is its name where people chose it, as those of `ctr` do.
-pub(crate) fn of_plain(container: PlainContainer) -> Names {
-    let digits = container.id.len() == 64 && container.id.bytes().all(|b| b.is_ascii_hexdigit());
-    let name = container.labels.get(NERDCTL_NAME).cloned();
-    let (image, image_digest) = split_digest(container.image);
-    Names {
-        runtime: Some(Runtime::Containerd),
-        name: name.unwrap_or_else(|| if digits { String::new() } else { container.id }),
-        image,
-        image_digest,
-        labels: container.labels.into_iter().collect(),
-        ..Names::default()
     }
 }
 
@@ -390,17 +334,6 @@ mod tests {
         assert_eq!(named("other:5000/app", &id, &[], &both), pair("other:5000/app", "sha256:2"));
         assert_eq!(named("nginx:1", "nginx@sha256:9", &[], &both), pair("nginx:1", "sha256:9"));
         assert_eq!(named("nginx:1@sha256:8", &id, &[], &both), pair("nginx:1", "sha256:8"));
-    }
-
-    #[test]
-    fn a_container_without_cri_has_the_name_that_people_gave() {
-        let plain = |id: &str, labels: &[(&str, &str)]| {
-            let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-            of_plain(PlainContainer { id: id.into(), labels, image: "bb:1".into() }).name
-        };
-        assert_eq!(plain("plain1", &[]), "plain1");
-        assert_eq!(plain(&"a".repeat(64), &[(NERDCTL_NAME, "web")]), "web");
-        assert_eq!(plain(&"a".repeat(64), &[]), "", "it is called by its short id");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! question is asked again with growing pauses, and everything is counted.
 
 mod client;
+pub(crate) mod containerd;
 pub(crate) mod cri;
 pub(crate) mod docker;
 pub mod messages;
