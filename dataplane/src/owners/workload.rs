@@ -145,6 +145,8 @@ struct Entry {
     workload: Arc<Workload>,
     /// All is known that can be known by now.
     complete: bool,
+    /// A request is among those that have come up: there is one of each cgroup at most.
+    wanted: bool,
     last_used_ns: u64,
 }
 
@@ -170,9 +172,10 @@ impl WorkloadTable {
         let meaning = read_path(path);
         let workload = Workload::new(path, &meaning);
         let request = NameRequest::new(cgroup_id, path, meaning);
-        let complete = request.is_none();
+        let wanted = request.is_some();
         self.wanted.extend(request);
-        self.entries.insert(cgroup_id, Entry { workload: Arc::new(workload), complete, last_used_ns: now_ns });
+        self.entries
+            .insert(cgroup_id, Entry { workload: Arc::new(workload), complete: !wanted, wanted, last_used_ns: now_ns });
     }
 
     /// Takes a record of the kernel.
@@ -239,8 +242,10 @@ impl WorkloadTable {
             if of_it {
                 let workload = Arc::make_mut(&mut entry.workload);
                 workload.container.iter_mut().for_each(|container| container.name = clean_text(name));
-            } else {
-                self.wanted.extend(NameRequest::new(*cgroup_id, &workload.path, read_path(&workload.path)));
+            } else if !entry.wanted {
+                let request = NameRequest::new(*cgroup_id, &workload.path, read_path(&workload.path));
+                entry.wanted = request.is_some();
+                self.wanted.extend(request);
             }
         }
     }
@@ -269,7 +274,13 @@ impl WorkloadTable {
 
     /// Requests that have come up since the last call.
     pub fn take_requests(&mut self) -> Vec<NameRequest> {
-        std::mem::take(&mut self.wanted)
+        let requests = std::mem::take(&mut self.wanted);
+        for request in &requests {
+            if let Some(entry) = self.entries.get_mut(&request.cgroup_id) {
+                entry.wanted = false;
+            }
+        }
+        requests
     }
 
     /// Takes back requests for which there was no room: they come up again with the next ones, and flows do not wait
@@ -279,7 +290,9 @@ impl WorkloadTable {
         for request in requests {
             if let Some(entry) = self.entries.get_mut(&request.cgroup_id) {
                 first += u64::from(!std::mem::replace(&mut entry.complete, true));
-                self.wanted.push(request);
+                if !std::mem::replace(&mut entry.wanted, true) {
+                    self.wanted.push(request);
+                }
             }
         }
         first
@@ -408,13 +421,18 @@ mod tests {
             [id, id, "ffffffffffff", "ffffffffffff", "mine"],
             "a user's word is for its own"
         );
+        workloads.named(renamed("other", None));
         workloads.named(renamed("shop\n", None));
         assert_eq!(
             labels(&workloads),
             ["shop\u{fffd}", "shop\u{fffd}", "ffffffffffff", "ffffffffffff", "shop\u{fffd}"]
         );
-        let asked: Vec<_> = workloads.take_requests().into_iter().map(|request| request.cgroup_id).collect();
-        assert_eq!(asked, [2], "a container inside of it has its name in its own");
+        let requests = workloads.take_requests();
+        let asked = |requests: &[NameRequest]| requests.iter().map(|request| request.cgroup_id).collect::<Vec<_>>();
+        assert_eq!(asked(&requests), [2], "a container inside of it has its name in its own; it is asked about once");
+        workloads.named(renamed("shop", None));
+        workloads.not_asked(requests.into_iter());
+        assert_eq!(asked(&workloads.take_requests()), [2], "also where there was no room");
     }
 
     #[test]
