@@ -228,7 +228,8 @@ fn named(component: &str, name: &str, parent: &str) -> Option<(Runtime, String)>
     }
 }
 
-fn is_id(text: &str) -> bool {
+/// Whether it is what most runtimes give a container for an id.
+pub(crate) fn is_id(text: &str) -> bool {
     text.len() == 64 && is_hex(text)
 }
 

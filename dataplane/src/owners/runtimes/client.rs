@@ -10,7 +10,7 @@ use super::cri::Wanted;
 use super::recent::Recent;
 use super::socket::{Place, Trouble};
 use super::{cri, docker, podman, tell};
-use crate::owners::cgroup::{Runtime, RuntimeApi, is_of_user};
+use crate::owners::cgroup::{Runtime, RuntimeApi, is_id, is_of_user};
 use crate::owners::workload::{NameReply, Names, Renamed};
 
 /// How long a runtime may take to answer.
@@ -248,7 +248,8 @@ impl RuntimeClient {
     /// Remembers it, and returns what control does not know yet.
     fn heard(&self, told: Option<docker::Told>) -> Option<Renamed> {
         let told = told.map(|told| docker::Told { names: self.cut(told.names), ..told });
-        let renamed = told.as_ref().filter(|told| told.renamed).map(|told| Renamed {
+        // Less than a whole id would be found in many paths.
+        let renamed = told.as_ref().filter(|told| told.renamed && is_id(&told.id)).map(|told| Renamed {
             container_id: told.id.clone(),
             name: told.names.name.clone(),
             owner_uid: self.owner_uid,
@@ -402,14 +403,16 @@ mod tests {
         for i in 0..100 {
             let labels = (0..1000).map(|n| (format!("{n}"), "v".repeat(1000))).collect();
             let names = Names { name: "n".repeat(1 << 20), labels, ..Names::default() };
-            let renamed = client.heard(Some(docker::Told { id: format!("{i}"), names, renamed: i % 2 == 1 }));
+            let renamed = client.heard(Some(docker::Told { id: format!("{i:064}"), names, renamed: i % 2 == 1 }));
             assert_eq!(
                 renamed.map(|renamed| (renamed.name.len() <= 256, renamed.owner_uid)),
                 (i % 2 == 1).then_some((true, Some(1000)))
             );
         }
         assert_eq!(client.heard(None), None);
-        let kept = client.recent().get("99").cloned().unwrap();
+        let short = docker::Told { id: "0".into(), names: Names::default(), renamed: true };
+        assert_eq!(client.heard(Some(short)), None, "it would be found in many paths");
+        let kept = client.recent().get(&format!("{:064}", 99)).cloned().unwrap();
         assert!(kept.name.len() <= 256 && kept.labels.len() <= 64 && kept.labels[0].1.len() <= 256);
         // A name, 936 labels that are left out and 64 values that are cut, and one event that was too long.
         assert_eq!(client.snapshot().cut, 100 * (1 + 936 + 64) + 1);
