@@ -23,7 +23,7 @@ use sockeye::log::{complain, say};
 use sockeye::model::rate::Window;
 use sockeye::owners::desk::Desk;
 use sockeye::owners::packages::PackageStats;
-use sockeye::owners::runtimes::NamingStats;
+use sockeye::owners::runtimes::{NamingStats, RuntimeList};
 use sockeye::owners::{packages, procfs, runtimes};
 use sockeye::threads::Threads;
 use sockeye_bpf::cpus;
@@ -167,7 +167,7 @@ fn start_enrichment(config: &Config, threads: &Threads) -> Result<Enrichment> {
     procfs::start(threads, &lookup_requests, replies, Arc::clone(&package_requests), preflight::find_cgroup2())?;
     let (name_requests, containers) = tokio::sync::mpsc::channel(runtimes::QUEUE_MAX);
     let (names, name_replies) = mpsc::sync_channel(runtimes::REPLIES_MAX);
-    let runtimes: Vec<_> = runtimes::find(&config.runtimes).into_iter().map(Arc::new).collect();
+    let runtimes = RuntimeList::find(&config.runtimes);
     let naming = Arc::new(NamingStats::default());
     runtimes::start(threads, runtimes.clone(), containers, names, Arc::clone(&naming))?;
     Ok(Enrichment {

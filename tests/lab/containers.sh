@@ -1,5 +1,5 @@
 #!/bin/bash
-# containers.sh up|dockerd|down DIR NETNS: a real containerd (CRI) and a real dockerd that shares it, in an existing network
+# containers.sh up|dockerd|containerd|down DIR NETNS: a real containerd (CRI) and a real dockerd that shares it, in an existing network
 # namespace, with two local images: ci.local/pause:1 and ci.local/bb:1 (busybox). Nothing of them is left after `down`.
 # Needs root and Debian's docker.io containernetworking-plugins busybox-static gcc iproute2 curl.
 # Then: Docker at unix://DIR/docker.sock, CRI at unix://DIR/containerd.sock.
@@ -9,21 +9,31 @@ what=$1 W=$2 NS=$3
 export DOCKER_HOST=unix://$W/docker.sock
 if [ "$what" = down ]; then
   for c in $(docker ps -aq 2>/dev/null); do docker rm -f "$c" >/dev/null || true; done
-  for t in $(ctr -a "$W/containerd.sock" -n k8s.io tasks ls -q 2>/dev/null); do ctr -a "$W/containerd.sock" -n k8s.io tasks kill -s KILL "$t" || true; done
+  for n in k8s.io default; do
+    for t in $(ctr -a "$W/containerd.sock" -n $n tasks ls -q 2>/dev/null); do ctr -a "$W/containerd.sock" -n $n tasks rm -f "$t" || true; done
+  done
   for f in dockerd.pid containerd.pid; do [ -f "$W/$f" ] && kill "$(cat "$W/$f")" 2>/dev/null || true; done
   sleep 1; { grep -o "$W[^ ]*" /proc/self/mounts || true; } | sort -r | while read -r m; do umount -l "$m" 2>/dev/null || true; done
-  for d in docker kubepods/burstable kubepods k8s.io; do rmdir "$(grep -m1 ' cgroup2 ' /proc/self/mounts | cut -d' ' -f2)/$d" 2>/dev/null || true; done
+  for d in docker kubepods/burstable kubepods k8s.io default; do rmdir "$(grep -m1 ' cgroup2 ' /proc/self/mounts | cut -d' ' -f2)/$d" 2>/dev/null || true; done
   exit 0
 fi
 IN="nsenter --net=/run/netns/$NS"   # not `ip netns exec`: it remounts /sys and hides the cgroup mounts
 start_dockerd() {
   setsid $IN dockerd --containerd "$W/containerd.sock" --data-root "$W/docker" --exec-root "$W/dexec" --pidfile "$W/dockerd.pid" -H "unix://$W/docker.sock" >> "$W/dockerd.log" 2>&1 &
 }
+start_containerd() {
+  cd "$W"
+  setsid $IN containerd -c containerd.toml >> containerd.log 2>&1 & echo $! > containerd.pid
+  for _ in $(seq 100); do ctr -a "$W/containerd.sock" version >/dev/null 2>&1 && return; sleep .1; done
+  tail -n 5 containerd.log
+  return 1
+}
 wait_dockerd() {
   for _ in $(seq 200); do curl -sf --unix-socket "$W/docker.sock" http://d/_ping >/dev/null && return; sleep .1; done
   return 1
 }
 if [ "$what" = dockerd ]; then start_dockerd; wait_dockerd; exit 0; fi   # again, after it was killed
+if [ "$what" = containerd ]; then start_containerd; exit 0; fi
 rm -rf "$W"; mkdir -p "$W"/{cni,img/bin,pause}; cd "$W"
 $IN ip link set lo up
 cp /bin/busybox img/bin/; for a in sh sleep wget httpd nc cat; do ln -s busybox img/bin/$a; done
@@ -46,8 +56,7 @@ T
 cat > cni/10.conflist <<T
 {"cniVersion":"0.4.0","name":"podnet","plugins":[{"type":"bridge","bridge":"cni0","isGateway":true,"ipMasq":true,"hairpinMode":true,"ipam":{"type":"host-local","dataDir":"$W/ipam","ranges":[[{"subnet":"10.88.0.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}},{"type":"portmap","capabilities":{"portMappings":true}}]}
 T
-setsid $IN containerd -c containerd.toml > containerd.log 2>&1 & echo $! > containerd.pid
-for _ in $(seq 100); do ctr -a "$W/containerd.sock" version >/dev/null 2>&1 && break; sleep .1; done
+start_containerd
 start_dockerd
 for t in pause bb; do ctr -a "$W/containerd.sock" -n k8s.io images import $t.tar >/dev/null; done
 wait_dockerd

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use prost::Message;
 use sockeye::owners::runtimes::messages::{
-    ContainerConfig, ContainerMetadata, CreateContainer, Empty, Id, ImageSpec, LinuxSandbox, NamespaceOption,
-    PodSandboxMetadata, RunSandbox, SandboxConfig, SecurityContext, StatusAnswer,
+    ContainerConfig, ContainerMetadata, CreateContainer, Empty, Id, ImageSpec, ImageStatusRequest, ImageStatusResponse,
+    LinuxSandbox, NamespaceOption, PodSandboxMetadata, RunSandbox, SandboxConfig, SecurityContext, StatusAnswer,
 };
 use tokio::runtime::Runtime;
 use tonic::client::Grpc;
@@ -47,7 +47,15 @@ impl Cri {
     }
 
     fn call<Q: Message + 'static, A: Message + Default + 'static>(&self, method: &str, request: Q) -> A {
-        let path = format!("/runtime.v1.RuntimeService/{method}").try_into().expect("a path");
+        self.call_of("RuntimeService", method, request)
+    }
+
+    fn call_of<Q, A>(&self, service: &str, method: &str, request: Q) -> A
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let path = format!("/runtime.v1.{service}/{method}").try_into().expect("a path");
         let mut grpc = Grpc::new(self.channel.clone());
         let answer = self.runtime.block_on(async {
             grpc.ready().await.expect("containerd");
@@ -107,12 +115,32 @@ impl Cri {
     /// # Panics
     /// If containerd refuses.
     pub fn run_container(&self, pod: &Pod, name: &str, shell: &str) -> String {
+        self.run_container_of("ci.local/bb:1", pod, name, shell)
+    }
+
+    /// The id of the test image, by which some kubelets call it.
+    ///
+    /// # Panics
+    /// If containerd has none.
+    #[must_use]
+    pub fn image_id(&self) -> String {
+        let image = ImageSpec { image: "ci.local/bb:1".into(), ..ImageSpec::default() };
+        let status: ImageStatusResponse =
+            self.call_of("ImageService", "ImageStatus", ImageStatusRequest { image: Some(image) });
+        status.image.expect("the image").id
+    }
+
+    /// As [`Self::run_container`], of an image that is called so.
+    ///
+    /// # Panics
+    /// If containerd refuses.
+    pub fn run_container_of(&self, image: &str, pod: &Pod, name: &str, shell: &str) -> String {
         let metadata = pod.config.metadata.clone().unwrap_or_default();
         let mut labels = kubelet_labels(&metadata.namespace, &metadata.name, &pod.uid);
         labels.insert("io.kubernetes.container.name".into(), name.into());
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata { name: name.into() }),
-            image: Some(ImageSpec { image: "ci.local/bb:1".into(), ..ImageSpec::default() }),
+            image: Some(ImageSpec { image: image.into(), ..ImageSpec::default() }),
             command: ["/bin/sh", "-c", shell].map(String::from).into(),
             labels,
         };

@@ -91,14 +91,41 @@ impl Engines {
         Cri::new(&self.path("containerd.sock"))
     }
 
+    /// Runs `ctr`, in containerd's namespace `default`.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn ctr(&self, args: &[&str]) {
+        // Not through a pipe: the container would keep it open.
+        let log = self.dir.path().join("ctr.log");
+        let mut command = Command::new("ctr");
+        command.arg("-a").arg(self.path("containerd.sock")).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a log"));
+        let status = command.status().expect("ctr");
+        assert!(status.success(), "ctr {args:?}: {}", fs::read_to_string(log).unwrap_or_default());
+    }
+
+    /// Kills containerd as the kernel's OOM killer would, and starts it again.
+    ///
+    /// # Panics
+    /// If there is none, or it does not start.
+    pub fn restart_containerd(&self) {
+        self.kill("containerd.pid");
+        self.script("containerd");
+    }
+
+    fn kill(&self, file: &str) {
+        let pid = fs::read_to_string(self.path(file)).expect("a pid");
+        let pid = nix::unistd::Pid::from_raw(pid.trim().parse().expect("a number"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it lives");
+    }
+
     /// Kills dockerd as the kernel's OOM killer would.
     ///
     /// # Panics
     /// If there is none.
     pub fn kill_dockerd(&self) {
-        let pid = fs::read_to_string(self.path("dockerd.pid")).expect("a pid");
-        let pid = nix::unistd::Pid::from_raw(pid.trim().parse().expect("a number"));
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it lives");
+        self.kill("dockerd.pid");
     }
 
     /// Starts dockerd again.

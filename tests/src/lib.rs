@@ -6,6 +6,7 @@ pub mod capture;
 pub mod cri;
 pub mod engines;
 pub mod net;
+pub mod podman;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use sockeye_ctl::protocol::{FlowsArguments, OwnersArguments, Request};
 use sockeye_tests::engines::{Cgroup, Engines};
 use sockeye_tests::net::{ADDRESSES, Pair, command};
+use sockeye_tests::podman::Podman;
 use sockeye_tests::{
     Agent, Collected, Collector, Guard, Traffic, exporting_agent, exporting_agent_with, free_port, serve, wait_for,
 };
@@ -87,7 +88,7 @@ fn docker_containers_and_pods_are_named_with_their_traffic() {
     cri.run_container(&shop, "app", WEB_SERVER);
     wait_for("web server", Duration::from_secs(10), || listens(&agent, "shop/cart/app").then_some(()));
     cri.run_container(&shop, "sidecar", &fetch(&format!("http://{web_ip}/file")));
-    cri.run_container(&far, "probe", &fetch(&format!("http://{}:{outside_port}/", ADDRESSES[1])));
+    cri.run_container_of(&cri.image_id(), &far, "probe", &fetch(&format!("http://{}:{outside_port}/", ADDRESSES[1])));
     let near = cri.run_pod("shop", "near", false);
     cri.run_container(&near, "probe", &fetch(&format!("http://{}/file", shop.ip)));
     let hostnet = cri.run_pod("kube-system", "node-agent", true);
@@ -222,6 +223,101 @@ fn a_container_that_is_gone_at_once_is_named() {
         assert!(flow["src_cmdline"].as_str().is_some_and(|line| line.starts_with("wget -q")), "{flow:#}");
         assert_eq!(flow["Client Container ID"], brief["id"], "{flow:#}");
     }
+}
+
+#[test]
+fn a_container_that_is_renamed_has_its_new_name() {
+    let Lab { mut agent, collector, engines, pair } = lab();
+    // Its path has the id only: who answers made it.
+    let (_, web_ip) = engines.run_container("web", &["--cgroup-parent", "/sockeye-parent"], WEB_SERVER);
+    wait_for("web server", Duration::from_secs(10), || listens(&agent, "web").then_some(()));
+    assert_eq!(named(&containers(&agent), "container", "web")["runtime"], "docker");
+    engines.docker(&["rename", "web", "shop"]);
+    wait_for("the new name", Duration::from_secs(5), || listens(&agent, "shop").then_some(()));
+    let fetched = command(Some(&pair.names[0]), "curl").args(["-s", &format!("http://{web_ip}/file")]).output();
+    assert_eq!(fetched.expect("curl").stdout.len(), 20_000);
+    agent.settle();
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    let flows = collected.flows();
+    assert!(flows.iter().any(|flow| flow["dst_addr"] == web_ip && flow["dst_container"] == "shop"), "{flows:#?}");
+}
+
+#[test]
+fn containers_of_podman_have_names_and_pods_also_when_they_are_gone_at_once() {
+    let pair = Pair::veth();
+    let podman = Podman::start(&pair.names[0]);
+    let (mut agent, collector) = exporting_agent_with(&["--config", &podman.config().display().to_string()]);
+    podman.run(&["pod", "create", "--infra=false", "--name", "front"]);
+    podman.run_container(&["-d", "--pod", "front", "--name", "web"], WEB_SERVER);
+    wait_for("web server", Duration::from_secs(10), || listens(&agent, "front/web").then_some(()));
+    for number in 0..3 {
+        let name = format!("brief-{number}");
+        podman.run_container(
+            &["--rm", "--name", &name, "--label", "tier=front"],
+            "wget -q -O /dev/null http://127.0.0.1/file",
+        );
+    }
+    podman.run(&["rename", "web", "shop"]);
+    wait_for("the new name", Duration::from_secs(15), || listens(&agent, "front/shop").then_some(()));
+    agent.settle();
+    let all = containers(&agent);
+    agent.stop();
+    let collected = collector.finish();
+    collected.assert_clean();
+    for number in 0..3 {
+        let name = format!("brief-{number}");
+        let brief = named(&all, "container", &name);
+        assert_eq!((&brief["runtime"], &brief["image"]), (&"podman".into(), &"ci.local/bb:1".into()), "{brief:#?}");
+        assert_eq!(brief["labels"], Value::from(vec!["tier=front"]), "{brief:#?}");
+        assert!(
+            collected.flows().iter().any(|flow| flow["src_container"] == name.as_str()),
+            "{name}: {:#?}",
+            collected.flows()
+        );
+    }
+    let shop = named(&all, "container", "shop");
+    assert_eq!((&shop["pod"], shop.get("namespace")), (&"front".into(), None), "{shop:#?}");
+}
+
+#[test]
+fn containers_of_plain_containerd_are_named_also_after_its_restart() {
+    // The restart needs the namespace still.
+    let Lab { mut agent, engines, pair: _pair, .. } = lab();
+    let httpd = |port: u16| format!("exec httpd -f -p {port}");
+    let shown = |agent: &Agent, name: &str| {
+        wait_for(name, Duration::from_secs(10), || listens(agent, name).then_some(()));
+        named(&containers(agent), "container", name).clone()
+    };
+    engines.ctr(&["images", "import", &engines.path("bb.tar").display().to_string()]);
+    let run = |id: &str, labels: &[&str], port: u16| {
+        let run = ["run", "-d", "--net-host"];
+        engines.ctr(&[&run[..], labels, &["ci.local/bb:1", id, "sh", "-c", &httpd(port)]].concat());
+    };
+    run("plain1", &["--label", "tier=front"], 7001);
+    let plain = shown(&agent, "plain1");
+    assert_eq!((&plain["runtime"], &plain["image"]), (&"containerd".into(), &"ci.local/bb:1".into()), "{plain:#?}");
+    assert_eq!(plain["cgroup"], "/default/plain1");
+    assert!(plain["labels"].as_array().expect("labels").contains(&"tier=front".into()), "{plain:#?}");
+    // As nerdctl makes them.
+    run(&"ab".repeat(32), &["--label", "nerdctl/name=web"], 7002);
+    assert_eq!(shown(&agent, "web")["id"], "ab".repeat(32));
+    // A cgroup that only looks like one of containerd is none.
+    let (_server, server_port, _) = serve("serve", "127.0.0.1");
+    let cgroup = Cgroup::new("/default/nothing");
+    let status = cgroup.brief(server_port, 5, 500).stdout(Stdio::null()).status();
+    assert!(status.expect("brief").success());
+    agent.settle();
+    let processes =
+        rows(&agent, &Request::Processes(OwnersArguments { limit: 0, ..OwnersArguments::default() }), "processes");
+    let brief = named(&processes, "cgroup", "/default/nothing");
+    assert_eq!(brief.get("workload"), None, "{brief:#?}");
+    // Its socket is another one then.
+    engines.restart_containerd();
+    run("plain2", &[], 7003);
+    assert_eq!(shown(&agent, "plain2")["runtime"], "containerd");
+    agent.stop();
 }
 
 #[test]

@@ -133,13 +133,13 @@ fn is_pod(workload: &Workload, text: &str) -> bool {
 
 /// By kind and name, by name, or with the namespace before it.
 fn is_workload(workload: &Workload, text: &str) -> bool {
-    let Some(controller) = workload.controller().map(|controller| controller.to_string()) else {
-        return workload.title().as_deref() == Some(text);
-    };
-    let name = controller.split_once('/').map_or(controller.as_str(), |(_, name)| name);
+    if workload.title().as_deref() == Some(text) {
+        return true;
+    }
+    let Some(controller) = workload.controller() else { return false };
     let namespace = workload.pod.as_ref().map_or("", |pod| pod.namespace.as_str());
     let text = text.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('/')).unwrap_or(text);
-    controller == text || name == text
+    controller.name == text || controller.to_string() == text
 }
 
 fn has_label(workload: &Workload, text: &str) -> bool {
@@ -162,9 +162,15 @@ mod tests {
                 runtime: Runtime::Containerd,
                 name: "app".into(),
                 image: String::new(),
+                image_digest: String::new(),
                 labels: labels.map(|(key, value)| (key.into(), value.into())).into(),
             }),
-            pod: Some(Pod { uid: "u-1".into(), name: "cart-5d4f8c7b9d-x2x4z".into(), namespace: "shop".into() }),
+            pod: Some(Pod {
+                uid: "u-1".into(),
+                name: "cart-5d4f8c7b9d-x2x4z".into(),
+                namespace: "shop".into(),
+                config_hash: String::new(),
+            }),
             ..Workload::default()
         }
     }
@@ -188,7 +194,10 @@ mod tests {
         assert!(!other.iter().any(|text| is_container(&cart, text) || is_workload(&cart, text)));
         assert!(!["ap", "app=", "app=car", "tier"].iter().any(|text| has_label(&cart, text)));
         let unit = Workload { unit: Some("db.service".into()), ..Workload::default() };
-        assert!(is_container(&unit, "db.service") && is_workload(&unit, "db.service") && !is_pod(&unit, ""));
+        for text in ["db.service", "Service/db", "db"] {
+            assert!(is_workload(&unit, text), "{text}");
+        }
+        assert!(is_container(&unit, "db.service") && !is_pod(&unit, ""));
     }
 
     #[test]

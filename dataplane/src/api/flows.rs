@@ -67,6 +67,8 @@ rows! {
         initiator_runtime: Text = Option<&'static str>,
         /// the container's image
         initiator_image: Text = Option<String>,
+        /// digest of that in its registry
+        initiator_image_digest: Text = Option<String>,
         /// its pod
         initiator_pod: Text = Option<String>,
         /// namespace of the pod
@@ -89,6 +91,8 @@ rows! {
         responder_runtime: Text = Option<&'static str>,
         /// the container's image
         responder_image: Text = Option<String>,
+        /// digest of that in its registry
+        responder_image_digest: Text = Option<String>,
         /// its pod
         responder_pod: Text = Option<String>,
         /// namespace of the pod
@@ -161,6 +165,7 @@ struct Wide {
     container_id: Option<String>,
     runtime: Option<&'static str>,
     image: Option<String>,
+    image_digest: Option<String>,
     pod: Option<String>,
     namespace: Option<String>,
     pod_uid: Option<String>,
@@ -181,6 +186,7 @@ impl Wide {
             container_id: container.map(|container| container.id.clone()),
             runtime: container.map(|container| container.runtime.name()),
             image: container.and_then(|container| known(&container.image)),
+            image_digest: container.and_then(|container| known(&container.image_digest)),
             pod: pod.and_then(|pod| known(&pod.name)),
             namespace: pod.and_then(|pod| known(&pod.namespace)),
             pod_uid: pod.map(|pod| pod.uid.clone()),
@@ -259,6 +265,7 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) -> R
         initiator_container_id: initiator.wide.container_id,
         initiator_runtime: initiator.wide.runtime,
         initiator_image: initiator.wide.image,
+        initiator_image_digest: initiator.wide.image_digest,
         initiator_pod: initiator.wide.pod,
         initiator_namespace: initiator.wide.namespace,
         initiator_pod_uid: initiator.wide.pod_uid,
@@ -277,6 +284,7 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) -> R
         responder_container_id: responder.wide.container_id,
         responder_runtime: responder.wide.runtime,
         responder_image: responder.wide.image,
+        responder_image_digest: responder.wide.image_digest,
         responder_pod: responder.wide.pod,
         responder_namespace: responder.wide.namespace,
         responder_pod_uid: responder.wide.pod_uid,

@@ -63,7 +63,7 @@ pub(super) fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
         counted("kernel_read_failed", s.totals.kernel_errors, "a scan or drain failed and was repeated"),
     ]);
     let [(_, processes), (_, packages), _] = s.enrichment.questions;
-    let cut: u64 = s.runtimes.iter().map(|client| client.snapshot().cut).sum();
+    let cut: u64 = s.runtimes.all().iter().map(|client| client.snapshot().cut).sum();
     rows.extend([
         counted(
             "process_not_asked",

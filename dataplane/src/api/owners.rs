@@ -287,6 +287,8 @@ rows! {
         runtime: Text = &'static str,
         /// image
         image: Text = Option<String>,
+        /// digest of the image in its registry
+        image_digest: Text = Option<String>,
         /// its pod
         pod: Text = Option<String>,
         /// namespace of the pod
@@ -336,6 +338,7 @@ fn container_head(workload: &Workload, of: &Owners<'_>) -> ContainerHead {
         id: container.map(|container| container.id.clone()),
         runtime: container.map_or("systemd", |container| container.runtime.name()),
         image: container.and_then(|container| known(&container.image)),
+        image_digest: container.and_then(|container| known(&container.image_digest)),
         pod: pod.and_then(|pod| known(&pod.name)),
         namespace: pod.and_then(|pod| known(&pod.namespace)),
         slice: workload.slice.clone(),

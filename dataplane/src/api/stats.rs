@@ -1,6 +1,5 @@
 //! `ctl stats`: everything about the agent.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -24,7 +23,7 @@ use crate::model::flow::{Counters, Proto, State};
 use crate::model::rtt::RttHistogram;
 use crate::model::text::clean;
 use crate::owners::process::ProcessTable;
-use crate::owners::runtimes::{NamingStats, RuntimeClient};
+use crate::owners::runtimes::{NamingStats, RuntimeClient, RuntimeList};
 use crate::threads::{Role, ThreadStats, Threads};
 
 /// What the figures are read from.
@@ -36,7 +35,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) aggregates: &'a Aggregates,
     pub(crate) conversations: &'a Conversations,
     pub(crate) enrichment: &'a EnrichmentFigures,
-    pub(crate) runtimes: &'a [Arc<RuntimeClient>],
+    pub(crate) runtimes: &'a RuntimeList,
     pub(crate) naming: &'a NamingStats,
     pub(crate) exporters: &'a [ExportPort],
     pub(crate) rtt: &'a RttHistogram,
@@ -83,7 +82,7 @@ pub(crate) fn stats(s: &Sources<'_>, states: &StateCounts) -> Answer {
             Table::of(states.rows()),
             Table::of([rtt(s.rtt)]),
             questions(s.enrichment),
-            Table::of(s.runtimes.iter().filter_map(|client| runtime(client))),
+            Table::of(s.runtimes.all().iter().filter_map(|client| runtime(client))),
             Table::of(s.exporters.iter().map(export)),
             Table::of(programs(s.kernel)),
         ],

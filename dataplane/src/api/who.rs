@@ -74,10 +74,9 @@ pub(super) fn pod_name(pod: &crate::owners::workload::Pod) -> String {
 /// a unit of systemd.
 pub(super) fn workload_name(workload: &Workload) -> Option<(String, String)> {
     let namespace = workload.pod.as_ref().map_or("", |pod| pod.namespace.as_str());
-    if let Some(controller) = workload.controller().map(|controller| controller.to_string()) {
-        let kind = controller.split('/').next().unwrap_or_default().to_owned();
-        let name = if namespace.is_empty() { controller } else { format!("{namespace}/{controller}") };
-        return Some((kind, name));
+    if let Some(controller) = workload.controller() {
+        let name = if namespace.is_empty() { controller.to_string() } else { format!("{namespace}/{controller}") };
+        return Some((controller.kind.into(), name));
     }
     if let Some(pod) = &workload.pod {
         return Some(("Pod".into(), pod_name(pod)));

@@ -18,8 +18,10 @@ rows! {
         pod: Text = Option<String>,
         /// namespace
         namespace: Text = Option<String>,
-        /// uid
+        /// uid, as the kubelet knows it
         uid: Text = String,
+        /// of a static pod, the hash of its configuration: kubectl shows it as annotation kubernetes.io/config.mirror, and another uid
+        config_mirror: Text = Option<String>,
         /// its containers with flows
         containers: Text = BTreeSet<String>,
         /// kind of what it is a part of: Deployment, StatefulSet, ...
@@ -61,6 +63,7 @@ fn pod_head(members: &[Arc<Workload>], of: &Owners<'_>) -> PodHead {
         pod: pod.map(|pod| pod.name.clone()),
         namespace: pod.and_then(|pod| known(&pod.namespace)),
         uid: pods().map(|pod| pod.uid.clone()).next().unwrap_or_default(),
+        config_mirror: pods().find_map(|pod| known(&pod.config_hash)),
         // A container that is started again and again has a name, and many ids.
         containers: containers().map(|container| container.name_or_id().to_owned()).collect(),
         workload_kind,

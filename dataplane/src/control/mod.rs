@@ -43,7 +43,7 @@ use crate::model::rtt::{RttHistogram, rtt_histogram};
 use crate::owners::desk::Desk;
 use crate::owners::packages::{PackageRequest, PackageStats};
 use crate::owners::process::{LookupReply, LookupRequest, Process, ProcessTable};
-use crate::owners::runtimes::{NamingStats, RuntimeClient};
+use crate::owners::runtimes::{NamingStats, RuntimeList};
 use crate::owners::workload::{NameReply, NameRequest};
 use crate::threads::{Pulse, Threads};
 
@@ -91,7 +91,7 @@ pub struct Enrichment {
     /// Answers.
     pub name_replies: Receiver<NameReply>,
     /// Who is asked.
-    pub runtimes: Vec<Arc<RuntimeClient>>,
+    pub runtimes: RuntimeList,
     /// Figures.
     pub naming: Arc<NamingStats>,
 }

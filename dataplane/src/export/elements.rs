@@ -356,7 +356,8 @@ fn ancestry(process: &Process) -> String {
 fn workload_elements(elements: &ProcessElements, workload: &Workload, sink: &mut impl Sink) {
     sink.text(&elements.container, &workload.label().unwrap_or_default());
     let (container, pod) = (workload.container.as_ref(), workload.pod.as_ref());
-    let controller = workload.controller().unwrap_or_default();
+    // A unit has a row already.
+    let controller = workload.controller().filter(|_| container.is_some()).map(|controller| controller.to_string());
     let of_pod = |field: fn(&crate::owners::workload::Pod) -> &str| pod.map_or("", field);
     let rows = &elements.rows;
     for (label, text) in [
@@ -367,7 +368,7 @@ fn workload_elements(elements: &ProcessElements, workload: &Workload, sink: &mut
         (rows.pod, of_pod(|pod| &pod.name)),
         (rows.namespace, of_pod(|pod| &pod.namespace)),
         (rows.pod_uid, of_pod(|pod| &pod.uid)),
-        (rows.workload, &controller),
+        (rows.workload, controller.as_deref().unwrap_or_default()),
     ] {
         sink.row(label, text);
     }

@@ -84,9 +84,10 @@ fn pod() -> Workload {
             runtime: Runtime::Containerd,
             name: "app".into(),
             image: "registry.example/app:1".into(),
+            image_digest: String::new(),
             labels: vec![("tier".into(), "front".into())],
         }),
-        pod: Some(Pod { uid: "u-1".into(), name: "web-1".into(), namespace: "shop".into() }),
+        pod: Some(Pod { uid: "u-1".into(), name: "web-1".into(), namespace: "shop".into(), ..Pod::default() }),
         ..Workload::default()
     }
 }

@@ -254,9 +254,14 @@ fn workload(input: &mut Input<'_>) -> Option<Arc<Workload>> {
     }
     if choice & 4 != 0 {
         let labels = (0..choice >> 4).map(|_| (input.text(), input.text())).collect();
-        let pod = (choice & 8 != 0).then(|| Pod { uid: input.text(), name: input.text(), namespace: input.text() });
-        let names = Names { runtime: None, name: input.text(), image: input.text(), labels, pod };
-        workloads.named(NameReply { cgroup_id: 1, names: Some(Box::new(names)) });
+        let pod = (choice & 8 != 0).then(|| Pod {
+            uid: input.text(),
+            name: input.text(),
+            namespace: input.text(),
+            ..Pod::default()
+        });
+        let names = Names { name: input.text(), image: input.text(), labels, pod, ..Names::default() };
+        workloads.named(NameReply::Cgroup { cgroup_id: 1, names: Some(Box::new(names)) });
     }
     workloads.peek(1).map(Arc::clone)
 }

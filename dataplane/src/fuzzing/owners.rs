@@ -9,8 +9,10 @@ use crate::config::Config;
 use crate::owners::cgroup::{can_be_asked, path_in_proc, read_path};
 use crate::owners::files::lines;
 use crate::owners::packages::dpkg::{DpkgIndex, is_path_of, may_be_executed, of_list, spellings};
-use crate::owners::runtimes::messages::{ListContainersResponse, ListPodSandboxResponse};
-use crate::owners::runtimes::{cri as cri_answers, docker as docker_answers};
+use crate::owners::runtimes::messages::{
+    GetContainerResponse, ImageStatusResponse, ListContainersResponse, ListPodSandboxResponse,
+};
+use crate::owners::runtimes::{containerd, cri as cri_answers, docker as docker_answers};
 use crate::owners::workload::{LABELS_MAX, NameReply, Names, Pod, TEXT_MAX, Workload, WorkloadTable};
 
 /// Longer lines are left out.
@@ -78,13 +80,13 @@ pub fn docker(data: &[u8]) {
     let found = events(input.0.chunks(piece));
     assert_eq!(found, events(std::iter::once(input.0)), "it does not matter where pieces end");
     assert!(found.len() <= data.len());
-    for (id, names) in found.into_iter().flatten() {
-        assert!(id.len() <= data.len());
-        assert_named(names);
+    for told in found.into_iter().flatten() {
+        assert!(told.id.len() <= data.len());
+        assert_named(told.names);
     }
 }
 
-fn events<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Option<(String, Names)>> {
+fn events<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Option<docker_answers::Told>> {
     let (mut lines, mut found) = (docker_answers::Lines::default(), Vec::new());
     pieces.for_each(|piece| lines.take_events(piece, |told| found.push(told)));
     found
@@ -98,8 +100,14 @@ pub fn cri(data: &[u8]) {
     let containers = ListContainersResponse::decode(input.take(length.into())).unwrap_or_default().containers;
     let pods = ListPodSandboxResponse::decode(input.0).unwrap_or_default().items;
     assert!(containers.len() + pods.len() <= data.len());
+    let image = ImageStatusResponse::decode(data).ok().and_then(|status| status.image).unwrap_or_default();
     for (number, container) in containers.into_iter().enumerate() {
-        assert_named(cri_answers::of_container(container, pods.get(number).cloned(), None));
+        let mut names = cri_answers::of_container(container, pods.get(number).cloned(), None);
+        cri_answers::of_image(&image, &mut names);
+        assert_named(names);
+    }
+    for container in GetContainerResponse::decode(data).into_iter().filter_map(|got| got.container) {
+        assert_named(containerd::of_plain(container));
     }
     for pod in pods {
         assert_named(cri_answers::of_sandbox(pod, None));
@@ -128,7 +136,7 @@ fn assert_named(mut names: Names) {
     assert_eq!((names.cut(), &names), (0, &once), "what was cut is not cut again");
     let mut workloads = WorkloadTable::default();
     workloads.learn(1, &format!("/docker/{}", "d".repeat(64)), 0);
-    workloads.named(NameReply { cgroup_id: 1, names: Some(Box::new(names)) });
+    workloads.named(NameReply::Cgroup { cgroup_id: 1, names: Some(Box::new(names)) });
     if let Some(workload) = workloads.peek(1) {
         assert_bounded(workload);
     }
@@ -136,18 +144,20 @@ fn assert_named(mut names: Names) {
 
 /// What is kept and shown of a place is clean and short, whoever named it.
 fn assert_bounded(workload: &Workload) {
-    for text in [workload.label(), workload.title(), workload.controller()].into_iter().flatten() {
+    let controller = workload.controller().map(|controller| controller.to_string());
+    for text in [workload.label(), workload.title(), controller].into_iter().flatten() {
         assert_clean(&text, LABEL_MAX);
         assert!(!text.is_empty());
     }
     for text in [&workload.unit, &workload.slice].into_iter().flatten() {
         assert_clean(text, TEXT_MAX);
     }
-    if let Some(Pod { uid, name, namespace }) = &workload.pod {
-        [uid, name, namespace].into_iter().for_each(|text| assert_clean(text, TEXT_MAX));
+    if let Some(Pod { uid, name, namespace, config_hash }) = &workload.pod {
+        [uid, name, namespace, config_hash].into_iter().for_each(|text| assert_clean(text, TEXT_MAX));
     }
     let Some(container) = &workload.container else { return };
-    for text in [container.id.as_str(), container.short_id(), container.name_or_id(), &container.image] {
+    let names = [container.id.as_str(), container.short_id(), container.name_or_id()];
+    for text in names.into_iter().chain([container.image.as_str(), &container.image_digest]) {
         assert_clean(text, TEXT_MAX);
     }
     assert!(container.labels.len() <= LABELS_MAX);

@@ -3,6 +3,8 @@
 //! There is no standard for these paths; each runtime and driver has its own. The table in `cgroup_layouts.rs` lists
 //! those that are known, with their source. A path that none of them explains is shown as it is.
 
+use super::controller::is_unit;
+
 /// Who made a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Runtime {
@@ -71,10 +73,22 @@ pub struct PathMeaning {
     pub containers: Vec<ContainerRef>,
     /// Uid of the Kubernetes pod; there may be no container, for a shim that lives in the pod's cgroup.
     pub pod_uid: Option<String>,
-    /// Service or scope of systemd, outside of containers.
+    /// Service or scope of systemd, or a unit of another kind that has processes, outside of containers.
     pub unit: Option<String>,
     /// Its slice.
     pub slice: Option<String>,
+    /// What may be a container of containerd, where nothing else explains the path.
+    pub candidate: Option<Candidate>,
+}
+
+/// What a container would be called whose cgroup is `/NAMESPACE/ID`, as containerd has it by default
+/// (`oci.WithNamespacedCgroup`). Any cgroup may look like this: it is none until containerd says that it is one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Candidate {
+    /// Namespace of containerd.
+    pub namespace: String,
+    /// Id in it.
+    pub id: String,
 }
 
 /// Reads a cgroup path. `/..` at its beginning, as a cgroup namespace shows it, is ignored.
@@ -87,7 +101,22 @@ pub fn read_path(path: &str) -> PathMeaning {
         parent = component;
     }
     meaning.containers.reverse();
+    if meaning.containers.is_empty() && meaning.pod_uid.is_none() && meaning.unit.is_none() && meaning.slice.is_none() {
+        meaning.candidate = candidate(path);
+    }
     meaning
+}
+
+fn candidate(path: &str) -> Option<Candidate> {
+    let (namespace, id) = path.strip_prefix('/')?.split_once('/')?;
+    let is_candidate = is_containerds(namespace) && is_containerds(id);
+    is_candidate.then(|| Candidate { namespace: namespace.to_owned(), id: id.to_owned() })
+}
+
+/// Whether containerd takes it for a name (containerd identifiers/validate.go).
+fn is_containerds(name: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    name.len() <= 76 && name.split(['.', '_', '-']).all(part)
 }
 
 fn read_component(component: &str, parent: &str, meaning: &mut PathMeaning) {
@@ -104,7 +133,7 @@ fn read_component(component: &str, parent: &str, meaning: &mut PathMeaning) {
     }
     if component.ends_with(".slice") {
         meaning.slice = Some(component.to_owned());
-    } else if component.ends_with(".service") || component.ends_with(".scope") {
+    } else if is_unit(component) {
         meaning.unit = Some(component.to_owned());
     }
 }
@@ -199,7 +228,8 @@ fn named(component: &str, name: &str, parent: &str) -> Option<(Runtime, String)>
     }
 }
 
-fn is_id(text: &str) -> bool {
+/// Whether it is what most runtimes give a container for an id.
+pub(crate) fn is_id(text: &str) -> bool {
     text.len() == 64 && is_hex(text)
 }
 
@@ -275,6 +305,16 @@ impl RuntimeApi {
         }
     }
 
+    /// Who made a container of which it knows, where nothing else tells.
+    #[must_use]
+    pub fn runtime(self) -> Runtime {
+        match self {
+            Self::Docker => Runtime::Docker,
+            Self::Podman => Runtime::Podman,
+            Self::Cri => Runtime::Cri,
+        }
+    }
+
     /// Whether it may have made such a container.
     #[must_use]
     pub fn makes(self, runtime: Runtime) -> bool {
@@ -286,6 +326,12 @@ impl RuntimeApi {
             Runtime::Lxc | Runtime::Nspawn | Runtime::Buildkit | Runtime::Ecs | Runtime::Mesos => false,
         }
     }
+}
+
+/// Whether a cgroup is this user's, or anyone's where it is root's runtime that tells of it.
+#[must_use]
+pub fn is_of_user(owner_uid: Option<u32>, path: &str) -> bool {
+    owner_uid.is_none_or(|uid| path.contains(&format!("/user-{uid}.slice/")))
 }
 
 /// Whether names are to be had from a runtime at all.
@@ -308,6 +354,22 @@ mod tests {
         assert_eq!(path_in_proc("1:name=systemd:/a.service\n0::/\n"), Some("/a.service"));
         assert_eq!(path_in_proc("0::/user.slice\n"), Some("/user.slice"));
         assert_eq!((path_in_proc("0::/\n"), path_in_proc("")), (Some("/"), None));
+    }
+
+    #[test]
+    fn what_may_be_a_container_of_containerd_is_only_a_candidate() {
+        let candidate = |path: &str| read_path(path).candidate.map(|c| format!("{} {}", c.namespace, c.id));
+        assert_eq!(candidate("/default/plain1").as_deref(), Some("default plain1"));
+        assert_eq!(candidate("/my-ns.2/a_b").as_deref(), Some("my-ns.2 a_b"));
+        let id = "4".repeat(64);
+        for path in ["/a", "/a/b/c", "/a/-b", "/a/", "/a/b..c", "/…/b", "/system.slice/a", "/a/b.service", "/lxc/web"]
+        {
+            assert_eq!(candidate(path), None, "{path}");
+        }
+        for path in [format!("/default/{id}"), format!("/a/{}", "n".repeat(77)), format!("/docker/{id}")] {
+            assert_eq!(candidate(&path), None, "{path}");
+        }
+        assert!(read_path("/default/plain1").containers.is_empty());
     }
 
     #[test]

@@ -174,6 +174,7 @@ const ROWS: &[Row] = &[
         None,
         Some("app-firefox-123.scope"),
     ),
+    Row("/system.slice/srv-data.mount", &[], None, Some("srv-data.mount")), // systemd.resource-control(5)
     Row("/system.slice/docker.service", &[], None, Some("docker.service")),
     Row("/system.slice/kubelet.service", &[], None, Some("kubelet.service")),
     Row("/init.scope", &[], None, Some("init.scope")),

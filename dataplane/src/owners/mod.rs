@@ -4,8 +4,10 @@ pub mod cgroup;
 #[cfg(test)]
 mod cgroup_layouts;
 pub mod cgroup_tree;
+pub mod controller;
 pub mod desk;
 pub(crate) mod files;
+pub mod names;
 pub mod packages;
 pub mod process;
 pub mod procfs;

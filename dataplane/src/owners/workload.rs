@@ -7,7 +7,9 @@ use hashbrown::HashMap;
 use sockeye_bpf::records::CgroupRecord;
 
 use crate::model::text::{clean, components, truncate};
-use crate::owners::cgroup::{ContainerRef, PathMeaning, Runtime, can_be_asked, read_path};
+use crate::owners::cgroup::{PathMeaning, Runtime, can_be_asked, is_of_user, read_path};
+pub(crate) use crate::owners::names::split_digest;
+pub use crate::owners::names::{NameReply, NameRequest, Names, Renamed};
 
 /// Most cgroups that are remembered.
 pub const WORKLOADS_MAX: usize = 1 << 14;
@@ -19,7 +21,7 @@ pub(crate) const TEXT_MAX: usize = 256;
 /// Labels that are kept of a container.
 pub(crate) const LABELS_MAX: usize = 64;
 
-/// A Kubernetes pod.
+/// A pod of Kubernetes or, without a namespace, of Podman.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pod {
     /// From the path of the cgroup, or from the runtime.
@@ -28,6 +30,9 @@ pub struct Pod {
     pub name: String,
     /// Empty = not known.
     pub namespace: String,
+    /// Of a static pod, the hash of its configuration, which the pod that the API server shows has as its annotation
+    /// `kubernetes.io/config.mirror`, while its uid is another one. Empty = none.
+    pub config_hash: String,
 }
 
 /// A container.
@@ -39,13 +44,21 @@ pub struct Container {
     pub runtime: Runtime,
     /// Name by the runtime; in a pod that of the container. Empty = not known.
     pub name: String,
-    /// Image. Empty = not known.
+    /// Name of its image, or the id where it has none. Empty = not known.
     pub image: String,
+    /// Digest of the image in its registry, `sha256:…`. Empty = not known.
+    pub image_digest: String,
     /// Labels, sorted by key.
     pub labels: Vec<(String, String)>,
 }
 
 impl Container {
+    /// One of which nothing else is known.
+    #[must_use]
+    pub fn new(id: String, runtime: Runtime) -> Self {
+        Self { id, runtime, name: String::new(), image: String::new(), image_digest: String::new(), labels: Vec::new() }
+    }
+
     /// The id as runtimes print it: the first 12 of 64 digits. A name, as LXC has, is not shortened, however long it
     /// is.
     #[must_use]
@@ -88,13 +101,11 @@ impl Workload {
     pub fn new(path: &str, meaning: &PathMeaning) -> Self {
         Self {
             path: clean(path.as_bytes()),
-            container: meaning.containers.first().map(|c| Container {
-                id: clean_text(&c.id),
-                runtime: c.runtime,
+            container: meaning.containers.first().map(|c| {
+                let container = Container::new(clean_text(&c.id), c.runtime);
                 // What has no runtime to ask is called by its id.
-                name: if can_be_asked(c.runtime) { String::new() } else { clean_text(&c.id) },
-                image: String::new(),
-                labels: Vec::new(),
+                let name = if can_be_asked(c.runtime) { String::new() } else { container.id.clone() };
+                Container { name, ..container }
             }),
             pod: meaning.pod_uid.as_deref().map(|uid| Pod { uid: clean_text(uid), ..Pod::default() }),
             unit: meaning.unit.as_deref().map(clean_text),
@@ -102,14 +113,16 @@ impl Workload {
         }
     }
 
-    /// The container by name: `namespace/pod/container`, or the runtime's name, or the short id while no name is known.
+    /// The container by name: `namespace/pod/container`, `pod/container` in one of Podman, the runtime's name, or the
+    /// short id while no name is known.
     /// `None` outside of containers.
     #[must_use]
     pub fn label(&self) -> Option<String> {
         let container = self.container.as_ref()?;
         Some(match &self.pod {
             Some(pod) if !pod.name.is_empty() => {
-                format!("{}/{}/{}", pod.namespace, pod.name, container.name_or_id())
+                let slash = if pod.namespace.is_empty() { "" } else { "/" };
+                format!("{}{slash}{}/{}", pod.namespace, pod.name, container.name_or_id())
             }
             _ => container.name_or_id().to_owned(),
         })
@@ -120,100 +133,20 @@ impl Workload {
     pub fn title(&self) -> Option<String> {
         self.label().or_else(|| self.unit.clone())
     }
-
-    /// What the container is a part of: `Deployment/cart` of a pod, `project/service` of docker-compose. `None` where
-    /// neither labels nor the pod's name tell for certain.
-    #[must_use]
-    pub fn controller(&self) -> Option<String> {
-        let container = self.container.as_ref()?;
-        let label = |key: &str| container.label(key);
-        if let (Some(project), Some(service)) =
-            (label("com.docker.compose.project"), label("com.docker.compose.service"))
-        {
-            return Some(format!("{project}/{service}"));
-        }
-        let pod = self.pod.as_ref().map(|pod| pod.name.as_str())?;
-        if let Some(job) = label("batch.kubernetes.io/job-name").or_else(|| label("job-name")) {
-            return Some(format!("Job/{job}"));
-        }
-        // A pod is called after its owner: NAME-HASH-RANDOM, NAME-NUMBER, NAME-RANDOM.
-        let (owner, last) = pod.rsplit_once('-')?;
-        if let Some(name) = label("pod-template-hash").and_then(|hash| owner.strip_suffix(hash)?.strip_suffix('-')) {
-            return Some(format!("Deployment/{name}"));
-        }
-        if label("statefulset.kubernetes.io/pod-name") == Some(pod) {
-            return Some(format!("StatefulSet/{owner}"));
-        }
-        let daemon = label("controller-revision-hash").is_some() && last.len() == 5;
-        daemon.then(|| format!("DaemonSet/{owner}"))
-    }
 }
 
-fn clean_text(raw: &str) -> String {
+pub(super) fn clean_text(raw: &str) -> String {
     let mut text = clean(&raw.as_bytes()[..raw.len().min(4 * TEXT_MAX)]);
     truncate(&mut text, TEXT_MAX);
     text
-}
-
-/// A request to the container runtimes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NameRequest {
-    /// Which cgroup.
-    pub cgroup_id: u64,
-    /// Its path: tells whose runtime it is.
-    pub path: String,
-    /// The containers around it, the innermost one first.
-    pub containers: Vec<ContainerRef>,
-}
-
-/// What a runtime says of a container. Raw strings, as they came.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Names {
-    /// Which of the runtimes, where the path does not tell.
-    pub runtime: Option<Runtime>,
-    /// Name of the container.
-    pub name: String,
-    /// Image.
-    pub image: String,
-    /// All labels.
-    pub labels: Vec<(String, String)>,
-    /// Pod, where it is in one.
-    pub pod: Option<Pod>,
-}
-
-impl Names {
-    /// Makes it clean and no longer than what is shown, and tells how many texts were cut or left out.
-    pub fn cut(&mut self) -> u64 {
-        let mut cut = 0;
-        let mut shorten = |text: &mut String| {
-            cut += u64::from(text.len() > TEXT_MAX);
-            *text = clean_text(text);
-        };
-        let pod = self.pod.iter_mut().flat_map(|pod| [&mut pod.uid, &mut pod.name, &mut pod.namespace]);
-        [&mut self.name, &mut self.image].into_iter().chain(pod).for_each(&mut shorten);
-        self.labels.sort_unstable();
-        let left_out = self.labels.len().saturating_sub(LABELS_MAX);
-        self.labels.truncate(LABELS_MAX);
-        self.labels.iter_mut().flat_map(|(key, value)| [key, value]).for_each(shorten);
-        // What was cut leaves no large buffer behind.
-        self.labels.shrink_to_fit();
-        cut + left_out as u64
-    }
-}
-
-/// The reply to a [`NameRequest`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NameReply {
-    /// Which cgroup.
-    pub cgroup_id: u64,
-    /// `None`: no runtime knows it, or none answers; another answer may follow.
-    pub names: Option<Box<Names>>,
 }
 
 struct Entry {
     workload: Arc<Workload>,
     /// All is known that can be known by now.
     complete: bool,
+    /// A request is among those that have come up: there is one of each cgroup at most.
+    wanted: bool,
     last_used_ns: u64,
 }
 
@@ -238,11 +171,11 @@ impl WorkloadTable {
         }
         let meaning = read_path(path);
         let workload = Workload::new(path, &meaning);
-        let complete = workload.container.as_ref().is_none_or(|container| !can_be_asked(container.runtime));
-        if !complete {
-            self.wanted.push(NameRequest { cgroup_id, path: path.to_owned(), containers: meaning.containers });
-        }
-        self.entries.insert(cgroup_id, Entry { workload: Arc::new(workload), complete, last_used_ns: now_ns });
+        let request = NameRequest::new(cgroup_id, path, meaning);
+        let wanted = request.is_some();
+        self.wanted.extend(request);
+        self.entries
+            .insert(cgroup_id, Entry { workload: Arc::new(workload), complete: !wanted, wanted, last_used_ns: now_ns });
     }
 
     /// Takes a record of the kernel.
@@ -259,25 +192,62 @@ impl WorkloadTable {
         self.learn(r.cgroup_id, &path, now_ns);
     }
 
-    /// Takes a reply of the container runtimes.
-    pub fn named(&mut self, named: NameReply) {
-        let Some(entry) = self.entries.get_mut(&named.cgroup_id) else { return };
+    /// Takes what the container runtimes tell.
+    pub fn named(&mut self, reply: NameReply) {
+        match reply {
+            NameReply::Cgroup { cgroup_id, names } => self.answered(cgroup_id, names),
+            NameReply::Renamed(renamed) => self.renamed(&renamed),
+        }
+    }
+
+    fn answered(&mut self, cgroup_id: u64, names: Option<Box<Names>>) {
+        let Some(entry) = self.entries.get_mut(&cgroup_id) else { return };
         entry.complete = true;
-        let Some(names) = named.names else { return };
+        let Some(names) = names else { return };
         let mut workload = (*entry.workload).clone();
+        if workload.container.is_none() {
+            // A candidate, and it is one.
+            let candidate = read_path(&workload.path).candidate;
+            workload.container = candidate.map(|candidate| Container::new(candidate.id, Runtime::Containerd));
+        }
         if let Some(container) = &mut workload.container {
             container.runtime = names.runtime.unwrap_or(container.runtime);
             container.name = clean_text(&names.name);
             container.image = clean_text(&names.image);
+            container.image_digest = clean_text(&names.image_digest);
             container.labels = clean_labels(&names.labels);
         }
         if let Some(pod) = names.pod {
-            let uid =
-                if pod.uid.is_empty() { workload.pod.map(|known| known.uid).unwrap_or_default() } else { pod.uid };
-            workload.pod =
-                Some(Pod { uid: clean_text(&uid), name: clean_text(&pod.name), namespace: clean_text(&pod.namespace) });
+            workload.pod = Some(Pod {
+                uid: workload.pod.map_or_else(|| clean_text(&pod.uid), |of_path| of_path.uid),
+                name: clean_text(&pod.name),
+                namespace: clean_text(&pod.namespace),
+                config_hash: clean_text(&pod.config_hash),
+            });
         }
         entry.workload = Arc::new(workload);
+    }
+
+    /// A container may have many cgroups, as one in which systemd runs. Those of containers inside of it have its name in
+    /// theirs: they are asked about again.
+    fn renamed(&mut self, renamed: &Renamed) {
+        let Renamed { container_id, name, owner_uid } = renamed;
+        for (cgroup_id, entry) in &mut self.entries {
+            let workload = &entry.workload;
+            let Some(container) = &workload.container else { continue };
+            let of_it = container.id == *container_id;
+            if !(of_it || workload.path.contains(container_id)) || !is_of_user(*owner_uid, &workload.path) {
+                continue;
+            }
+            if of_it {
+                let workload = Arc::make_mut(&mut entry.workload);
+                workload.container.iter_mut().for_each(|container| container.name = clean_text(name));
+            } else if !entry.wanted {
+                let request = NameRequest::new(*cgroup_id, &workload.path, read_path(&workload.path));
+                entry.wanted = request.is_some();
+                self.wanted.extend(request);
+            }
+        }
     }
 
     /// The workload, and whether all that can be known of it is there.
@@ -310,7 +280,13 @@ impl WorkloadTable {
 
     /// Requests that have come up since the last call.
     pub fn take_requests(&mut self) -> Vec<NameRequest> {
-        std::mem::take(&mut self.wanted)
+        let requests = std::mem::take(&mut self.wanted);
+        for request in &requests {
+            if let Some(entry) = self.entries.get_mut(&request.cgroup_id) {
+                entry.wanted = false;
+            }
+        }
+        requests
     }
 
     /// Takes back requests for which there was no room: they come up again with the next ones, and flows do not wait
@@ -320,7 +296,9 @@ impl WorkloadTable {
         for request in requests {
             if let Some(entry) = self.entries.get_mut(&request.cgroup_id) {
                 first += u64::from(!std::mem::replace(&mut entry.complete, true));
-                self.wanted.push(request);
+                if !std::mem::replace(&mut entry.wanted, true) {
+                    self.wanted.push(request);
+                }
             }
         }
         first
@@ -384,13 +362,15 @@ mod tests {
         assert_eq!((workload.unwrap().label().as_deref(), complete), (Some("0123456789ab"), false));
         let wanted = workloads.take_requests();
         assert_eq!((wanted.len(), wanted[0].containers[0].id.as_str()), (1, ID));
-        let pod = Pod { uid: String::new(), name: "web-1".into(), namespace: "shop".into() };
+        let (hash, uid) = ("d41d8cd9".to_owned(), "of-the-runtime".to_owned());
+        let pod = Pod { uid, name: "web-1".into(), namespace: "shop".into(), config_hash: hash };
         let names = Names { name: "nginx".into(), pod: Some(pod), ..Names::default() };
-        workloads.named(NameReply { cgroup_id: 7, names: Some(names.into()) });
+        workloads.named(NameReply::Cgroup { cgroup_id: 7, names: Some(names.into()) });
         let (workload, complete) = workloads.get(7, 0);
         let workload = workload.unwrap();
         assert_eq!((workload.label().as_deref(), complete), (Some("shop/web-1/nginx"), true));
-        assert_eq!(workload.pod.as_ref().unwrap().uid, "1".repeat(32));
+        let pod = workload.pod.as_ref().unwrap();
+        assert_eq!((pod.uid.as_str(), pod.config_hash.as_str()), ("1".repeat(32).as_str(), "d41d8cd9"));
     }
 
     #[test]
@@ -412,44 +392,71 @@ mod tests {
         workloads.learn(7, &format!("/docker/{ID}"), 0);
         assert_eq!(workloads.peek(7).unwrap().label().as_deref(), Some("0123456789ab"));
         let names = Names { name: "webshop".into(), ..Names::default() };
-        workloads.named(NameReply { cgroup_id: 7, names: Some(names.into()) });
+        workloads.named(NameReply::Cgroup { cgroup_id: 7, names: Some(names.clone().into()) });
         assert_eq!(workloads.peek(7).unwrap().label().as_deref(), Some("webshop"));
+        let pod = Some(Pod { name: "front".into(), ..Pod::default() });
+        workloads.named(NameReply::Cgroup { cgroup_id: 7, names: Some(Names { pod, ..names }.into()) });
+        assert_eq!(workloads.peek(7).unwrap().label().as_deref(), Some("front/webshop"), "Podman's have no namespace");
     }
 
-    /// Names and labels as the controllers of Kubernetes give them (kubernetes.io/docs/concepts/workloads/controllers,
-    /// kubernetes.io/docs/reference/labels-annotations-taints), and docker-compose's.
     #[test]
-    fn a_controller_is_derived_where_labels_prove_it() {
-        type Case = (&'static str, &'static [(&'static str, &'static str)], Option<&'static str>);
-        let cases: [Case; 8] = [
-            ("cart-5d4f8c7b9d-x2x4z", &[("pod-template-hash", "5d4f8c7b9d")], Some("Deployment/cart")),
-            ("cart-5d4f8c7b9d-x2x4z", &[], None),
-            (
-                "db-0",
-                &[("statefulset.kubernetes.io/pod-name", "db-0"), ("controller-revision-hash", "db-1")],
-                Some("StatefulSet/db"),
-            ),
-            ("node-agent-9xk2p", &[("controller-revision-hash", "6c9")], Some("DaemonSet/node-agent")),
-            ("backup-28411-abcde", &[("job-name", "backup-28411")], Some("Job/backup-28411")),
-            ("bare", &[("pod-template-hash", "x")], None),
-            ("", &[("com.docker.compose.project", "shop"), ("com.docker.compose.service", "web")], Some("shop/web")),
-            ("kube-proxy-node1", &[], None),
+    fn a_new_name_is_that_of_all_cgroups_of_its_container() {
+        let mut workloads = WorkloadTable::default();
+        let (other, user) = ("f".repeat(64), "/user.slice/user-7.slice/user@7.service");
+        let paths = [
+            format!("/docker/{ID}"),
+            format!("/docker/{ID}/system.slice/nginx.service"),
+            format!("/docker/{ID}/docker/{other}"),
+            format!("/docker/{other}"),
+            format!("{user}/docker-{ID}.scope"),
         ];
-        for (pod, labels, controller) in cases {
-            let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-            let workload = Workload {
-                container: Some(Container {
-                    id: ID.into(),
-                    runtime: Runtime::Containerd,
-                    name: "c".into(),
-                    image: String::new(),
-                    labels,
-                }),
-                pod: Some(Pod { name: pod.into(), ..Pod::default() }),
-                ..Workload::default()
-            };
-            assert_eq!(workload.controller().as_deref(), controller, "{pod}");
+        for (cgroup_id, path) in paths.iter().enumerate() {
+            workloads.learn(cgroup_id as u64, path, 0);
         }
+        workloads.take_requests();
+        let renamed = |name: &str, owner_uid| {
+            NameReply::Renamed(Renamed { container_id: ID.into(), name: name.into(), owner_uid })
+        };
+        let labels = |workloads: &WorkloadTable| {
+            (0..5).map(|cgroup_id| workloads.peek(cgroup_id).unwrap().label().unwrap()).collect::<Vec<_>>()
+        };
+        workloads.named(renamed("mine", Some(7)));
+        let id = "0123456789ab";
+        assert_eq!(
+            labels(&workloads),
+            [id, id, "ffffffffffff", "ffffffffffff", "mine"],
+            "a user's word is for its own"
+        );
+        workloads.named(renamed("other", None));
+        workloads.named(renamed("shop\n", None));
+        assert_eq!(
+            labels(&workloads),
+            ["shop\u{fffd}", "shop\u{fffd}", "ffffffffffff", "ffffffffffff", "shop\u{fffd}"]
+        );
+        let requests = workloads.take_requests();
+        let asked = |requests: &[NameRequest]| requests.iter().map(|request| request.cgroup_id).collect::<Vec<_>>();
+        assert_eq!(asked(&requests), [2], "a container inside of it has its name in its own; it is asked about once");
+        workloads.named(renamed("shop", None));
+        workloads.not_asked(requests.into_iter());
+        assert_eq!(asked(&workloads.take_requests()), [2], "also where there was no room");
+    }
+
+    #[test]
+    fn a_candidate_is_a_container_once_containerd_says_so() {
+        let mut workloads = WorkloadTable::default();
+        for (cgroup_id, path) in [(1, "/default/plain1"), (2, "/default/other")] {
+            workloads.learn(cgroup_id, path, 0);
+            assert_eq!(workloads.peek(cgroup_id).unwrap().container, None);
+        }
+        assert_eq!(workloads.take_requests().len(), 2);
+        let names = Names { name: "plain1".into(), image: "bb:1".into(), ..Names::default() };
+        workloads.named(NameReply::Cgroup { cgroup_id: 1, names: Some(names.into()) });
+        workloads.named(NameReply::Cgroup { cgroup_id: 2, names: None });
+        let (named, none) = (workloads.peek(1).unwrap(), workloads.peek(2).unwrap());
+        let container = named.container.as_ref().unwrap();
+        assert_eq!((container.id.as_str(), container.runtime), ("plain1", Runtime::Containerd));
+        assert_eq!((named.label().as_deref(), none.label()), (Some("plain1"), None));
+        assert!(workloads.get(2, 0).1);
     }
 
     #[test]
@@ -486,7 +493,7 @@ mod tests {
         let mut cut = names.clone();
         assert_eq!(cut.cut(), 1 + (1000 - LABELS_MAX as u64) + LABELS_MAX as u64);
         assert!(cut.image.capacity() <= 4 * TEXT_MAX && cut.labels.capacity() <= LABELS_MAX);
-        workloads.named(NameReply { cgroup_id: 1, names: Some(names.into()) });
+        workloads.named(NameReply::Cgroup { cgroup_id: 1, names: Some(names.into()) });
         let workload = workloads.peek(1).unwrap();
         let container = workload.container.as_ref().unwrap();
         assert_eq!(container.name, "a\u{fffd}[2Jb\u{fffd}");

@@ -2,20 +2,26 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::cri::Wanted;
 use super::recent::Recent;
 use super::socket::{Place, Trouble};
-use super::{cri, docker};
-use crate::owners::cgroup::{Runtime, RuntimeApi};
-use crate::owners::workload::Names;
+use super::{cri, docker, podman, tell};
+use crate::owners::cgroup::{Runtime, RuntimeApi, is_id, is_of_user};
+use crate::owners::workload::{NameReply, Names, Renamed};
 
 /// How long a runtime may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failure; it doubles up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How often Podman is asked for new names, and for how long after it has given a name.
+const RENAMES_EVERY: Duration = Duration::from_secs(10);
+const RENAMES_FOR: Duration = Duration::from_secs(600);
 
 /// So many changes of a user's runtime are said: it may change as often as that user likes.
 const SAID_MAX: u32 = 20;
@@ -73,6 +79,8 @@ struct Condition {
     said: u32,
     pause: Duration,
     ask_again: Option<Instant>,
+    /// When it last gave a name.
+    found_at: Option<Instant>,
 }
 
 /// A runtime.
@@ -111,7 +119,13 @@ impl RuntimeClient {
             owner_uid,
             configured,
             place: place.clone(),
-            condition: Mutex::new(Condition { state: State::NotAsked, said: 0, pause: PAUSE, ask_again: None }),
+            condition: Mutex::new(Condition {
+                state: State::NotAsked,
+                said: 0,
+                pause: PAUSE,
+                ask_again: None,
+                found_at: None,
+            }),
             asked: AtomicU64::new(0),
             found: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
@@ -127,7 +141,7 @@ impl RuntimeClient {
     /// Whether it is worth asking about a container of this kind in this cgroup.
     #[must_use]
     pub fn may_know(&self, runtime: Runtime, path: &str) -> bool {
-        self.kind.makes(runtime) && self.owner_uid.is_none_or(|uid| path.contains(&format!("/user-{uid}.slice/")))
+        self.kind.makes(runtime) && is_of_user(self.owner_uid, path)
     }
 
     /// Figures.
@@ -157,7 +171,7 @@ impl RuntimeClient {
         self.condition.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn ask(&self, id: &str) -> Reply {
+    pub(super) async fn ask(&self, wanted: Wanted<'_>) -> Reply {
         if !self.take_turn() {
             return Reply::Unavailable;
         }
@@ -168,9 +182,11 @@ impl RuntimeClient {
                 self.asked.fetch_add(1, Ordering::Relaxed);
             }
             looked?;
-            match self.kind {
-                RuntimeApi::Docker | RuntimeApi::Podman => docker::inspect(&self.place, id).await,
-                RuntimeApi::Cri => self.cri.find(id).await,
+            match (self.kind, wanted) {
+                (RuntimeApi::Docker, Wanted::Id { id, .. }) => docker::inspect(&self.place, id).await,
+                (RuntimeApi::Podman, Wanted::Id { id, .. }) => podman::find(&self.place, id, unix_seconds()).await,
+                (RuntimeApi::Cri, wanted) => self.cri.find(wanted).await,
+                (_, Wanted::Candidate(_)) => Ok(None),
             }
         };
         let answer = tokio::time::timeout(TIMEOUT, asking).await;
@@ -178,9 +194,13 @@ impl RuntimeClient {
         match answer.unwrap_or_else(late) {
             Ok(names) => {
                 self.becomes(State::Up);
-                let names = names.map(|names| self.cut(names)).or_else(|| self.recent().get(id).cloned());
+                let recent = || if let Wanted::Id { id, .. } = wanted { self.recent().get(id).cloned() } else { None };
+                let names = names.map(|names| self.cut(names)).or_else(recent);
                 let counter = if names.is_some() { &self.found } else { &self.unknown };
                 counter.fetch_add(1, Ordering::Relaxed);
+                if names.is_some() {
+                    self.lock().found_at = Some(Instant::now());
+                }
                 names.map_or(Reply::Unknown, Reply::Found)
             }
             Err(Trouble::Absent) => {
@@ -225,27 +245,75 @@ impl RuntimeClient {
         names
     }
 
-    fn created(&self, told: Option<(String, Names)>) {
-        let kept = told.is_some_and(|(id, names)| self.recent().add(id, self.cut(names)));
+    /// Remembers it, and returns what control does not know yet.
+    fn heard(&self, told: Option<docker::Told>) -> Option<Renamed> {
+        let told = told.map(|told| docker::Told { names: self.cut(told.names), ..told });
+        // Less than a whole id would be found in many paths.
+        let renamed = told.as_ref().filter(|told| told.renamed && is_id(&told.id)).map(|told| Renamed {
+            container_id: told.id.clone(),
+            name: told.names.name.clone(),
+            owner_uid: self.owner_uid,
+        });
+        let kept = told.is_some_and(|told| self.recent().add(told.id, told.names));
         if !kept {
             self.cut.fetch_add(1, Ordering::Relaxed);
         }
+        renamed
     }
 
-    /// Listens for new containers, for ever. Podman is not listened to: its service ends when nobody asks.
-    pub(super) async fn follow(&self) {
-        if self.kind != RuntimeApi::Docker {
-            return;
+    /// Listens for new containers and new names, for ever.
+    pub(super) async fn follow(&self, named: &SyncSender<NameReply>) {
+        match self.kind {
+            RuntimeApi::Docker => self.follow_docker(named).await,
+            RuntimeApi::Podman => self.follow_podman(named).await,
+            // What it calls a container stays.
+            RuntimeApi::Cri => std::future::pending().await,
         }
-        let mut pause = PAUSE;
+    }
+
+    /// Its service ends when nobody asks, so that it is only asked for new names while its containers come up in flows.
+    async fn follow_podman(&self, named: &SyncSender<NameReply>) {
+        let mut since = unix_seconds();
+        loop {
+            tokio::time::sleep(RENAMES_EVERY).await;
+            if self.lock().found_at.is_none_or(|at| at.elapsed() > RENAMES_FOR) {
+                continue;
+            }
+            let now = unix_seconds();
+            let told = tokio::time::timeout(TIMEOUT, podman::renamed(&self.place, since)).await;
+            if let Ok(Ok(told)) = told {
+                since = now;
+                self.tell_renamed(told, named).await;
+            }
+        }
+    }
+
+    async fn tell_renamed(&self, told: Vec<Option<docker::Told>>, named: &SyncSender<NameReply>) {
+        for renamed in told.into_iter().filter_map(|told| self.heard(told)) {
+            tell(named, NameReply::Renamed(renamed)).await;
+        }
+    }
+
+    async fn follow_docker(&self, named: &SyncSender<NameReply>) {
+        let (mut pause, mut since) = (PAUSE, unix_seconds());
         loop {
             let begun = Instant::now();
             let _ = self.look().await;
             // What goes wrong is told and counted where something is asked.
-            let _ = docker::follow(&self.place, |told| self.created(told)).await;
+            let _ = self.listen(&mut since, named).await;
             pause = if begun.elapsed() > PAUSE_MAX { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Until the stream ends. The next one goes on from where it was.
+    async fn listen(&self, since: &mut u64, named: &SyncSender<NameReply>) -> Result<(), Trouble> {
+        let mut events = docker::Events::follow(&self.place, *since).await?;
+        while let Some(told) = events.next().await? {
+            *since = unix_seconds();
+            self.tell_renamed(told, named).await;
+        }
+        Ok(())
     }
 
     /// While it is down, one question at a time finds out whether it is back.
@@ -299,6 +367,10 @@ impl RuntimeClient {
     }
 }
 
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,7 +391,7 @@ mod tests {
         std::os::unix::fs::symlink("/run/docker.sock", &path).unwrap();
         let client = RuntimeClient::new(RuntimeApi::Docker, &path, None, true);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        assert!(matches!(runtime.block_on(client.ask("id")), Reply::Unavailable));
+        assert!(matches!(runtime.block_on(client.ask(Wanted::Id { id: "id", path: "/id" })), Reply::Unavailable));
         let snapshot = client.snapshot();
         assert_eq!((snapshot.asked, snapshot.failed, snapshot.refused, snapshot.is_there), (0, 0, 1, true));
         assert_eq!(snapshot.state, "refused: a link is in the place of its socket");
@@ -330,10 +402,17 @@ mod tests {
         let client = RuntimeClient::new(RuntimeApi::Docker, Path::new("/x"), Some(1000), false);
         for i in 0..100 {
             let labels = (0..1000).map(|n| (format!("{n}"), "v".repeat(1000))).collect();
-            client.created(Some((format!("{i}"), Names { name: "n".repeat(1 << 20), labels, ..Names::default() })));
+            let names = Names { name: "n".repeat(1 << 20), labels, ..Names::default() };
+            let renamed = client.heard(Some(docker::Told { id: format!("{i:064}"), names, renamed: i % 2 == 1 }));
+            assert_eq!(
+                renamed.map(|renamed| (renamed.name.len() <= 256, renamed.owner_uid)),
+                (i % 2 == 1).then_some((true, Some(1000)))
+            );
         }
-        client.created(None);
-        let kept = client.recent().get("99").cloned().unwrap();
+        assert_eq!(client.heard(None), None);
+        let short = docker::Told { id: "0".into(), names: Names::default(), renamed: true };
+        assert_eq!(client.heard(Some(short)), None, "it would be found in many paths");
+        let kept = client.recent().get(&format!("{:064}", 99)).cloned().unwrap();
         assert!(kept.name.len() <= 256 && kept.labels.len() <= 64 && kept.labels[0].1.len() <= 256);
         // A name, 936 labels that are left out and 64 values that are cut, and one event that was too long.
         assert_eq!(client.snapshot().cut, 100 * (1 + 936 + 64) + 1);

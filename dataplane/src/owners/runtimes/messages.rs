@@ -1,6 +1,7 @@
 //! The messages of Kubernetes' Container Runtime Interface v1 that sockeye and its tests speak, by their field numbers
-//! (kubernetes/cri-api, pkg/apis/runtime/v1/api.proto, whose documentation holds for names and meanings). A crate of the
-//! whole API would need protoc at build time and bring a web framework along.
+//! (kubernetes/cri-api, pkg/apis/runtime/v1/api.proto, whose documentation holds for names and meanings), and those of
+//! containerd (api/services/namespaces/v1, api/services/containers/v1). A crate of the whole API would need protoc at
+//! build time and bring a web framework along.
 #![allow(missing_docs)]
 
 use std::collections::HashMap;
@@ -53,8 +54,12 @@ pub struct Container {
     pub metadata: Option<ContainerMetadata>,
     #[prost(message, optional, tag = "4")]
     pub image: Option<ImageSpec>,
+    #[prost(string, tag = "5")]
+    pub image_ref: String,
     #[prost(map = "string, string", tag = "8")]
     pub labels: HashMap<String, String>,
+    #[prost(string, tag = "10")]
+    pub image_id: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -81,12 +86,68 @@ pub struct PodSandbox {
     pub metadata: Option<PodSandboxMetadata>,
     #[prost(map = "string, string", tag = "5")]
     pub labels: HashMap<String, String>,
+    #[prost(map = "string, string", tag = "6")]
+    pub annotations: HashMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub struct ListPodSandboxResponse {
     #[prost(message, repeated, tag = "1")]
     pub items: Vec<PodSandbox>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ImageStatusRequest {
+    #[prost(message, optional, tag = "1")]
+    pub image: Option<ImageSpec>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Image {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, repeated, tag = "2")]
+    pub repo_tags: Vec<String>,
+    #[prost(string, repeated, tag = "3")]
+    pub repo_digests: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ImageStatusResponse {
+    #[prost(message, optional, tag = "1")]
+    pub image: Option<Image>,
+}
+
+// containerd's own.
+
+/// `containerd.services.namespaces.v1.Namespace`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Namespace {
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ListNamespacesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub namespaces: Vec<Namespace>,
+}
+
+/// `containerd.services.containers.v1.Container`.
+#[derive(Clone, PartialEq, Message)]
+pub struct PlainContainer {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(map = "string, string", tag = "2")]
+    pub labels: HashMap<String, String>,
+    #[prost(string, tag = "3")]
+    pub image: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct GetContainerResponse {
+    #[prost(message, optional, tag = "1")]
+    pub container: Option<PlainContainer>,
 }
 
 // What a kubelet sends to make pods: the tests.

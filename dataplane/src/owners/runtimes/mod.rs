@@ -3,10 +3,12 @@
 //! question is asked again with growing pauses, and everything is counted.
 
 mod client;
+pub(crate) mod containerd;
 pub(crate) mod cri;
 pub(crate) mod docker;
 pub mod messages;
 mod places;
+mod podman;
 mod recent;
 mod socket;
 
@@ -21,13 +23,14 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
 
 pub use client::{RuntimeClient, Snapshot};
-pub use places::find;
+pub use places::RuntimeList;
 
-use crate::owners::cgroup::ContainerRef;
+use crate::owners::cgroup::{ContainerRef, Runtime};
 use crate::owners::desk::DeskFigures;
 use crate::owners::workload::{NameReply, NameRequest, Names};
 use crate::threads::{Pulse, Threads};
 use client::Reply;
+use cri::Wanted;
 
 /// Questions that are on their way to runtimes at the same time.
 const CONCURRENT: usize = 4;
@@ -104,12 +107,11 @@ impl Drop for Waiting {
 /// If the thread or its runtime cannot be started.
 pub fn start(
     threads: &Threads,
-    runtimes: Vec<Arc<RuntimeClient>>,
+    runtimes: RuntimeList,
     mut wanted: Receiver<NameRequest>,
     named: SyncSender<NameReply>,
     stats: Arc<NamingStats>,
 ) -> io::Result<()> {
-    let runtimes: Arc<[Arc<RuntimeClient>]> = runtimes.into();
     threads.restarted("sockeye-names", move |pulse| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         pulse.working();
@@ -121,23 +123,14 @@ pub fn start(
 
 async fn serve(
     pulse: &Pulse,
-    runtimes: &Arc<[Arc<RuntimeClient>]>,
+    runtimes: &RuntimeList,
     wanted: &mut Receiver<NameRequest>,
     named: &SyncSender<NameReply>,
     stats: &Arc<NamingStats>,
 ) {
     let (turns, room) = (Arc::new(Semaphore::new(CONCURRENT)), Arc::new(Semaphore::new(WAITING_MAX)));
-    for runtime_client in runtimes.iter().map(Arc::clone) {
-        tokio::spawn(async move {
-            // For `ctl stats`: what is there, though nobody asks.
-            let _ = runtime_client.look().await;
-            loop {
-                let followed = Arc::clone(&runtime_client);
-                // It ends by a panic only, which has been logged.
-                let _ = tokio::spawn(async move { followed.follow().await }).await;
-                tokio::time::sleep(PAUSE_MAX).await;
-            }
-        });
+    for runtime_client in runtimes.all() {
+        tokio::spawn(watch(runtime_client, named.clone()));
     }
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         pulse.waiting();
@@ -145,13 +138,28 @@ async fn serve(
         let open =
             OpenQuestion { named: named.clone(), stats: Arc::clone(stats), cgroup_id: question.cgroup_id, done: false };
         pulse.working();
+        for runtime_client in runtimes.add_user_of(&question.path) {
+            tokio::spawn(watch(runtime_client, named.clone()));
+        }
         let (waiting, stats) = (stats.begin(), Arc::clone(stats));
-        let (runtimes, turns, named) = (Arc::clone(runtimes), Arc::clone(&turns), named.clone());
+        let (runtimes, turns, named) = (runtimes.clone(), Arc::clone(&turns), named.clone());
         tokio::spawn(async move {
             let _ends = (place, waiting);
             find_names(&runtimes, &turns, &question, &named, &stats).await;
             open.close();
         });
+    }
+}
+
+/// Keeps an ear on a runtime, for ever.
+async fn watch(runtime_client: Arc<RuntimeClient>, named: SyncSender<NameReply>) {
+    // For `ctl stats`: what is there, though nobody asks.
+    let _ = runtime_client.look().await;
+    loop {
+        let (followed, named) = (Arc::clone(&runtime_client), named.clone());
+        // It ends by a panic only, which has been logged.
+        let _ = tokio::spawn(async move { followed.follow(&named).await }).await;
+        tokio::time::sleep(PAUSE_MAX).await;
     }
 }
 
@@ -175,13 +183,12 @@ impl Drop for OpenQuestion {
             return;
         }
         self.stats.gave_up.fetch_add(1, Ordering::Relaxed);
-        let _ = self.named.try_send(NameReply { cgroup_id: self.cgroup_id, names: None });
+        let _ = self.named.try_send(NameReply::Cgroup { cgroup_id: self.cgroup_id, names: None });
     }
 }
 
 /// Tells control, when it has room. False: it has ended.
-async fn tell(named: &SyncSender<NameReply>, cgroup_id: u64, names: Option<Names>) -> bool {
-    let mut reply = NameReply { cgroup_id, names: names.map(Box::new) };
+async fn tell(named: &SyncSender<NameReply>, mut reply: NameReply) -> bool {
     loop {
         match named.try_send(reply) {
             Ok(()) => return true,
@@ -194,7 +201,7 @@ async fn tell(named: &SyncSender<NameReply>, cgroup_id: u64, names: Option<Names
 
 /// Asks until there is an answer, or none to be hoped for.
 async fn find_names(
-    runtimes: &[Arc<RuntimeClient>],
+    runtimes: &RuntimeList,
     turns: &Semaphore,
     question: &NameRequest,
     named: &SyncSender<NameReply>,
@@ -202,15 +209,22 @@ async fn find_names(
 ) {
     let begun = tokio::time::Instant::now();
     let (mut pause, mut unknown) = (PAUSE, 0);
-    let tell = |names| tell(named, question.cgroup_id, names);
+    let tell = |names: Option<Names>| {
+        tell(named, NameReply::Cgroup { cgroup_id: question.cgroup_id, names: names.map(Box::new) })
+    };
     loop {
         let answer = {
             let Ok(_turn) = turns.acquire().await else { return };
-            ask_about(runtimes, question).await
+            ask_about(&runtimes.all(), question).await
         };
         match answer {
             Reply::Found(names) => {
                 tell(Some(names)).await;
+                return;
+            }
+            // containerd knows a container before it runs.
+            Reply::Unknown if question.candidate.is_some() => {
+                tell(None).await;
                 return;
             }
             Reply::Unknown if unknown >= UNKNOWN_RETRIES => {
@@ -237,9 +251,13 @@ async fn find_names(
 
 /// The innermost container that a runtime of this host knows: runtimes inside of containers cannot be asked.
 async fn ask_about(runtimes: &[Arc<RuntimeClient>], question: &NameRequest) -> Reply {
+    if let Some(candidate) = &question.candidate {
+        return ask_runtimes(runtimes, Runtime::Containerd, &question.path, Wanted::Candidate(candidate)).await;
+    }
     let mut best = Reply::Unknown;
     for (depth, container) in question.containers.iter().enumerate() {
-        match ask_runtimes(runtimes, container, &question.path).await {
+        let wanted = Wanted::Id { id: &container.id, path: &question.path };
+        match ask_runtimes(runtimes, container.runtime, &question.path, wanted).await {
             Reply::Found(names) if depth == 0 => return Reply::Found(names),
             Reply::Found(outer) => return Reply::Found(within(outer, &question.containers[0])),
             Reply::Unavailable => best = Reply::Unavailable,
@@ -255,11 +273,16 @@ fn within(outer: Names, inner: &ContainerRef) -> Names {
     Names { runtime: None, name: format!("{}/{short}", outer.name), ..outer }
 }
 
-async fn ask_runtimes(runtimes: &[Arc<RuntimeClient>], container: &ContainerRef, path: &str) -> Reply {
+async fn ask_runtimes(runtimes: &[Arc<RuntimeClient>], runtime: Runtime, path: &str, wanted: Wanted<'_>) -> Reply {
     let mut best = Reply::Unknown;
-    for runtime_client in runtimes.iter().filter(|runtime_client| runtime_client.may_know(container.runtime, path)) {
-        match runtime_client.ask(&container.id).await {
-            Reply::Found(names) => return Reply::Found(names),
+    for runtime_client in runtimes.iter().filter(|runtime_client| runtime_client.may_know(runtime, path)) {
+        match runtime_client.ask(wanted).await {
+            Reply::Found(mut names) => {
+                if runtime == Runtime::Unknown {
+                    names.runtime = names.runtime.or(Some(runtime_client.kind.runtime()));
+                }
+                return Reply::Found(names);
+            }
             Reply::Unavailable => best = Reply::Unavailable,
             Reply::Unknown => {}
         }

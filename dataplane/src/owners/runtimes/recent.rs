@@ -58,8 +58,11 @@ impl Recent {
 
 fn size(id: &str, names: &Names) -> usize {
     let labels = names.labels.iter().map(|(key, value)| key.len() + value.len() + 2 * size_of::<String>());
-    let pod = names.pod.as_ref().map_or(0, |pod| pod.uid.len() + pod.name.len() + pod.namespace.len());
-    ENTRY + 2 * id.len() + names.name.len() + names.image.len() + pod + labels.sum::<usize>()
+    let pod = names
+        .pod
+        .as_ref()
+        .map_or(0, |pod| pod.uid.len() + pod.name.len() + pod.namespace.len() + pod.config_hash.len());
+    ENTRY + 2 * id.len() + names.name.len() + names.image.len() + names.image_digest.len() + pod + labels.sum::<usize>()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
@@ -39,6 +39,18 @@ impl From<String> for Trouble {
     }
 }
 
+/// What is said of a socket that was mounted into a container by itself.
+const OF_ANOTHER_TIME: &str =
+    "; its socket is mounted as a file, and the runtime has made a new one since: mount the folder that it is in";
+
+/// A socket that was found.
+#[derive(Debug)]
+pub(super) struct Socket {
+    descriptor: OwnedFd,
+    /// Its file is itself the root of a mount.
+    is_mounted: bool,
+}
+
 /// A socket, and whose it must be.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -56,10 +68,14 @@ impl Place {
 
     /// A connection to whom it should lead.
     pub(super) async fn connect(&self) -> Result<UnixStream, Trouble> {
-        let socket = self.look().await?;
+        let Socket { descriptor, is_mounted } = self.look().await?;
         // By its descriptor: that is the socket that was looked at, whatever the path leads to by now.
-        let stream = UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await;
-        let stream = stream.map_err(|err| Trouble::Silent(err.to_string()))?;
+        let stream = UnixStream::connect(format!("/proc/self/fd/{}", descriptor.as_raw_fd())).await;
+        let stream = stream.map_err(|err| {
+            // The file of a socket that was bound anew is another one, and the mount still is the old one.
+            let refused = err.kind() == std::io::ErrorKind::ConnectionRefused && is_mounted;
+            Trouble::Silent(format!("{err}{}", if refused { OF_ANOTHER_TIME } else { "" }))
+        })?;
         let peer = stream.peer_cred().map_err(|err| Trouble::Silent(err.to_string()))?;
         self.must_be_owner(peer.uid(), "who answers at its socket is")?;
         Ok(stream)
@@ -67,7 +83,7 @@ impl Place {
 
     /// The socket. On a thread of its own: a user may have mounted a file system there that never answers. One at a time,
     /// so that no more than one thread of a runtime is stuck there; who waits for it gives up by a deadline.
-    pub(super) async fn look(&self) -> Result<OwnedFd, Trouble> {
+    pub(super) async fn look(&self) -> Result<Socket, Trouble> {
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|err| Trouble::Silent(err.to_string()))?;
         let place = self.clone();
         let looked = tokio::task::spawn_blocking(move || {
@@ -77,18 +93,18 @@ impl Place {
         looked.await.map_err(|err| Trouble::Silent(err.to_string()))?
     }
 
-    fn open(&self) -> Result<OwnedFd, Trouble> {
+    fn open(&self) -> Result<Socket, Trouble> {
         // A user's directories may hold links to anything; those on the way to root's sockets are root's.
         let resolve = if self.owner_uid.is_some() { ResolveFlags::NO_SYMLINKS } else { ResolveFlags::NO_MAGICLINKS };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let socket =
+        let descriptor =
             rustix::fs::openat2(CWD, &self.path, flags, Mode::empty(), resolve).map_err(|errno| match errno {
                 Errno::NOENT | Errno::NOTDIR => Trouble::Absent,
                 Errno::LOOP => Trouble::Refused("a link leads to its socket".into()),
                 errno => Trouble::Silent(errno.to_string()),
             })?;
         let seen = rustix::fs::statx(
-            &socket,
+            &descriptor,
             c"",
             AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC,
             StatxFlags::TYPE | StatxFlags::UID,
@@ -100,7 +116,7 @@ impl Place {
             _ => return Err(Trouble::Refused("it is no socket".into())),
         }
         self.must_be_owner(seen.stx_uid, "its socket belongs to")?;
-        Ok(socket)
+        Ok(Socket { descriptor, is_mounted: seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) })
     }
 
     fn must_be_owner(&self, uid: u32, what: &str) -> Result<(), Trouble> {
@@ -153,6 +169,33 @@ mod tests {
         assert_eq!(connect(&dir.path().join("links/socket"), own), refused("a link leads to its socket"));
         assert_eq!(connect(&dir.path().join("file"), own), refused("it is no socket"));
         assert_eq!(connect(&dir.path().join("none"), own), Err(Trouble::Absent));
+    }
+
+    #[test]
+    fn a_socket_that_was_made_again_is_found_unless_its_file_is_mounted() {
+        use nix::mount::{MsFlags, mount};
+        let dir = tempfile::tempdir().unwrap();
+        let [real, mounted] = ["real", "mounted"].map(|name| dir.path().join(name));
+        let listener = UnixListener::bind(&real).unwrap();
+        let own = std::fs::metadata(&real).unwrap().uid();
+        std::fs::write(&mounted, "").unwrap();
+        // The mount is in a namespace of this thread, and of those that it starts. Only root can.
+        let is_root = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_ok();
+        let none = None::<&Path>;
+        if is_root {
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(Some(&real), &mounted, none, MsFlags::MS_BIND, none).unwrap();
+            assert_eq!(connect(&mounted, own), Ok(()));
+        }
+        drop(listener);
+        let refused = "Connection refused (os error 111)";
+        assert_eq!(connect(&real, own), Err(Trouble::Silent(refused.into())));
+        std::fs::remove_file(&real).unwrap();
+        let _again = UnixListener::bind(&real).unwrap();
+        assert_eq!(connect(&real, own), Ok(()));
+        if is_root {
+            assert_eq!(connect(&mounted, own), Err(Trouble::Silent(format!("{refused}{OF_ANOTHER_TIME}"))));
+        }
     }
 
     #[test]
