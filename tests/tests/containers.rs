@@ -19,7 +19,8 @@ fn rows(agent: &Agent, request: &Request, table: &str) -> Vec<Row> {
 }
 
 fn containers(agent: &Agent) -> Vec<Row> {
-    let all = OwnersArguments { limit: 0, ..OwnersArguments::default() };
+    // Also those that only listen.
+    let all = OwnersArguments { limit: 0, all: true, ..OwnersArguments::default() };
     rows(agent, &Request::Containers(all), "containers")
 }
 

@@ -43,33 +43,35 @@ pub(crate) fn pods(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
         Some((pod.uid.clone(), workload.container.as_ref().map(|container| container.id.clone())))
     };
     for ((uid, _), (workload, group, open)) in by_workload(of, key) {
-        pods.entry(uid).or_default().add(workload, &group, open);
+        pods.entry(uid).or_default().add(workload, &group, open, a.all);
     }
     let is_named = |group: &Group| {
-        let pod = group.members.iter().find_map(|workload| workload.pod.as_ref()).map(pod_name);
+        let pod = group.members.iter().find_map(|member| member.place.pod.as_ref()).map(pod_name);
         matches(pod.as_deref(), a)
     };
     answer(lines_of(pods.into_values().filter(is_named), of, a), a, |members| pod_head(&members, of))
 }
 
-fn pod_head(members: &[Arc<Workload>], of: &Owners<'_>) -> PodHead {
-    let pods = || members.iter().filter_map(|workload| workload.pod.as_ref());
-    let named = members.iter().find(|workload| workload.pod.as_ref().is_some_and(|pod| !pod.name.is_empty()));
-    let containers = || members.iter().filter_map(|workload| workload.container.as_ref());
+fn pod_head(members: &[Member], of: &Owners<'_>) -> PodHead {
+    let places = || members.iter().map(|member| &*member.place);
+    let pods = || places().filter_map(|place| place.pod.as_ref());
+    let named = places().find(|place| place.pod.as_ref().is_some_and(|pod| !pod.name.is_empty()));
+    let containers = || places().filter_map(|place| place.container.as_ref());
+    let shown = members.iter().filter(|member| member.is_shown).filter_map(|member| member.place.container.as_ref());
     let labels = containers().flat_map(|container| &container.labels).filter(|(key, _)| is_of_pod(key));
-    let (workload_kind, workload_name) = named.and_then(|workload| workload_name(workload)).unzip();
-    let pod = named.and_then(|workload| workload.pod.as_ref());
+    let (workload_kind, workload_name) = named.and_then(workload_name).unzip();
+    let pod = named.and_then(|place| place.pod.as_ref());
     PodHead {
         pod: pod.map(|pod| pod.name.clone()),
         namespace: pod.and_then(|pod| known(&pod.namespace)),
         uid: pods().map(|pod| pod.uid.clone()).next().unwrap_or_default(),
         config_mirror: pods().find_map(|pod| known(&pod.config_hash)),
         // A container that is started again and again has a name, and many ids.
-        containers: containers().map(|container| container.name_or_id().to_owned()).collect(),
+        containers: shown.map(|container| container.name_or_id().to_owned()).collect(),
         workload_kind,
         workload_name,
         labels: labels.map(|(key, value)| format!("{key}={value}")).collect(),
-        state: of.state_of(members.iter().map(|workload| &**workload)),
+        state: of.state_of(places()),
     }
 }
 
@@ -78,27 +80,30 @@ fn is_of_pod(key: &str) -> bool {
     !key.starts_with("io.kubernetes.") && !key.starts_with("io.cri-containerd.")
 }
 
+/// A place, and whether it has flows, or is shown without.
+struct Member {
+    place: Arc<Workload>,
+    is_shown: bool,
+}
+
 /// Places that belong together, and the figures of all.
 #[derive(Default)]
 struct Group {
-    members: Vec<Arc<Workload>>,
+    members: Vec<Member>,
     aggregate: Aggregate,
     open: u64,
 }
 
 impl Group {
-    fn add(&mut self, workload: Arc<Workload>, aggregate: &Aggregate, open: u64) {
-        self.members.push(workload);
+    fn add(&mut self, place: Arc<Workload>, aggregate: &Aggregate, open: u64, all: bool) {
+        let is_shown = all || open > 0 || aggregate.has_figures();
+        self.members.push(Member { place, is_shown });
         self.aggregate.add(aggregate);
         self.open += open;
     }
 }
 
-fn lines_of(
-    groups: impl Iterator<Item = Group>,
-    of: &Owners<'_>,
-    a: &OwnersArguments,
-) -> Vec<Line<Vec<Arc<Workload>>>> {
+fn lines_of(groups: impl Iterator<Item = Group>, of: &Owners<'_>, a: &OwnersArguments) -> Vec<Line<Vec<Member>>> {
     groups
         .filter(|group| a.all || group.open > 0 || group.aggregate.has_figures())
         .map(|group| Line::new(group.members, (group.aggregate, group.open), of))
@@ -134,17 +139,18 @@ pub(crate) fn workloads(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
     };
     for ((kind, name, _), (workload, group, open)) in by_workload(of, key) {
         if matches(Some(&name), a) {
-            workloads.entry((kind, name)).or_default().add(workload, &group, open);
+            workloads.entry((kind, name)).or_default().add(workload, &group, open, a.all);
         }
     }
     answer(lines_of(workloads.into_values(), of, a), a, |members| workload_head(&members, of))
 }
 
-fn workload_head(members: &[Arc<Workload>], of: &Owners<'_>) -> WorkloadHead {
-    let pods: BTreeMap<_, _> =
-        members.iter().filter_map(|workload| workload.pod.as_ref()).map(|pod| (&pod.uid, pod)).collect();
-    let containers = || members.iter().filter_map(|workload| workload.container.as_ref());
-    let (kind, workload) = members.first().and_then(|workload| workload_name(workload)).unwrap_or_default();
+fn workload_head(members: &[Member], of: &Owners<'_>) -> WorkloadHead {
+    let places = || members.iter().map(|member| &*member.place);
+    let shown = || members.iter().filter(|member| member.is_shown).map(|member| &*member.place);
+    let pods: BTreeMap<_, _> = shown().filter_map(|place| place.pod.as_ref()).map(|pod| (&pod.uid, pod)).collect();
+    let containers = || shown().filter_map(|place| place.container.as_ref());
+    let (kind, workload) = places().next().and_then(workload_name).unwrap_or_default();
     WorkloadHead {
         workload,
         kind,
@@ -152,6 +158,6 @@ fn workload_head(members: &[Arc<Workload>], of: &Owners<'_>) -> WorkloadHead {
         pods: pods.len(),
         containers: containers().count(),
         images: containers().filter_map(|container| known(&container.image)).collect(),
-        state: of.state_of(members.iter().map(|workload| &**workload)),
+        state: of.state_of(places()),
     }
 }
