@@ -56,6 +56,7 @@ install: build ## PREFIX (/usr/local) and DESTDIR say where
 	install -D -m 755 $(BIN)/sockeye $(DESTDIR)$(PREFIX)/sbin/sockeye
 	install -D -m 755 $(BIN)/ctl $(DESTDIR)$(PREFIX)/bin/sockeyectl
 	install -D -m 755 $(BIN)/perf $(DESTDIR)$(PREFIX)/bin/sockeye-perf
+	[ -e $(DESTDIR)/etc/sockeye/sockeye.toml ] || install -D -m 644 packaging/sockeye.toml $(DESTDIR)/etc/sockeye/sockeye.toml
 
 clean:
 	$(CARGO) clean

@@ -9,7 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 /// Watches every TCP and UDP flow of this host from inside the kernel, and says which process is behind it.
 #[derive(Debug, Parser)]
-#[command(name = "sockeye", version, max_term_width = 100)]
+#[command(name = "sockeye", version, max_term_width = 100, args_override_self = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -39,6 +39,11 @@ pub(crate) struct Args {
     /// Configuration [default: /etc/sockeye/sockeye.toml, if there is one].
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// Read the command line and the configuration, print what would be in force and where it comes from, and end.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with = "config",
+          default_missing_value = sockeye::config::DEFAULT_PATH)]
+    pub(crate) check_config: Option<PathBuf>,
 
     /// Where ctl finds the agent.
     #[arg(long, value_name = "PATH", default_value = sockeye_ctl::DEFAULT_SOCKET)]

@@ -1,4 +1,7 @@
 //! The configuration file: TOML, small, and strict. What is misspelt is an error that names the nearest valid key.
+//!
+//! Its keys are the options of the command line, with `_` for `-`, and the table of container runtimes. The command line reads
+//! the values of options as it reads its own.
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +19,20 @@ pub const DEFAULT_PATH: &str = "/etc/sockeye/sockeye.toml";
 pub struct Config {
     /// Where container runtimes are asked for names.
     pub runtimes: Runtimes,
+    /// Options of the command line, in the order of the file.
+    #[serde(skip)]
+    pub options: Vec<FileOption>,
+}
+
+/// An option, as a file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileOption {
+    /// Its key.
+    pub key: String,
+    /// Its line, from 1 on.
+    pub line: usize,
+    /// What the command line would have: `true` and `false` of a switch, one or more values of any other.
+    pub values: Vec<String>,
 }
 
 /// Sockets of the runtimes, `unix:///PATH`. A list that is given replaces the usual places; an empty one asks nobody.
@@ -66,10 +83,12 @@ pub enum ConfigError {
         why: String,
     },
     /// A key that does not exist.
-    #[error("the configuration {} has an unknown key `{key}`: did you mean `{nearest}`?", path.display())]
+    #[error("the configuration {} has an unknown key `{key}` in line {line}: did you mean `{nearest}`?", path.display())]
     UnknownKey {
         /// Which.
         path: PathBuf,
+        /// Where.
+        line: usize,
         /// The key, with its table.
         key: String,
         /// The valid key that is spelt most alike.
@@ -77,38 +96,81 @@ pub enum ConfigError {
     },
 }
 
-/// Every valid key.
+/// Every valid key that is no option.
 const KEYS: [&str; 4] = ["runtimes", "runtimes.docker", "runtimes.podman", "runtimes.cri"];
 
 impl Config {
-    /// Reads the file that was named, or the one in the usual place if there is any.
+    /// Reads the file that was named, or the one in the usual place if there is any. `options`: keys of the command line.
     ///
     /// # Errors
     /// If it cannot be read or is not understood.
-    pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
+    pub fn load(named: Option<&Path>, options: &[String]) -> Result<Self, ConfigError> {
         let path = named.unwrap_or(Path::new(DEFAULT_PATH));
         if named.is_none() && !path.exists() {
             return Ok(Self::default());
         }
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, path)
+        Self::parse(&text, path, options)
     }
 
     /// Reads the text of a file; `path` is for messages.
     ///
     /// # Errors
     /// If it is not understood.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+    pub fn parse(text: &str, path: &Path, options: &[String]) -> Result<Self, ConfigError> {
         let refused = |why: &toml::de::Error| {
             let line = why.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             let why = shown(&why.message().replace('\n', " "), 500);
             ConfigError::Parse { path: path.to_owned(), why: format!("line {line}: {}", why.trim_end_matches('.')) }
         };
         let table: toml::Table = toml::from_str(text).map_err(|err| refused(&err))?;
-        check_keys(&table, "", path)?;
-        toml::from_str(text).map_err(|err| refused(&err))
+        check_keys(&table, "", &Known { path, text, options })?;
+        let mut config: Self = toml::from_str(text).map_err(|err| refused(&err))?;
+        for (key, value) in table.iter().filter(|(key, _)| !KEYS.contains(&key.as_str())) {
+            let line = line_of(text, key);
+            let why = |what: &str| format!("line {line}: `{key}` takes {what}");
+            let values =
+                values_of(value).map_err(|what| ConfigError::Parse { path: path.to_owned(), why: why(what) })?;
+            config.options.push(FileOption { key: key.clone(), line, values });
+        }
+        config.options.sort_by_key(|option| option.line);
+        Ok(config)
     }
+}
+
+/// As a command line has them.
+fn values_of(value: &toml::Value) -> Result<Vec<String>, &'static str> {
+    match value {
+        toml::Value::String(text) => Ok(vec![text.clone()]),
+        toml::Value::Integer(number) => Ok(vec![number.to_string()]),
+        toml::Value::Boolean(is) => Ok(vec![is.to_string()]),
+        toml::Value::Array(list) => {
+            let nested = |value: &toml::Value| value.is_array() || value.is_table();
+            if list.iter().any(nested) {
+                return Err("a list of texts");
+            }
+            Ok(list.iter().map(values_of).collect::<Result<Vec<_>, _>>()?.concat())
+        }
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => {
+            Err("a text, a whole number, true or false, or a list")
+        }
+    }
+}
+
+/// The line in which a key gets its value.
+fn line_of(text: &str, key: &str) -> usize {
+    let has = |line: &str| {
+        let rest = line.trim_start().trim_start_matches(['[', '"', '\'']).strip_prefix(key);
+        rest.is_some_and(|rest| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(['=', ']', '.']))
+    };
+    text.lines().position(has).map_or(0, |at| at + 1)
+}
+
+struct Known<'a> {
+    path: &'a Path,
+    text: &'a str,
+    options: &'a [String],
 }
 
 /// What was written, as a part of a sentence on a terminal: at most so many bytes.
@@ -116,16 +178,20 @@ fn shown(text: &str, most: usize) -> String {
     truncated(&clean(text.as_bytes()), most).to_owned()
 }
 
-fn check_keys(table: &toml::Table, prefix: &str, path: &Path) -> Result<(), ConfigError> {
+fn check_keys(table: &toml::Table, prefix: &str, known: &Known<'_>) -> Result<(), ConfigError> {
     for (name, value) in table {
         let key = format!("{prefix}{name}");
-        if !KEYS.contains(&key.as_str()) {
-            let likeness = |valid: &&&str| (strsim::jaro_winkler(valid, &key) * 1e6) as u64;
-            let nearest = KEYS.iter().max_by_key(likeness).map_or_else(String::new, ToString::to_string);
-            return Err(ConfigError::UnknownKey { path: path.to_owned(), key: shown(&key, 300), nearest });
+        let valid = || KEYS.into_iter().chain(known.options.iter().map(String::as_str));
+        if !valid().any(|valid| valid == key) {
+            let likeness = |valid: &&str| (strsim::jaro_winkler(valid, &key) * 1e6) as u64;
+            let nearest = valid().max_by_key(likeness).map_or_else(String::new, ToString::to_string);
+            let line = line_of(known.text, name);
+            return Err(ConfigError::UnknownKey { path: known.path.to_owned(), line, key: shown(&key, 300), nearest });
         }
-        if let toml::Value::Table(inner) = value {
-            check_keys(inner, &format!("{key}."), path)?;
+        if let toml::Value::Table(inner) = value
+            && KEYS.contains(&key.as_str())
+        {
+            check_keys(inner, &format!("{key}."), known)?;
         }
     }
     Ok(())
@@ -137,7 +203,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse(text: &str) -> Result<Config, String> {
-        Config::parse(text, Path::new("x.toml")).map_err(|err| err.to_string())
+        let options = ["zmq", "idle_timeout", "no_cgroup"].map(String::from);
+        Config::parse(text, Path::new("x.toml"), &options).map_err(|err| err.to_string())
     }
 
     #[test]
@@ -149,9 +216,32 @@ mod tests {
     }
 
     #[test]
+    fn reads_options_of_the_command_line() {
+        let text = "# comment\nidle_timeout = 5\n\nzmq = [\"tcp://a:1\", \"tcp://b:2\"]\n\"no_cgroup\" = true\n";
+        let options = parse(text).unwrap().options;
+        let option = |key: &str, line, values: &[&str]| FileOption {
+            key: key.into(),
+            line,
+            values: values.iter().map(ToString::to_string).collect(),
+        };
+        let expected = [
+            option("idle_timeout", 2, &["5"]),
+            option("zmq", 4, &["tcp://a:1", "tcp://b:2"]),
+            option("no_cgroup", 5, &["true"]),
+        ];
+        assert_eq!(options, expected);
+        assert!(parse("idle_timeout = 1.5").unwrap_err().contains("line 1: `idle_timeout` takes a text"));
+        assert!(parse("[idle_timeout]\nx = 1").unwrap_err().contains("line 1: `idle_timeout` takes"));
+        assert!(
+            parse("\nidle_timeuot = 5").unwrap_err().contains("`idle_timeuot` in line 2: did you mean `idle_timeout`?")
+        );
+    }
+
+    #[test]
     fn faults_are_named_with_the_remedy() {
         let fault = |text: &str| parse(text).unwrap_err();
-        assert!(fault("[runtimes]\ndokcer = []").contains("`runtimes.dokcer`: did you mean `runtimes.docker`?"));
+        let misspelt = fault("[runtimes]\ndokcer = []");
+        assert!(misspelt.contains("`runtimes.dokcer` in line 2: did you mean `runtimes.docker`?"), "{misspelt}");
         assert!(fault("[runtime]\n").contains("did you mean `runtimes`?"));
         assert!(fault("[runtimes]\ndocker = [\"tcp://1.2.3.4:5\"]").contains("write unix:///PATH"));
         assert!(fault("[runtimes]\n\ndocker = 5").contains("line 3"));

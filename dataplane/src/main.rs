@@ -2,16 +2,16 @@
 
 mod agent;
 mod cli;
+mod settings;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use sockeye::config::Config;
-use sockeye::log::{self, complain};
+use sockeye::log::{self, complain, say};
 use sockeye_ctl::exit;
 
 use agent::Failure;
-use cli::{Args, Command};
+use cli::Command;
+use settings::Settings;
 
 /// Shards, tables and reports are allocated and freed on different threads all the time: mimalloc is good at that.
 // AddressSanitizer has one of its own.
@@ -20,20 +20,14 @@ use cli::{Args, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(err) => {
-            let _ = err.print();
-            return if err.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS };
-        }
+    let Settings { args, config, all } = match settings::read(&std::env::args_os().collect::<Vec<_>>()) {
+        Ok(settings) => settings,
+        Err(code) => return code,
     };
-    let config = match Config::load(args.config.as_deref()) {
-        Ok(config) => config,
-        Err(err) => {
-            complain(&format!("{:#}.", anyhow::Error::from(err)));
-            return ExitCode::from(exit::CONFIG);
-        }
-    };
+    if args.check_config.is_some() {
+        all.iter().for_each(|setting| say(&format!("{:20} {:40} {}", setting.key, setting.value, setting.from)));
+        return ExitCode::SUCCESS;
+    }
     if let Err(code) = agent::preflight(&args) {
         return code;
     }

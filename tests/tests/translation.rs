@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use sockeye_ctl::protocol::{FlowsArguments, GroupBy, PeersArguments, Request};
 use sockeye_tests::net::{Namespace, shows_packets};
 use sockeye_tests::{Agent, Traffic, exporting_agent, wait_for};
 
@@ -70,6 +71,17 @@ fn a_connection_through_a_router_that_translates() {
         agent.settle();
         drop(client);
         agent.settle();
+        // Who answers is told with what was asked for.
+        let by_process = PeersArguments { by: GroupBy::Process, ..PeersArguments::default() };
+        let peers = agent.ask(&Request::Peers(by_process)).expect("peers").rows("peers");
+        assert_eq!(
+            (peers.len(), peers[0]["flows"].as_u64(), &peers[0]["service"]),
+            (1, Some(1), &"10.96.0.80:80".into())
+        );
+        assert_eq!((&peers[0]["sent"], &peers[0]["received"]), (&said["sent"], &said["received"]), "{peers:#?}");
+        let by_service = FlowsArguments { closed: true, by: Some(GroupBy::Service), ..FlowsArguments::default() };
+        let services = agent.ask(&Request::Flows(by_service.into())).expect("services").rows("groups");
+        assert_eq!((services.len(), &services[0]["name"]), (1, &"10.96.0.80:80".into()), "{services:#?}");
         agent.stop();
         let collected = collector.finish();
         collected.assert_clean();

@@ -117,7 +117,7 @@ pub fn cri(data: &[u8]) {
 /// A configuration: whatever is wrong with it is said in one line.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    match Config::parse(text, Path::new("x.toml")) {
+    match Config::parse(text, Path::new("x.toml"), &["zmq".to_owned(), "idle_timeout".to_owned()]) {
         Ok(config) => {
             let runtimes = config.runtimes;
             let sockets = [runtimes.docker, runtimes.podman, runtimes.cri].into_iter().flatten().flatten();
