@@ -1,5 +1,6 @@
 //! Starts and watches all threads, in the direction of the data, and stops them in it.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -194,7 +195,12 @@ fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat, end: &
         };
         exporters.push(zmq::start(threads, options)?);
     }
-    if exporters.is_empty() || args.verbose > 0 {
+    // Not into a journal or a container's log, where each line costs, and nobody asked for it.
+    let is_watched = exporters.is_empty() && std::io::stdout().is_terminal();
+    if exporters.is_empty() && args.verbose == 0 && !is_watched {
+        tracing::info!("flows go nowhere: ask with sockeyectl, or give --zmq ENDPOINT, or -v to print them");
+    }
+    if is_watched || args.verbose > 0 {
         // Without another exporter there is nothing left to do for an agent whose reader has gone.
         let (alone, end) = (exporters.is_empty(), end.clone());
         let on_closed = move || {

@@ -27,8 +27,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = Format::Tlv, value_name = "FORMAT")]
     pub(crate) zmq_format: Format,
 
-    /// Print flows and exports, even when there is an exporter. Without one, flows are always printed. Twice: libbpf's log,
-    /// too.
+    /// Print flows and exports. Without an exporter, flows are printed to a terminal anyway. Twice: libbpf's log, too.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 

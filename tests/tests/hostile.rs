@@ -131,13 +131,13 @@ fn hostile_names_are_shown_safely_everywhere() {
     let containers = agent.ask(&Request::Containers(OwnersArguments::default())).expect("containers");
     let socket = agent.socket().display().to_string();
     let ctl = program("ctl").display().to_string();
-    for command in ["flows", "processes", "containers", "pods", "ports", "stats"] {
+    for command in ["flows", "processes", "containers", "pods", "workloads", "peers", "ports", "stats"] {
         assert_harmless(&output(&ctl, &["--socket", &socket, command]));
         let document = output(&ctl, &["--socket", &socket, "--json", command]);
         assert_harmless(document.trim_end());
         let _: Value = serde_json::from_str(&document).expect("JSON");
     }
-    for by in ["process", "container", "pod", "peer"] {
+    for by in ["process", "container", "pod", "workload", "image", "label:tier", "peer"] {
         assert_harmless(&output(&ctl, &["--socket", &socket, "rtt", "--by", by]));
     }
     agent.stop();

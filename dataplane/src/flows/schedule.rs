@@ -168,7 +168,7 @@ impl FlowTable {
         let ids: Vec<u32> = self.flows.iter().map(|(id, _)| id as u32).collect();
         for id in ids {
             let flow = &self.flows[id as usize];
-            if flow.is_unreported() || !flow.totals().since(&flow.exported).is_zero() {
+            if flow.awaits_report() || !flow.totals().since(&flow.exported).is_zero() {
                 report(self.make_report(id, now_ns, clock, processes));
             }
         }
