@@ -74,14 +74,14 @@ fn a_connection_through_a_router_that_translates() {
         // Who answers is told with what was asked for.
         let by_process = PeersArguments { by: GroupBy::Process, ..PeersArguments::default() };
         let peers = agent.ask(&Request::Peers(by_process)).expect("peers").rows("peers");
-        assert_eq!(
-            (peers.len(), peers[0]["flows"].as_u64(), &peers[0]["service"]),
-            (1, Some(1), &"10.96.0.80:80".into())
-        );
-        assert_eq!((&peers[0]["sent"], &peers[0]["received"]), (&said["sent"], &said["received"]), "{peers:#?}");
+        // The agent's own connection to the collector is there, too.
+        let pair: Vec<_> =
+            peers.iter().filter(|row| row.get("service").is_some_and(|to| to == "10.96.0.80:80")).collect();
+        assert_eq!((pair.len(), pair[0]["flows"].as_u64()), (1, Some(1)), "{peers:#?}");
+        assert_eq!((&pair[0]["sent"], &pair[0]["received"]), (&said["sent"], &said["received"]), "{peers:#?}");
         let by_service = FlowsArguments { closed: true, by: Some(GroupBy::Service), ..FlowsArguments::default() };
         let services = agent.ask(&Request::Flows(by_service.into())).expect("services").rows("groups");
-        assert_eq!((services.len(), &services[0]["name"]), (1, &"10.96.0.80:80".into()), "{services:#?}");
+        assert_eq!(services.iter().filter(|row| row["name"] == "10.96.0.80:80").count(), 1, "{services:#?}");
         agent.stop();
         let collected = collector.finish();
         collected.assert_clean();
