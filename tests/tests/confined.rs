@@ -16,7 +16,7 @@ fn limits(agent: &Agent) -> Vec<String> {
 
 #[test]
 fn on_a_host_nothing_is_out_of_sight() {
-    let agent = Agent::start(&[]);
+    let agent = Agent::start(&["--log-level", "warn"]);
     assert_eq!((limits(&agent), agent.stderr()), (Vec::new(), String::new()));
 }
 
