@@ -157,7 +157,8 @@ fn a_flood_from_made_up_addresses_keeps_no_tcp_connection_out() {
     assert_eq!(storm.says()["done"], CONNECTIONS);
     let said = flood.says();
     let flows = agent.figure("agent", "flows").as_u64().expect("a number");
-    assert!(flows <= 4000, "{flows} flows");
+    // An eighth more, while flows that were given up wait for their last report.
+    assert!(flows <= 4500, "{flows} flows");
     wait_for("the end of the flood's flows", Duration::from_secs(60), || {
         (agent.sum("flows", "flows") < 1000 && agent.sum("exports", "queued") == 0).then_some(())
     });
