@@ -201,6 +201,7 @@ fn an_agent_whose_reader_has_gone_ends() {
     let dir = tempfile::tempdir().expect("a folder");
     let socket = dir.path().join("ctl.sock");
     let mut child = Command::new(program("sockeye"))
+        .arg("-v")
         .arg("--control-socket")
         .arg(&socket)
         .stdout(std::process::Stdio::piped())
