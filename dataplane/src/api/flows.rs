@@ -6,7 +6,7 @@ use sockeye_ctl::protocol::{Direction, Table};
 use sockeye_ctl::rows;
 
 use super::filter::direction_of;
-use super::who::{self, ends_of};
+use super::who::{self, ends_of, known, label_text};
 use crate::flows::Flow;
 use crate::model::flow::{End, ProcKey, Side};
 use crate::owners::process::ProcessTable;
@@ -177,10 +177,8 @@ struct Wide {
 
 impl Wide {
     fn new(workload: &Workload) -> Self {
-        let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let (container, pod) = (workload.container.as_ref(), workload.pod.as_ref());
         let (workload_kind, workload_name) = who::workload_name(workload).unzip();
-        let labels = container.map(|container| container.labels.iter().map(|(key, value)| format!("{key}={value}")));
         Self {
             container: container.map(|container| container.name_or_id().to_owned()),
             container_id: container.map(|container| container.id.clone()),
@@ -192,7 +190,7 @@ impl Wide {
             pod_uid: pod.map(|pod| pod.uid.clone()),
             workload_kind,
             workload_name,
-            labels: labels.map(Iterator::collect),
+            labels: container.map(|container| container.labels.iter().map(label_text).collect()),
             unit: workload.unit.clone(),
         }
     }

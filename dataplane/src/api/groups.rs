@@ -73,18 +73,8 @@ impl Groups {
         let has_room = self.groups.len() < GROUPS_MAX || self.groups.contains_key(&name);
         let name = name.filter(|_| has_room);
         let group = self.groups.entry(name).or_default();
-        let (i, peer, total) = (side as usize, side.other() as usize, flow.totals());
-        group.aggregate.activity[i] = sum(
-            group.aggregate.activity[i],
-            Activity {
-                flows: 1,
-                bytes_sent: total.bytes[i],
-                bytes_received: total.bytes[peer],
-                packets_sent: total.packets[i],
-                packets_received: total.packets[peer],
-                retrans: total.retrans[i].into(),
-            },
-        );
+        let (i, peer) = (side as usize, side.other() as usize);
+        group.aggregate.activity[i].add(&Activity::of(side, &flow.totals(), 1));
         if let Some(end) = flow.end(side).filter(|end| end.srtt_us > 0) {
             group.aggregate.rtt[i].get_or_insert_default().record(&[end.srtt_us]);
         }
@@ -112,17 +102,6 @@ impl Groups {
         };
         let arguments = OwnersArguments { sort, limit: arguments.limit, name: None, all: false };
         answer(self.groups.into_iter().map(line).collect(), &arguments, |name| GroupHead { name })
-    }
-}
-
-fn sum(a: Activity, b: Activity) -> Activity {
-    Activity {
-        flows: a.flows + b.flows,
-        bytes_sent: a.bytes_sent + b.bytes_sent,
-        bytes_received: a.bytes_received + b.bytes_received,
-        packets_sent: a.packets_sent + b.packets_sent,
-        packets_received: a.packets_received + b.packets_received,
-        retrans: a.retrans + b.retrans,
     }
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use sockeye_ctl::declare::NamedRow;
-use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments, Table, keep};
+use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments, Table};
 use sockeye_ctl::rows;
 
-use super::pass::{OpenFlows, ROWS_MAX};
-use super::who::workload_name;
+use super::pass::{OpenFlows, rows_at_most};
+use super::who::{known, label_text, workload_name};
 use super::{round2, summary};
 use crate::flows::aggregates::{Aggregate, Aggregates, RATES};
 use crate::model::flow::ProcKey;
@@ -161,11 +161,16 @@ pub(super) fn quantiles(rtt: Option<&RttStats>) -> [Option<u64>; 3] {
     [0.5, 0.9, 0.99].map(|quantile| rtt.map(|rtt| rtt.quantile_us(quantile)))
 }
 
+/// Whether somebody is in a table of those with flows, or of all.
+pub(super) fn is_shown(aggregate: &Aggregate, open: u64, all: bool) -> bool {
+    all || open > 0 || aggregate.has_figures()
+}
+
 /// The rows that were asked for, and how many there are.
 pub(super) fn answer<T, H: NamedRow>(mut lines: Vec<Line<T>>, a: &OwnersArguments, head: impl Fn(T) -> H) -> Answer {
     let matching = lines.len();
     lines.sort_by_key(|line| std::cmp::Reverse(line.sort_key(a.sort)));
-    keep(&mut lines, if a.limit == 0 { ROWS_MAX } else { a.limit.min(ROWS_MAX) });
+    lines.truncate(rows_at_most(a.limit));
     let summary = summary(matching, lines.len());
     let rows = lines.into_iter().map(|line| {
         let figures = line.figures();
@@ -318,19 +323,14 @@ pub(crate) fn containers(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
     let lines = by_workload(of, key)
         .into_values()
         .filter(|(workload, ..)| matches(workload.title().as_deref(), a))
-        .filter(|(_, aggregate, open)| a.all || *open > 0 || aggregate.has_figures())
+        .filter(|(_, aggregate, open)| is_shown(aggregate, *open, a.all))
         .map(|(workload, aggregate, open)| Line::new(workload, (aggregate, open), of))
         .collect();
     answer(lines, a, |workload| container_head(&workload, of))
 }
 
-pub(super) fn known(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
 fn container_head(workload: &Workload, of: &Owners<'_>) -> ContainerHead {
     let (container, pod) = (workload.container.as_ref(), workload.pod.as_ref());
-    let labels = |labels: &[(String, String)]| labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let name = container.map(|container| container.name_or_id().to_owned()).or_else(|| workload.unit.clone());
     let (workload_kind, workload_name) = workload_name(workload).unzip();
     ContainerHead {
@@ -343,7 +343,7 @@ fn container_head(workload: &Workload, of: &Owners<'_>) -> ContainerHead {
         namespace: pod.and_then(|pod| known(&pod.namespace)),
         slice: workload.slice.clone(),
         cgroup: workload.path.clone(),
-        labels: container.map(|container| labels(&container.labels)).unwrap_or_default(),
+        labels: container.map(|container| container.labels.iter().map(label_text).collect()).unwrap_or_default(),
         workload_kind,
         workload_name,
         state: of.state_of([workload]),

@@ -27,6 +27,11 @@ const ROWS_AT_ONCE: usize = 64;
 /// Most rows of an answer.
 pub const ROWS_MAX: usize = 10_000;
 
+/// How many rows a request's `limit` asks for, of which 0 is as many as an answer takes.
+pub(super) fn rows_at_most(limit: usize) -> usize {
+    if limit == 0 { ROWS_MAX } else { limit.min(ROWS_MAX) }
+}
+
 /// Open flows by owner.
 pub(crate) type OpenFlows = HashMap<ProcKey, u64, ahash::RandomState>;
 
@@ -164,7 +169,7 @@ impl Selection {
     /// # Errors
     /// If there is no such state.
     pub fn new(arguments: &FlowsArguments) -> Result<Self, String> {
-        let limit = if arguments.limit == 0 { ROWS_MAX } else { arguments.limit.min(ROWS_MAX) };
+        let limit = rows_at_most(arguments.limit);
         let now_ns = boot_ns();
         Ok(Self {
             wanted: Wanted::new(arguments, now_ns)?,

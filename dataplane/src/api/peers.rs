@@ -3,11 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use sockeye_ctl::protocol::{Answer, GroupBy, OwnerSort, PeersArguments, Table, keep};
+use sockeye_ctl::protocol::{Answer, GroupBy, OwnerSort, PeersArguments, Table};
 use sockeye_ctl::rows;
 
 use super::owners::quantiles;
-use super::pass::ROWS_MAX;
+use super::pass::rows_at_most;
 use super::who::group_of_talker;
 use super::{round2, summary};
 use crate::flows::conversations::{Conversations, Figures};
@@ -78,7 +78,7 @@ pub fn peers(conversations: &Conversations, window: Window, a: &PeersArguments, 
     let mut pairs: Vec<(Pair, Figures)> = pairs.into_iter().collect();
     let matching = pairs.len();
     pairs.sort_by_key(|(_, figures)| Reverse(sort_key(figures, a.sort, window, now_ns)));
-    keep(&mut pairs, if a.limit == 0 { ROWS_MAX } else { a.limit.min(ROWS_MAX) });
+    pairs.truncate(rows_at_most(a.limit));
     let summary = summary(matching, pairs.len());
     let rows = pairs.into_iter().map(|(pair, figures)| row(pair, &figures, window, now_ns));
     Answer { tables: vec![summary, Table::of(rows)] }

@@ -34,6 +34,16 @@ pub(super) fn ends_of<'a>(flow: &'a Flow, processes: &'a ProcessTable) -> [Optio
     })
 }
 
+/// A text, unless it is empty: not known.
+pub(super) fn known(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// A label, as it is shown and asked for.
+pub(super) fn label_text((key, value): &(String, String)) -> String {
+    format!("{key}={value}")
+}
+
 /// What an end belongs to, by what is asked for. Not by `Service` and `Network`, which a flow as a whole tells.
 pub(super) fn group_of(by: &GroupBy, end: End<'_>) -> Option<String> {
     match by {
@@ -46,7 +56,6 @@ pub(super) fn group_of(by: &GroupBy, end: End<'_>) -> Option<String> {
 
 /// The same for what only a place tells.
 pub(super) fn group_of_workload(by: &GroupBy, workload: &Workload) -> Option<String> {
-    let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let (pod, container) = (workload.pod.as_ref(), workload.container.as_ref());
     match by {
         GroupBy::Host => Some("host".into()),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use sockeye_ctl::protocol::{Answer, OwnersArguments};
 use sockeye_ctl::rows;
 
-use super::owners::{Line, Owners, answer, by_workload, known, matches};
-use super::who::{pod_name, workload_name};
+use super::owners::{Line, Owners, answer, by_workload, is_shown, matches};
+use super::who::{known, label_text, pod_name, workload_name};
 use crate::flows::aggregates::Aggregate;
 use crate::owners::workload::Workload;
 
@@ -49,7 +49,7 @@ pub(crate) fn pods(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
         let pod = group.members.iter().find_map(|member| member.place.pod.as_ref()).map(pod_name);
         matches(pod.as_deref(), a)
     };
-    answer(lines_of(pods.into_values().filter(is_named), of, a), a, |members| pod_head(&members, of))
+    answer(lines_of(pods.into_values().filter(is_named), of), a, |members| pod_head(&members, of))
 }
 
 fn pod_head(members: &[Member], of: &Owners<'_>) -> PodHead {
@@ -70,7 +70,7 @@ fn pod_head(members: &[Member], of: &Owners<'_>) -> PodHead {
         containers: shown.map(|container| container.name_or_id().to_owned()).collect(),
         workload_kind,
         workload_name,
-        labels: labels.map(|(key, value)| format!("{key}={value}")).collect(),
+        labels: labels.map(label_text).collect(),
         state: of.state_of(places()),
     }
 }
@@ -96,16 +96,16 @@ struct Group {
 
 impl Group {
     fn add(&mut self, place: Arc<Workload>, aggregate: &Aggregate, open: u64, all: bool) {
-        let is_shown = all || open > 0 || aggregate.has_figures();
+        let is_shown = is_shown(aggregate, open, all);
         self.members.push(Member { place, is_shown });
         self.aggregate.add(aggregate);
         self.open += open;
     }
 }
 
-fn lines_of(groups: impl Iterator<Item = Group>, of: &Owners<'_>, a: &OwnersArguments) -> Vec<Line<Vec<Member>>> {
+fn lines_of(groups: impl Iterator<Item = Group>, of: &Owners<'_>) -> Vec<Line<Vec<Member>>> {
     groups
-        .filter(|group| a.all || group.open > 0 || group.aggregate.has_figures())
+        .filter(|group| group.members.iter().any(|member| member.is_shown))
         .map(|group| Line::new(group.members, (group.aggregate, group.open), of))
         .collect()
 }
@@ -142,7 +142,7 @@ pub(crate) fn workloads(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
             workloads.entry((kind, name)).or_default().add(workload, &group, open, a.all);
         }
     }
-    answer(lines_of(workloads.into_values(), of, a), a, |members| workload_head(&members, of))
+    answer(lines_of(workloads.into_values(), of), a, |members| workload_head(&members, of))
 }
 
 fn workload_head(members: &[Member], of: &Owners<'_>) -> WorkloadHead {

@@ -9,7 +9,7 @@ use crate::model::rtt::{Network, RttStats};
 use hashbrown::HashMap;
 
 use crate::flows::report::FlowReport;
-use crate::model::flow::{ProcKey, Side};
+use crate::model::flow::{Counters, ProcKey, Side};
 use crate::owners::process::ProcessTable;
 
 /// Processes with figures of their own.
@@ -37,7 +37,22 @@ pub struct Activity {
 }
 
 impl Activity {
-    fn add(&mut self, other: &Self) {
+    /// Of a side, from counters of both; `flows` is how many they are of.
+    #[must_use]
+    pub fn of(side: Side, counters: &Counters, flows: u64) -> Self {
+        let (i, peer) = (side as usize, side.other() as usize);
+        Self {
+            flows,
+            bytes_sent: counters.bytes[i],
+            bytes_received: counters.bytes[peer],
+            packets_sent: counters.packets[i],
+            packets_received: counters.packets[peer],
+            retrans: counters.retrans[i].into(),
+        }
+    }
+
+    /// Adds another's.
+    pub fn add(&mut self, other: &Self) {
         self.flows += other.flows;
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
@@ -128,15 +143,8 @@ impl Aggregates {
     /// Adds what a report tells.
     pub fn account(&mut self, report: &FlowReport, processes: &ProcessTable, now_ns: u64) {
         for side in Side::BOTH.into_iter().filter(|side| report.local[*side as usize]) {
-            let (i, peer) = (side as usize, side.other() as usize);
-            let activity = Activity {
-                flows: u64::from(report.first),
-                bytes_sent: report.delta.bytes[i],
-                bytes_received: report.delta.bytes[peer],
-                packets_sent: report.delta.packets[i],
-                packets_received: report.delta.packets[peer],
-                retrans: report.delta.retrans[i].into(),
-            };
+            let i = side as usize;
+            let activity = Activity::of(side, &report.delta, u64::from(report.first));
             let window = self.window;
             let aggregate = self.aggregate(report.owners[i], processes, now_ns);
             aggregate.activity[i].add(&activity);

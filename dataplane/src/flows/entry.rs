@@ -1,13 +1,12 @@
 //! One entry of the flow table.
 
 use super::details::{Details, FlowRtt};
-use super::schedule::TICK_NS;
+use super::schedule::{SECOND_NS, TICK_NS};
 use crate::flows::report::Identity;
 use crate::model::flow::{Counters, End, Endpoint, FlowKey, ProcKey, Proto, Side, State, TcpObservation};
 
 /// What came within less time makes no rate.
 const RATE_NS: u64 = 2 * SECOND_NS;
-const SECOND_NS: u64 = 1_000_000_000;
 /// Stands for no flow.
 pub(super) const NO_FLOW: u32 = u32::MAX;
 

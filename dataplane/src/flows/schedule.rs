@@ -22,7 +22,7 @@ use crate::owners::process::ProcessTable;
 
 /// Resolution of the schedule.
 pub const TICK_NS: u64 = 250_000_000;
-const SECOND_NS: u64 = 1_000_000_000;
+pub(super) const SECOND_NS: u64 = 1_000_000_000;
 /// Most reports of one call of [`FlowTable::tick`]: each takes a quarter of a kilobyte until it is handed out.
 const REPORTS_AT_ONCE: usize = 4096;
 /// Ticks that a report waits for the names of its processes.
