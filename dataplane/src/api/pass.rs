@@ -1,6 +1,7 @@
 //! Answers that need a look at every flow, a portion at a time: with a million flows that takes longer than control may be
 //! away from its other work.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
@@ -69,10 +70,10 @@ enum Where {
 }
 
 impl Where {
-    fn find(self, table: &FlowTable) -> Option<&Flow> {
+    fn find(self, table: &FlowTable) -> Option<Cow<'_, Flow>> {
         match self {
-            Self::Place(place) => table.flow_at(place),
-            Self::Closed(number) => table.closed_flow(number),
+            Self::Place(place) => table.flow_at(place).map(Cow::Borrowed),
+            Self::Closed(number) => table.closed_flow(number).map(Cow::Owned),
         }
     }
 }
@@ -136,6 +137,7 @@ impl Gathered {
 
     fn look(&mut self, at: Where, table: &FlowTable, processes: &ProcessTable) {
         let Some(flow) = at.find(table) else { return };
+        let flow = &*flow;
         match self {
             Self::Nothing => {}
             Self::States(counts) => counts.add(flow),
@@ -210,7 +212,7 @@ impl Selection {
         while !rest.is_empty() {
             for (at, cookie) in rest.split_off(rest.len().saturating_sub(ROWS_AT_ONCE)).into_iter().rev() {
                 if let Some(flow) = at.find(table).filter(|flow| flow.cookie() == cookie) {
-                    add_row(&mut self.rows, flow, processes, self.wanted.arguments().wide, now_ns);
+                    add_row(&mut self.rows, &flow, processes, self.wanted.arguments().wide, now_ns);
                 }
             }
             if Instant::now() >= until {

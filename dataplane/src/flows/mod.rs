@@ -193,7 +193,7 @@ impl FlowTable {
 
     /// The one with a number, unless it was forgotten.
     #[must_use]
-    pub fn closed_flow(&self, number: usize) -> Option<&Flow> {
+    pub fn closed_flow(&self, number: usize) -> Option<Flow> {
         self.closed.get(number)
     }
 

@@ -361,6 +361,12 @@ impl End {
         self.out_of_order = self.out_of_order.max(before.out_of_order);
     }
 
+    /// Takes away what it has counted.
+    pub fn forget_counters(&mut self) {
+        (self.bytes_sent, self.bytes_received, self.packets_sent, self.packets_received) = (0, 0, 0, 0);
+        (self.retrans, self.out_of_order) = (0, 0);
+    }
+
     /// Whether a mark is set.
     #[must_use]
     pub fn has(&self, mark: u8) -> bool {
