@@ -17,6 +17,7 @@ use zerocopy::FromBytes;
 use crate::charge::create_uncharged;
 use crate::cpus;
 use crate::error::{KernelError, bpf};
+use crate::filter::{FilterMaps, SocketFilter};
 use crate::programs::ProgramHandle;
 use crate::records::{CpuStats, UdpKey, UdpValue};
 use crate::ring::Ring;
@@ -39,11 +40,13 @@ pub struct KernelOptions {
     pub udp_table_entries: u32,
     /// Processes of other pid namespaces cannot be seen: what is older than this call is not known beforehand.
     pub blind: bool,
+    /// What is left out.
+    pub filter: SocketFilter,
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        Self { cgroup: None, ring_bytes: None, udp_table_entries: 32768, blind: false }
+        Self { cgroup: None, ring_bytes: None, udp_table_entries: 32768, blind: false, filter: SocketFilter::default() }
     }
 }
 
@@ -66,6 +69,7 @@ pub struct Kernel {
     holders: HolderWalk,
     misses_orphans: bool,
     udp: Option<UdpTables>,
+    filter: FilterMaps,
     counts: MapHandle,
     known: MapHandle,
     cgroups: MapHandle,
@@ -99,6 +103,8 @@ impl Kernel {
 
         let rings = create_rings(&skel.maps.se_rings, cpus, options.ring_bytes)?;
         put(&skel.maps.se_udp, 0, &udp_inner)?;
+        let mut filter = FilterMaps::new(handle(&skel.maps.se_filters)?, handle(&skel.maps.se_networks)?);
+        filter.set(&options.filter)?;
 
         let mut links = attach_tracing(&skel.progs)?;
         let progs = &skel.progs;
@@ -133,7 +139,19 @@ impl Kernel {
         let programs = programs.map_err(|source| KernelError::Io { what: "cannot keep a program".into(), source })?;
         let udp = Some(udp);
         Ok((
-            Self { scanner, holders, misses_orphans, udp, counts, known, cgroups, programs, charged, _links: links },
+            Self {
+                scanner,
+                holders,
+                misses_orphans,
+                udp,
+                filter,
+                counts,
+                known,
+                cgroups,
+                programs,
+                charged,
+                _links: links,
+            },
             rings,
         ))
     }
@@ -157,6 +175,14 @@ impl Kernel {
     #[must_use]
     pub fn misses_orphans(&self) -> bool {
         self.misses_orphans
+    }
+
+    /// Judges what opens from now on, and every datagram, by another filter.
+    ///
+    /// # Errors
+    /// If the kernel does not take it: there are more than [`NETWORKS_MAX`](crate::filter::NETWORKS_MAX) networks.
+    pub fn set_filter(&mut self, filter: &SocketFilter) -> Result<(), KernelError> {
+        self.filter.set(filter)
     }
 
     /// Bytes of the buffer that the scan goes through.

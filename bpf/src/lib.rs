@@ -10,6 +10,7 @@
 mod charge;
 pub mod cpus;
 pub mod error;
+pub mod filter;
 #[cfg(feature = "harness")]
 pub mod harness;
 pub mod kernel;

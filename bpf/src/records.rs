@@ -409,6 +409,10 @@ pub struct CpuStats {
     pub udp_unparsed: u64,
     /// Command lines that were not in memory when the process was first seen.
     pub args_unreadable: u64,
+    /// TCP sockets that a filter left out.
+    pub ignored_tcp: u64,
+    /// UDP packets that a filter left out.
+    pub ignored_udp: u64,
 }
 
 impl CpuStats {

@@ -327,6 +327,12 @@ impl Network {
     pub fn contains(&self, addr: IpAddr) -> bool {
         self.0.contains(&addr.to_canonical())
     }
+
+    /// Its address, and how many of its bits count.
+    #[must_use]
+    pub fn parts(&self) -> (IpAddr, u8) {
+        (self.0.network(), self.0.prefix_len())
+    }
 }
 
 impl FromStr for Network {

@@ -56,6 +56,10 @@ enum Command {
     Ports,
     /// Distributions of round-trip times, drawn as histograms.
     Rtt(Rtt),
+    /// What is configured, and where each setting comes from.
+    Config,
+    /// Let the agent read its configuration again, as SIGHUP does: says what has changed, and what needs a restart.
+    Reload,
 }
 
 #[derive(Debug, Args)]
@@ -210,6 +214,8 @@ fn main() -> ExitCode {
         Command::Workloads(owners) => Request::Workloads(owners.into_arguments()),
         Command::Peers(Peers { by, sort, limit, name }) => Request::Peers(PeersArguments { by, sort, limit, name }),
         Command::Ports => Request::Ports,
+        Command::Config => Request::Config,
+        Command::Reload => Request::Reload,
         Command::Rtt(rtt) => Request::Rtt(RttArguments { by: rtt.by, limit: rtt.limit, name: rtt.name }),
     };
     let client = Client::new(&cli.socket);

@@ -35,6 +35,10 @@ pub enum Request {
     Ports,
     /// Distributions of round-trip times.
     Rtt(RttArguments),
+    /// What is configured.
+    Config,
+    /// Read the configuration again.
+    Reload,
 }
 
 /// Why a request is refused.
@@ -53,7 +57,7 @@ pub enum RequestError {
     },
     /// No such request.
     #[error(
-        "there is no request {0:?}: stats, flows, processes, containers, pods, workloads, peers, ports and rtt are known"
+        "there is no request {0:?}: stats, flows, processes, containers, pods, workloads, peers, ports, rtt, config and reload are known"
     )]
     Unknown(String),
     /// The arguments do not fit the request.
@@ -98,6 +102,8 @@ impl Request {
         Ok(match envelope.request.as_str() {
             "stats" => arguments.none(Self::Stats)?,
             "ports" => arguments.none(Self::Ports)?,
+            "config" => arguments.none(Self::Config)?,
+            "reload" => arguments.none(Self::Reload)?,
             "flows" => Self::Flows(Box::new(arguments.read()?)),
             "processes" => Self::Processes(arguments.read()?),
             "containers" => Self::Containers(arguments.read()?),
@@ -118,6 +124,8 @@ impl Request {
         let (request, arguments) = match self {
             Self::Stats => ("stats", Value::Null),
             Self::Ports => ("ports", Value::Null),
+            Self::Config => ("config", Value::Null),
+            Self::Reload => ("reload", Value::Null),
             Self::Flows(arguments) => ("flows", value(arguments)),
             Self::Processes(arguments) => ("processes", value(arguments)),
             Self::Containers(arguments) => ("containers", value(arguments)),

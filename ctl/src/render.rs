@@ -32,7 +32,7 @@ impl Style {
 #[must_use]
 pub fn answer(answer: &Answer, request: &Request, style: Style) -> String {
     match request {
-        Request::Stats => stats(answer, style),
+        Request::Stats | Request::Config | Request::Reload => stats(answer, style),
         Request::Flows(arguments) if arguments.by.is_some() => owners(answer, &GROUPS, style),
         Request::Flows(_) => flows(answer, style),
         Request::Processes(_) => owners(answer, &PROCESSES, style),

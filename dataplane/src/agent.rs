@@ -1,5 +1,6 @@
 //! Starts and watches all threads, in the direction of the data, and stops them in it.
 
+use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,10 +11,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
-use sockeye::api::events::Event;
-use sockeye::api::server::ControlSocket;
+use sockeye::api::events::{Command as Order, Event};
+use sockeye::api::server::{Answerers, ControlSocket};
 use sockeye::config::Config;
 use sockeye::control::{Control, ControlOptions, Enrichment};
+use sockeye::export::endpoint::ZmqEndpoint;
 use sockeye::export::messages::{Heartbeat, Probe};
 use sockeye::export::zmq::ZmqOptions;
 use sockeye::export::{ExportPort, text, zmq};
@@ -26,13 +28,15 @@ use sockeye::owners::desk::Desk;
 use sockeye::owners::packages::PackageStats;
 use sockeye::owners::runtimes::{NamingStats, RuntimeList};
 use sockeye::owners::{packages, procfs, runtimes};
-use sockeye::threads::Threads;
+use sockeye::threads::{Pulse, Threads};
 use sockeye_bpf::cpus;
 use sockeye_bpf::kernel::{Kernel, KernelOptions, scan_kind};
 use sockeye_bpf::preflight;
 use sockeye_ctl::exit;
 
 use crate::cli::{Args, Command};
+use crate::reload::Configuration;
+use crate::settings::Settings;
 
 /// So many CPUs' rings one worker drains, unless the operator wants it otherwise.
 const CPUS_PER_WORKER: usize = 8;
@@ -48,12 +52,12 @@ fn charged(why: &std::io::Error) -> String {
 ///
 /// # Errors
 /// If it cannot start, or a thread without which it is blind has ended.
-pub(crate) fn run(args: &Args, config: &Config) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot wait for signals")?;
+pub(crate) fn run(command_line: Vec<OsString>, settings: Settings) -> Result<(), Failure> {
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot wait for signals")?;
     // No signal of its own: that would be the second one for an agent that is ending, and several threads may fail at once.
     let end = signals.handle();
     let threads = Threads::new(move || end.close());
-    run_threads(args, config, &threads, &mut signals)?;
+    run_threads(command_line, settings, &threads, signals)?;
     threads.failure().map_or(Ok(()), |why| Err(Failure::Internal(why.into())))
 }
 
@@ -71,18 +75,22 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Signals) -> Result<()> {
+fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Threads, signals: Signals) -> Result<()> {
+    let args = settings.args.clone();
     // Everything that can be refused comes before the kernel is touched.
-    let (wake, events) = mpsc::channel();
-    let socket = ControlSocket::start(threads, &args.control_socket, wake.clone())?;
-    let heartbeat = Heartbeat {
-        probe: Probe::of_this_host(),
-        agent: Arc::default(),
-        exporters: args.zmq.len() as u64,
-        lifetime_s: args.active_timeout,
-        idle_s: args.idle_timeout,
-    };
-    let exporters = start_exporters(args, threads, &heartbeat, &signals.handle())?;
+    let (control, events) = mpsc::channel();
+    let (main, orders) = mpsc::channel();
+    let wake = control.clone();
+    let socket = ControlSocket::start(
+        threads,
+        &args.control_socket,
+        Answerers { control: control.clone(), main: main.clone() },
+    )?;
+    let heartbeat = Heartbeat { probe: Probe::of_this_host(), agent: Arc::default() };
+    let exporters = start_exporters(&args, threads, &heartbeat, &signals.handle())?;
+    wait_for_signals(threads, signals, main).context("cannot start the thread that waits for signals")?;
+    let configuration = Configuration::new(command_line, settings, threads.clone(), heartbeat.clone(), control);
+    let (args, config) = (&args, configuration.config());
 
     let (mut kernel, rings) = Kernel::start(&kernel_options(args)).context("cannot start the kernel side")?;
     if let Some(why) = kernel.charged_because()
@@ -101,12 +109,7 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
     let (ports, workers) =
         worker::start(threads, rings, count, &stop_workers, &wake_control).context("cannot start the workers")?;
     let enrichment = start_enrichment(config, threads).context("cannot start the enrichment threads")?;
-    let timeouts = Timeouts {
-        idle_ns: args.idle_timeout * 1_000_000_000,
-        active_ns: args.active_timeout * 1_000_000_000,
-        report_ns: args.report_interval * 1_000_000_000,
-        ..Timeouts::default()
-    };
+    let timeouts = timeouts(args);
     let options = ControlOptions {
         timeouts: if kernel.misses_orphans() { timeouts.without_orphans() } else { timeouts },
         flows_max: usize::try_from(args.flows_max).unwrap_or(usize::MAX),
@@ -115,7 +118,9 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
         threads: threads.clone(),
         limits: preflight::limits(!args.no_cgroup),
         window: Window::of_reports_every(Duration::from_secs(args.report_interval)),
-        keep: Keep { flows_max: args.closed_max as usize, for_ns: args.closed_seconds * 1_000_000_000 },
+        keep: keep(args),
+        filter: args.filter(),
+        tells_ports: !args.no_listening_ports,
         cgroup_root: preflight::find_cgroup2().filter(|root| preflight::is_cgroup_root(root)),
     };
     for limit in &options.limits {
@@ -127,7 +132,7 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
     let control = threads.essential("sockeye-control", move |pulse| control.run(&events, &stop, pulse));
     let control = control.context("cannot start the control thread")?;
 
-    wait_for_end(signals)?;
+    serve_until_end(&orders, configuration)?;
     threads.stop();
     // In the direction of the data: the rings are empty before control takes its last look.
     stop_workers.store(true, Ordering::Relaxed);
@@ -140,13 +145,42 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
     Ok(())
 }
 
-/// Until somebody wants the agent to end, or it must. Whoever wants it a second time does not want to wait.
-fn wait_for_end(signals: &mut Signals) -> Result<()> {
-    for signal in signals.forever() {
-        if signal != SIGHUP {
-            break;
+/// When things happen, as it is configured.
+pub(crate) fn timeouts(args: &Args) -> Timeouts {
+    Timeouts {
+        idle_ns: args.idle_timeout * 1_000_000_000,
+        active_ns: args.active_timeout * 1_000_000_000,
+        report_ns: args.report_interval * 1_000_000_000,
+        ..Timeouts::default()
+    }
+}
+
+/// How much of the past is kept, likewise.
+pub(crate) fn keep(args: &Args) -> Keep {
+    Keep { flows_max: args.closed_max as usize, for_ns: args.closed_seconds * 1_000_000_000 }
+}
+
+/// Signals, and the end that the agent's own threads may want, as orders.
+fn wait_for_signals(threads: &Threads, mut signals: Signals, main: mpsc::Sender<Order>) -> std::io::Result<()> {
+    let wait = move |pulse: &Pulse| {
+        pulse.waiting();
+        for signal in signals.forever() {
+            let _ = main.send(Order::Signal(signal));
         }
-        tracing::warn!("SIGHUP changes nothing: the configuration is read when the agent starts");
+        let _ = main.send(Order::End);
+        Ok(())
+    };
+    threads.restarted("sockeye-signals", wait).map(drop)
+}
+
+/// Until somebody wants the agent to end, or it must. Whoever wants it a second time does not want to wait.
+fn serve_until_end(orders: &mpsc::Receiver<Order>, mut configuration: Configuration) -> Result<()> {
+    for order in orders {
+        match order {
+            Order::Signal(SIGHUP) => configuration.reload_and_log(),
+            Order::Question(question) => configuration.answer(&question),
+            Order::Signal(_) | Order::End => break,
+        }
     }
     let ending = Arc::new(AtomicBool::new(true));
     for signal in [SIGINT, SIGTERM] {
@@ -183,16 +217,21 @@ fn start_enrichment(config: &Config, threads: &Threads) -> Result<Enrichment> {
     })
 }
 
+/// The exporters to ntopng, as they are configured.
+pub(crate) fn zmq_options(args: &Args, heartbeat: &Heartbeat) -> Vec<ZmqOptions> {
+    let options = |endpoint: &ZmqEndpoint| ZmqOptions {
+        source_id: heartbeat.probe.source_id(&endpoint.address),
+        endpoint: endpoint.clone(),
+        server_key: args.zmq_encryption_key.clone(),
+        format: args.zmq_format,
+        heartbeat: heartbeat.clone(),
+    };
+    args.zmq.iter().map(options).collect()
+}
+
 fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat, end: &Handle) -> Result<Vec<ExportPort>> {
     let mut exporters = Vec::new();
-    for endpoint in &args.zmq {
-        let options = ZmqOptions {
-            source_id: heartbeat.probe.source_id(&endpoint.address),
-            endpoint: endpoint.clone(),
-            server_key: args.zmq_encryption_key.clone(),
-            format: args.zmq_format,
-            heartbeat: heartbeat.clone(),
-        };
+    for options in zmq_options(args, heartbeat) {
         exporters.push(zmq::start(threads, options)?);
     }
     // Not into a journal or a container's log, where each line costs, and nobody asked for it.
@@ -240,6 +279,7 @@ fn kernel_options(args: &Args) -> KernelOptions {
         cgroup: if args.no_cgroup { None } else { preflight::find_cgroup2() },
         ring_bytes: args.ring_kib.map(|kib| kib * 1024),
         blind: !preflight::is_in_hosts_pid_namespace(),
+        filter: args.filter().of_sockets(),
         ..KernelOptions::default()
     }
 }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use sockeye::export::endpoint::{ServerKey, ZmqEndpoint};
 use sockeye::export::zmq::Format;
+use sockeye::flows::filter::{Filter, Rule};
 use tracing_subscriber::filter::LevelFilter;
 
 /// Watches every TCP and UDP flow of this host from inside the kernel, and says which process is behind it.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "sockeye", version, max_term_width = 100, args_override_self = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -38,6 +39,23 @@ pub(crate) struct Args {
     /// Configuration [default: /etc/sockeye/sockeye.toml, if there is one].
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// Leave out flows: loopback, protocol=udp, network=10.0.0.0/8, port=53, port=8000-8099, user=NAME, process=NAME|PATH,
+    /// cgroup=PATH, container=NAME, pod=NAME, namespace=NAME; one end that matches is enough. Repeatable.
+    #[arg(long, value_name = "KIND=VALUE")]
+    pub(crate) ignore: Vec<Rule>,
+
+    /// Leave out all others, likewise: of each kind that is given, one must match. --ignore goes before. Repeatable.
+    #[arg(long, value_name = "KIND=VALUE")]
+    pub(crate) only: Vec<Rule>,
+
+    /// The same as --ignore loopback.
+    #[arg(short = 'l', long)]
+    pub(crate) no_loopback: bool,
+
+    /// Tell collectors nothing of listening ports.
+    #[arg(short = 'L', long)]
+    pub(crate) no_listening_ports: bool,
 
     /// Read the command line and the configuration, print what would be in force and where it comes from, and end.
     #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with = "config",
@@ -103,6 +121,13 @@ pub(crate) enum LogLevel {
 }
 
 impl Args {
+    /// Which flows are left out.
+    pub(crate) fn filter(&self) -> Filter {
+        let mut ignore = self.ignore.clone();
+        ignore.extend(self.no_loopback.then_some(Rule::Loopback));
+        Filter { ignore, only: self.only.clone() }
+    }
+
     /// Which messages are wanted.
     pub(crate) fn level(&self) -> LevelFilter {
         let default = if self.verbose > 0 { LogLevel::Debug } else { LogLevel::Info };
@@ -115,7 +140,7 @@ impl Args {
     }
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
     /// Check each need of the host, load the kernel programs, print what the verifier says of them, and end.
     Check,

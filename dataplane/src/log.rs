@@ -12,7 +12,9 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Registry, reload};
 
 use crate::model::text::{clean, truncated};
 
@@ -22,6 +24,7 @@ const LINES_MAX: usize = 4096;
 const TEXT_MAX: usize = 4096;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
 
 /// Lines that were not written because the reader was too slow.
 #[must_use]
@@ -38,7 +41,10 @@ pub fn start(level: LevelFilter) -> WorkerGuard {
         .finish(io::stderr());
     let _ = DROPPED.set(writer.error_counter());
     let lines = Lines { journal: is_journal(&io::stderr()) };
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(writer).event_format(lines).finish();
+    let (level, handle) = reload::Layer::new(level);
+    let _ = LEVEL.set(handle);
+    let subscriber =
+        Registry::default().with(level).with(tracing_subscriber::fmt::layer().with_writer(writer).event_format(lines));
     // Only a second call fails.
     let _ = tracing::subscriber::set_global_default(subscriber);
     std::panic::set_hook(Box::new(|panic| {
@@ -48,6 +54,14 @@ pub fn start(level: LevelFilter) -> WorkerGuard {
         tracing::error!("thread {} panicked at {place}: {text}", thread.name().unwrap_or("without a name"));
     }));
     guard
+}
+
+/// From now on these messages are wanted.
+pub fn set_level(level: LevelFilter) {
+    if let Some(handle) = LEVEL.get() {
+        // It fails only when there is no log any more.
+        let _ = handle.reload(level);
+    }
 }
 
 /// Says why the agent does not go on, before or after logging: one sentence, which is lost if nobody reads it.

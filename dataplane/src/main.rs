@@ -2,6 +2,7 @@
 
 mod agent;
 mod cli;
+mod reload;
 mod settings;
 
 use std::process::ExitCode;
@@ -11,7 +12,6 @@ use sockeye_ctl::exit;
 
 use agent::Failure;
 use cli::Command;
-use settings::Settings;
 
 /// Shards, tables and reports are allocated and freed on different threads all the time: mimalloc is good at that.
 // AddressSanitizer has one of its own.
@@ -20,15 +20,20 @@ use settings::Settings;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let Settings { args, config, all } = match settings::read(&std::env::args_os().collect::<Vec<_>>()) {
+    let command_line: Vec<_> = std::env::args_os().collect();
+    let settings = match settings::read(&command_line) {
         Ok(settings) => settings,
-        Err(code) => return code,
+        Err(refusal) => return refusal.say(),
     };
+    let args = &settings.args;
     if args.check_config.is_some() {
-        all.iter().for_each(|setting| say(&format!("{:20} {:40} {}", setting.key, setting.value, setting.from)));
+        settings
+            .all
+            .iter()
+            .for_each(|setting| say(&format!("{:20} {:40} {}", setting.key, setting.value, setting.from)));
         return ExitCode::SUCCESS;
     }
-    if let Err(code) = agent::preflight(&args) {
+    if let Err(code) = agent::preflight(args) {
         return code;
     }
     if args.verbose < 2 {
@@ -37,8 +42,8 @@ fn main() -> ExitCode {
     }
     let log = log::start(args.level());
     let done = match &args.command {
-        Some(Command::Check) => agent::check(&args).map_err(Failure::from),
-        None => agent::run(&args, &config),
+        Some(Command::Check) => agent::check(args).map_err(Failure::from),
+        None => agent::run(command_line, settings),
     };
     drop(log);
     let (why, code) = match done {

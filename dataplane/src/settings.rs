@@ -34,26 +34,61 @@ pub(crate) struct Settings {
     pub(crate) all: Vec<Setting>,
 }
 
+/// Why there are no settings.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The command line; or it asks for help.
+    Usage(clap::Error),
+    /// The file, in one sentence without its end.
+    File(String),
+}
+
+impl From<clap::Error> for Refusal {
+    fn from(err: clap::Error) -> Self {
+        Self::Usage(err)
+    }
+}
+
+impl Refusal {
+    /// Says it. Returns the exit code.
+    pub(crate) fn say(&self) -> ExitCode {
+        match self {
+            Self::Usage(err) => {
+                let _ = err.print();
+                if err.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
+            }
+            Self::File(why) => {
+                complain(&format!("{why}."));
+                ExitCode::from(exit::CONFIG)
+            }
+        }
+    }
+
+    /// The same for whoever asked from elsewhere.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Usage(err) => reason(err).unwrap_or_else(|| err.kind().to_string()),
+            Self::File(why) => why.clone(),
+        }
+    }
+}
+
 /// Reads the command line and the file that it names.
 ///
 /// # Errors
-/// The exit code, after what is wrong was said.
-pub(crate) fn read(command_line: &[OsString]) -> Result<Settings, ExitCode> {
-    let matches = Args::command().try_get_matches_from(command_line).map_err(|err| usage(&err))?;
+/// If either is not understood.
+pub(crate) fn read(command_line: &[OsString]) -> Result<Settings, Refusal> {
+    let matches = Args::command().try_get_matches_from(command_line)?;
     let named = matches.get_one::<PathBuf>("config").or(matches.get_one::<PathBuf>("check_config"));
-    let refused = |why: String| {
-        complain(&format!("{why}."));
-        ExitCode::from(exit::CONFIG)
-    };
     let keys: Vec<String> = keys().collect();
     let config = Config::load(named.map(PathBuf::as_path), &keys)
-        .map_err(|err| refused(format!("{:#}", anyhow::Error::from(err))))?;
+        .map_err(|err| Refusal::File(format!("{:#}", anyhow::Error::from(err))))?;
     let path = named.map_or(Path::new(DEFAULT_PATH), PathBuf::as_path);
     for option in &config.options {
         check(option).map_err(|why| {
             let FileOption { key, line, .. } = option;
             let path = path.display();
-            refused(format!("the configuration {path} is not understood: line {line}: `{key}`: {why}"))
+            Refusal::File(format!("the configuration {path} is not understood: line {line}: `{key}`: {why}"))
         })?;
     }
     let is_given =
@@ -61,8 +96,8 @@ pub(crate) fn read(command_line: &[OsString]) -> Result<Settings, ExitCode> {
     let from_file = config.options.iter().filter(|option| !is_given(&option.key)).flat_map(arguments);
     let (program, rest) = command_line.split_at(command_line.len().min(1));
     let merged: Vec<OsString> = program.iter().cloned().chain(from_file).chain(rest.iter().cloned()).collect();
-    let merged = Args::command().try_get_matches_from(merged).map_err(|err| usage(&err))?;
-    let args = Args::from_arg_matches(&merged).map_err(|err| usage(&err))?;
+    let merged = Args::command().try_get_matches_from(merged)?;
+    let args = Args::from_arg_matches(&merged)?;
     let all = keys.iter().map(|key| setting(key, &matches, &merged, &config, path)).collect();
     Ok(Settings { args, config, all })
 }
@@ -74,11 +109,6 @@ fn check(option: &FileOption) -> Result<(), String> {
     }
     let alone = [OsString::from("sockeye")].into_iter().chain(arguments(option));
     Args::command().try_get_matches_from(alone).map(drop).or_else(|err| reason(&err).map_or(Ok(()), Err))
-}
-
-fn usage(err: &clap::Error) -> ExitCode {
-    let _ = err.print();
-    if err.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
 }
 
 /// Keys of all options that a file can have.
@@ -154,7 +184,7 @@ mod tests {
 
     use super::*;
 
-    fn with_file(text: &str, more: &[&str]) -> Result<Settings, ExitCode> {
+    fn with_file(text: &str, more: &[&str]) -> Result<Settings, Refusal> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sockeye.toml");
         fs::write(&path, text).unwrap();
@@ -204,7 +234,7 @@ mod tests {
         let with_key = uncommented.replace("/etc/sockeye/ntopng.pub", "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7");
         let settings = with_file(&with_key, &[]).ok().unwrap();
         // Those without a default of their own are examples.
-        let examples = ["zmq", "zmq_encryption_key", "log_level", "workers", "ring_kib"];
+        let examples = ["zmq", "zmq_encryption_key", "log_level", "workers", "ring_kib", "ignore", "only"];
         for setting in settings.all.iter().filter(|setting| !examples.contains(&setting.key.as_str())) {
             assert_eq!(setting.value, find(&plain, &setting.key).value, "{}", setting.key);
         }
@@ -220,8 +250,8 @@ mod tests {
             "config = \"x\"",
             "idle_timeout = [1, 2]",
         ] {
-            let code = with_file(text, &[]).err().unwrap();
-            assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(exit::CONFIG)), "{text}");
+            let refused = with_file(text, &[]).err().unwrap();
+            assert!(matches!(&refused, Refusal::File(why) if why.contains("sockeye.toml")), "{text}: {refused:?}");
         }
     }
 }

@@ -196,6 +196,8 @@ struct se_stats {
 	__u64 udp_table_full;  /* UDP packets sent through the ring because the table was full (not lost) */
 	__u64 udp_unparsed;    /* packets of UDP sockets whose headers could not be read */
 	__u64 args_unreadable; /* command lines that were not in memory */
+	__u64 ignored_tcp;     /* TCP sockets that were left out: see filter.h */
+	__u64 ignored_udp;     /* UDP packets, likewise */
 };
 
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * sockeye's kernel side. Read in this order: maps.h (state, rings, loss counters), identity.h (who owns a socket),
- * rtt.h and tcp.h, translation.h and udp.h, scan.h and holders.h (the iterators).
+ * sockeye's kernel side. Read in this order: maps.h (state, rings, loss counters), filter.h (what is left out), identity.h (who
+ * owns a socket), rtt.h and tcp.h, translation.h and udp.h, scan.h and holders.h (the iterators).
  */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -10,6 +10,7 @@
 #include <bpf/bpf_tracing.h>
 #include "intf.h"
 #include "maps.h"
+#include "filter.h"
 #include "identity.h"
 #include "rtt.h"
 #include "tcp.h"

@@ -11,6 +11,12 @@ enum se_smooth {
 	SE_SMOOTH_FROZEN = 3, /* as it was at close(2): the kernel takes the acknowledgement of a FIN, too */
 };
 
+enum se_over {
+	SE_GOES_ON = 0,
+	SE_OVER = 1,     /* the last connection of this socket has ended, and its close is told */
+	SE_LEFT_OUT = 2, /* its connection is not wanted: see filter.h */
+};
+
 /*
  * What is known of one socket. Lives and dies with it (sk_storage): nothing to clean up, nothing that can leak.
  * Written by the hooks that run while the socket is locked; read by the scan without a lock, word by word.
@@ -20,7 +26,7 @@ struct se_sock {
 	__u32 start_ticks;
 	__u8 flags;
 	__u8 owner_changes;
-	__u8 over;       /* the last connection of this socket has ended, and its close is told */
+	__u8 over;       /* enum se_over */
 	__u8 traits;     /* enum se_traits, of UDP sockets se_udp_traits */
 	__u32 netns;     /* of UDP sockets: cgroup_skb programs cannot read it from the socket */
 	__u64 opened_ns; /* 0 = before the agent */
@@ -34,8 +40,8 @@ struct se_sock {
 	__u32 holder_pid;
 	__u32 holder_ticks;
 	__u8 holder_exec;
-	__u8 holders; /* enum se_held */
-	__u16 pad0;
+	__u8 holders;    /* enum se_held */
+	__u16 judged_by; /* of one that is left out: the number of the filter, modulo 65,536 */
 	/*
 	 * What is written with each sample, by se_probe on the CPU that received it or by se_read on that of the process, lies
 	 * on cache lines of its own (the kernel puts the state 8 bytes after the beginning of one): who only compares the

@@ -59,6 +59,10 @@ int se_seed(struct bpf_iter__task_file *ctx)
 	flags = seed_flags(sk);
 	if (flags < 0 || bpf_sk_storage_get(&se_socks, sk, NULL, 0))
 		return 0;
+	if (!(flags & SE_UDP) && (flags & SE_ROLE_MASK) != SE_ROLE_LISTENER && judge_connection(sk)) {
+		count_ignored_tcp();
+		return 0;
+	}
 	s = bpf_sk_storage_get(&se_socks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s)
 		return 0;
@@ -161,6 +165,8 @@ static __always_inline int scan_socket(struct sock *sk, struct se_sock *stored)
 	struct se_flow *f;
 	__u8 state, kind;
 
+	if (stored->over == SE_LEFT_OUT)
+		return 0;
 	/* The state first: that it is established is told after the beginning was noted. */
 	state = sk->__sk_common.skc_state;
 	barrier();

@@ -31,20 +31,55 @@ static __always_inline bool same16(const void *a, const void *b)
 	return x[0] == y[0] && x[1] == y[1];
 }
 
-/* The socket's 5-tuple. inet_sport outlives skc_num, which is 0 once the port was given back. */
+static __always_inline void read_addresses(__u8 *local, __u8 *remote, struct sock *sk)
+{
+	if (sk->__sk_common.skc_family == AF_INET6) {
+		BPF_CORE_READ_INTO((struct in6_addr_k *)local, sk, __sk_common.skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO((struct in6_addr_k *)remote, sk, __sk_common.skc_v6_daddr);
+	} else {
+		map_v4(local, sk->__sk_common.skc_rcv_saddr);
+		map_v4(remote, sk->__sk_common.skc_daddr);
+	}
+}
+
+/* inet_sport outlives skc_num, which is 0 once the port was given back. */
+static __always_inline __u16 local_port(struct sock *sk, struct tcp_sock *tp)
+{
+	return bpf_ntohs(tp ? tp->inet_conn.icsk_inet.inet_sport : BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+}
+
+/* The socket's 5-tuple. */
 static __always_inline void read_tuple(struct se_flow *f, struct sock *sk, struct tcp_sock *tp)
 {
-	__be16 sport = tp ? tp->inet_conn.icsk_inet.inet_sport : BPF_CORE_READ((struct inet_sock *)sk, inet_sport);
-
-	f->local_port = bpf_ntohs(sport);
+	f->local_port = local_port(sk, tp);
 	f->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
-	if (sk->__sk_common.skc_family == AF_INET6) {
-		BPF_CORE_READ_INTO((struct in6_addr_k *)f->local_addr, sk, __sk_common.skc_v6_rcv_saddr);
-		BPF_CORE_READ_INTO((struct in6_addr_k *)f->remote_addr, sk, __sk_common.skc_v6_daddr);
-	} else {
-		map_v4(f->local_addr, sk->__sk_common.skc_rcv_saddr);
-		map_v4(f->remote_addr, sk->__sk_common.skc_daddr);
-	}
+	read_addresses(f->local_addr, f->remote_addr, sk);
+}
+
+/* What the filter says of a connection. */
+static __always_inline int judge_connection(struct sock *sk)
+{
+	__u64 local[2], remote[2];
+
+	if (!(filter_flags() & ~SE_FILTER_EVER))
+		return SE_WANTED;
+	read_addresses((__u8 *)local, (__u8 *)remote, sk);
+	return judge((__u8 *)local, (__u8 *)remote, local_port(sk, bpf_skc_to_tcp_sock(sk)),
+		     bpf_ntohs(sk->__sk_common.skc_dport), true);
+}
+
+static __always_inline void leave_out(struct se_sock *s)
+{
+	s->over = SE_LEFT_OUT;
+	s->judged_by = filter_number();
+}
+
+static __always_inline void count_ignored_tcp(void)
+{
+	struct se_stats *st = stats();
+
+	if (st)
+		count(&st->ignored_tcp);
 }
 
 /* The first sequence number that bytes_acked includes, and the peer's initial one. */
@@ -155,7 +190,7 @@ static __always_inline void begin(struct se_sock *s, struct sock *sk, __u8 flags
 	s->owner_changes = 0;
 	s->rtt_count = 0;
 	s->delivered = 0;
-	s->over = 0;
+	s->over = SE_GOES_ON;
 	s->traits &= SE_DEFERS; /* of its listener */
 	s->smooth = SE_SMOOTH_UNSURE;
 	s->scanned = 0;
@@ -177,9 +212,18 @@ static __always_inline void set_owner(struct se_sock *s, const struct se_owner *
  */
 static __always_inline void on_open(struct sock *sk, __u8 role)
 {
-	struct se_sock *s = track(sk);
 	struct se_owner owner;
+	struct se_sock *s;
 
+	if (role == SE_INITIATOR && judge_connection(sk)) {
+		count_ignored_tcp();
+		/* It may have had another connection. */
+		s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+		if (s)
+			leave_out(s);
+		return;
+	}
+	s = track(sk);
 	if (!s)
 		return;
 	owner = current_owner(true);
@@ -204,9 +248,17 @@ static __always_inline __u8 bypass_trait(struct sock *sk)
 	return (__u64)sk->sk_user_data & SK_USER_DATA_PSOCK ? SE_BYPASSED : 0;
 }
 
-/* Softirq: `current` is whoever was interrupted. The owner is the one that connected, or came with the listener. */
+/*
+ * Softirq: `current` is whoever was interrupted. The owner is the one that connected, or came with the listener. One that
+ * connected has been judged.
+ */
 static __always_inline void on_established(struct se_sock *s, struct sock *sk, bool connected)
 {
+	if (!connected && judge_connection(sk)) {
+		leave_out(s);
+		count_ignored_tcp();
+		return;
+	}
 	if (s->over || (s->flags & SE_ROLE_MASK) != SE_INITIATOR)
 		begin(s, sk, (connected ? SE_INITIATOR : SE_RESPONDER) | (s->flags & SE_EXEC_MASK));
 	if (connected && is_restored(sk)) {
@@ -285,6 +337,8 @@ static __always_inline void on_close(struct se_sock *s, struct sock *sk, int old
 		if (was_never_open(tp))
 			return;
 		on_established(s, sk, false);
+		if (s->over)
+			return;
 	}
 	if ((s->flags & SE_ROLE_MASK) == SE_ROLE_LISTENER)
 		return;
@@ -293,7 +347,7 @@ static __always_inline void on_close(struct se_sock *s, struct sock *sk, int old
 	if (s->rtt_count > SE_CLOSE_RTT)
 		flush_rtt(s, sk);
 	emit_close(old, s, sk);
-	s->over = 1;
+	s->over = SE_OVER;
 }
 
 /*
@@ -311,8 +365,12 @@ static __always_inline void on_shut(struct sock *sk, int state)
 
 	if (!s || !sk->sk_lock.owned)
 		return;
+	if (s->over == SE_LEFT_OUT)
+		return;
 	if (is_missed(s, sk))
 		on_established(s, sk, false);
+	if (s->over == SE_LEFT_OUT)
+		return;
 	s->traits |= bypass_trait(sk);
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (tp) {
@@ -338,7 +396,7 @@ static __always_inline void on_end(struct sock *sk, int old)
 
 	if (s) {
 		on_close(s, sk, old);
-	} else if (old != TCP_LISTEN && old != TCP_CLOSE) {
+	} else if (old != TCP_LISTEN && old != TCP_CLOSE && !judge_connection(sk)) {
 		st = stats();
 		if (st)
 			count(&st->untracked_close);
@@ -358,7 +416,16 @@ int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
 		on_open(sk, new == TCP_LISTEN ? SE_ROLE_LISTENER : SE_INITIATOR);
 		break;
 	case TCP_ESTABLISHED:
-		s = track(sk);
+		s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
+		if (s && s->over == SE_LEFT_OUT && old == TCP_SYN_SENT)
+			break;
+		if (!s && judge_connection(sk)) {
+			if (old != TCP_SYN_SENT)
+				count_ignored_tcp();
+			break;
+		}
+		if (!s)
+			s = track(sk);
 		if (s)
 			on_established(s, sk, old == TCP_SYN_SENT);
 		break;
@@ -401,6 +468,8 @@ static __always_inline void on_acked(struct se_sock *s, struct sock *sk)
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	__u64 acked_us;
 
+	if (s->over == SE_LEFT_OUT)
+		return;
 	if (!tp || !take_sample(s, tp, sk->__sk_common.skc_state))
 		return;
 	acked_us = tp->tcp_mstamp;
@@ -446,6 +515,30 @@ static __always_inline void owner_changed(struct se_sock *s, struct sock *sk)
 }
 
 /*
+ * A connection all of whose beginning was missed (see se_destroy), or that is older than the agent, which could not see it, or
+ * that another filter left out. NULL: it is not wanted. What was found out at some cost is remembered.
+ */
+static __always_inline struct se_sock *begin_late(struct se_sock *s, struct sock *sk)
+{
+	bool is_older = se_blind || filter_flags();
+	int verdict = judge_connection(sk);
+
+	if (!s && verdict != SE_IGNORED)
+		s = track(sk);
+	if (!s)
+		return NULL;
+	if (verdict) {
+		leave_out(s);
+		return NULL;
+	}
+	begin(s, sk, older_role(sk) | (is_older ? SE_PRE_EXISTING : 0));
+	if (is_older)
+		s->opened_ns = 0;
+	note_begin(s, sk);
+	return s;
+}
+
+/*
  * tcp_recvmsg() -> tcp_rcv_space_adjust(), after data was copied to the reader: it is the process that really uses the
  * socket (prefork servers accept in a child, descriptors are passed on). Stream parsers call it from softirq too, where
  * the socket is not owned by a process: sk_lock.owned tells them apart.
@@ -456,33 +549,31 @@ int BPF_PROG(se_read, struct sock *sk)
 	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct se_owner owner;
-	bool same = false;
+	bool begins, same = false;
 	__u8 exec;
 
-	if (s)
+	begins = !s || s->over == SE_LEFT_OUT;
+	if (!begins)
 		on_acked(s, sk);
-	if (!sk->sk_lock.owned)
+	if (!sk->sk_lock.owned || (s && begins && s->judged_by == filter_number()))
 		return 0;
 	exec = exec_flags(task->group_leader->self_exec_id);
-	if (s) {
+	if (!begins) {
 		same = s->pid == (__u32)task->tgid && (s->flags & SE_EXEC_MASK) == exec;
 		if ((same && s->flags & SE_OWNER_CONFIRMED) || changed_too_often(s, sk))
 			return 0;
 		if (is_missed(s, sk))
 			on_established(s, sk, false);
+		if (s->over == SE_LEFT_OUT)
+			return 0;
 	}
 	owner = current_owner(true);
 	if (!owner.pid)
 		return 0;
-	if (!s) {
-		/* All of its beginning was missed (see se_destroy), or it is older than the agent, which could not see it. */
-		s = track(sk);
+	if (begins) {
+		s = begin_late(s, sk);
 		if (!s)
 			return 0;
-		begin(s, sk, older_role(sk) | (se_blind ? SE_PRE_EXISTING : 0));
-		if (se_blind)
-			s->opened_ns = 0;
-		note_begin(s, sk);
 	}
 	same = same && s->start_ticks == owner.start_ticks;
 	set_owner(s, &owner);

@@ -330,6 +330,13 @@ static __always_inline void on_packet(struct __sk_buff *skb, bool sent)
 	if (!sent && (skb->pkt_type == SE_PACKET_BROADCAST || skb->pkt_type == SE_PACKET_MULTICAST ||
 		      skb->pkt_type == SE_PACKET_LOOPBACK))
 		p.traits |= SE_UDP_GROUP;
+	if (filter_flags() & ~SE_FILTER_EVER &&
+	    judge(p.key.local_addr, p.key.remote_addr, p.key.local_port, p.key.remote_port, false)) {
+		st = stats();
+		if (st)
+			__sync_fetch_and_add(&st->ignored_udp, p.packets);
+		return;
+	}
 	s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	if (!s)
 		s = adopt(skb, sk);

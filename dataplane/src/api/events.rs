@@ -2,8 +2,14 @@
 
 use std::sync::mpsc::SyncSender;
 
+use std::time::Duration;
+
 use sockeye_ctl::Request;
 use sockeye_ctl::protocol::Answer;
+
+use crate::export::ExportPort;
+use crate::flows::filter::Filter;
+use crate::flows::{Keep, Timeouts};
 
 /// What control is woken by.
 pub enum Event {
@@ -11,6 +17,38 @@ pub enum Event {
     Question(Question),
     /// A worker's shard is full.
     ShardFull,
+    /// Another configuration.
+    Change(Box<Change>),
+}
+
+/// What wakes the thread that has started all others.
+pub enum Command {
+    /// A signal has come.
+    Signal(i32),
+    /// The agent must end.
+    End,
+    /// Somebody asks about the configuration, or for a new one.
+    Question(Question),
+}
+
+/// What may change while the agent runs.
+pub struct Change {
+    /// Timeouts of flows.
+    pub timeouts: Timeouts,
+    /// From one scan over all sockets to the next.
+    pub scan_every: Duration,
+    /// How much of the recent past is kept.
+    pub keep: Keep,
+    /// Which flows are left out.
+    pub filter: Filter,
+    /// Collectors hear of listening ports.
+    pub tells_ports: bool,
+    /// Names of exporters that are not wanted any more.
+    pub gone: Vec<String>,
+    /// Exporters that are new.
+    pub new: Vec<ExportPort>,
+    /// Where those go that are not wanted, to be closed by whoever has time to wait; or why nothing has changed.
+    pub reply: SyncSender<Result<Vec<ExportPort>, String>>,
 }
 
 /// A question on its way to the control thread.

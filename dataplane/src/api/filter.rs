@@ -42,7 +42,7 @@ impl Wanted {
 
     fn is_by_itself(&self, flow: &Flow) -> bool {
         let a = &self.arguments;
-        if a.closed && !flow.state().is_over() {
+        if flow.is_left_out() || (a.closed && !flow.state().is_over()) {
             return false;
         }
         let views = || [Some(&flow.key), flow.translated()].into_iter().flatten();
@@ -68,9 +68,9 @@ impl Wanted {
         one_of(&a.process, |text| {
             let pid = text.parse::<u32>().ok();
             flow.ends().any(|end| pid.is_some_and(|pid| end.owner.pid == pid)) || any_end(&|end| is_process(end, text))
-        }) && one_of(&a.user, |text| any_end(&|end| is_user(end, text)))
-            && one_of(&a.container, |text| any_workload(&|w| is_container(w, text)))
-            && one_of(&a.pod, |text| any_workload(&|w| is_pod(w, text)))
+        }) && one_of(&a.user, |text| any_end(&|end| end.process.is_some_and(|p| p.is_of_user(text))))
+            && one_of(&a.container, |text| any_workload(&|w| w.is_container(text)))
+            && one_of(&a.pod, |text| any_workload(&|w| w.is_pod(text)))
             && one_of(&a.namespace, |text| any_workload(&|w| w.pod.as_ref().is_some_and(|pod| pod.namespace == *text)))
             && one_of(&a.workload, |text| any_workload(&|w| is_workload(w, text)))
             && one_of(&a.label, |text| any_workload(&|w| has_label(w, text)))
@@ -112,23 +112,6 @@ pub(super) fn direction_of(flow: &Flow) -> Direction {
 
 fn is_process(end: &End<'_>, text: &str) -> bool {
     end.process.is_some_and(|p| p.name.contains(text) || p.exe.as_deref().is_some_and(|exe| exe.contains(text)))
-}
-
-fn is_user(end: &End<'_>, text: &str) -> bool {
-    end.process.is_some_and(|p| p.user.as_deref() == Some(text) || text.parse() == Ok(p.uid))
-}
-
-/// Whether a container is meant: by its name, the beginning of its id, as it is shown, by its pod, or its unit.
-fn is_container(workload: &Workload, text: &str) -> bool {
-    let container = workload.container.as_ref().is_some_and(|c| c.name == text || c.id.starts_with(text));
-    container || workload.title().as_deref() == Some(text) || is_pod(workload, text)
-}
-
-fn is_pod(workload: &Workload, text: &str) -> bool {
-    workload.pod.as_ref().is_some_and(|pod| {
-        let with_namespace = text.strip_prefix(pod.namespace.as_str()).and_then(|rest| rest.strip_prefix('/'));
-        pod.name == text || pod.uid == text || (!pod.name.is_empty() && with_namespace == Some(&pod.name))
-    })
 }
 
 /// By kind and name, by name, or with the namespace before it.
@@ -179,10 +162,10 @@ mod tests {
     fn what_is_shown_can_be_asked_for() {
         let cart = cart();
         for text in ["app", "012345", "shop/cart-5d4f8c7b9d-x2x4z/app", "cart-5d4f8c7b9d-x2x4z", "u-1"] {
-            assert!(is_container(&cart, text), "{text}");
+            assert!(cart.is_container(text), "{text}");
         }
         for text in ["shop/cart-5d4f8c7b9d-x2x4z", "cart-5d4f8c7b9d-x2x4z", "u-1"] {
-            assert!(is_pod(&cart, text), "{text}");
+            assert!(cart.is_pod(text), "{text}");
         }
         for text in ["Deployment/cart", "cart", "shop/cart", "shop/Deployment/cart"] {
             assert!(is_workload(&cart, text), "{text}");
@@ -191,13 +174,13 @@ mod tests {
             assert!(has_label(&cart, text), "{text}");
         }
         let other = ["ap", "shop", "shop/app", "Deployment", "app=", "app=cart2"];
-        assert!(!other.iter().any(|text| is_container(&cart, text) || is_workload(&cart, text)));
+        assert!(!other.iter().any(|text| cart.is_container(text) || is_workload(&cart, text)));
         assert!(!["ap", "app=", "app=car", "tier"].iter().any(|text| has_label(&cart, text)));
         let unit = Workload { unit: Some("db.service".into()), ..Workload::default() };
         for text in ["db.service", "Service/db", "db"] {
             assert!(is_workload(&unit, text), "{text}");
         }
-        assert!(is_container(&unit, "db.service") && !is_pod(&unit, ""));
+        assert!(unit.is_container("db.service") && !unit.is_pod(""));
     }
 
     #[test]

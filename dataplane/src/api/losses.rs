@@ -92,6 +92,36 @@ pub(super) fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
     Table::of(rows)
 }
 
+rows! {
+    /// What a filter leaves out (--ignore, --only): it is no loss.
+    struct Ignored: "ignored" {
+        /// what, and where
+        what: Text = &'static str,
+        /// how many
+        count: Count = u64,
+        /// how it is counted
+        meaning: Text = &'static str,
+    }
+}
+
+/// What nobody wanted to hear of.
+pub(super) fn ignored(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
+    let sum = |of: fn(&CpuStats) -> u64| cpus.iter().map(of).sum();
+    Table::of([
+        Ignored {
+            what: "tcp_sockets",
+            count: sum(|cpu| cpu.ignored_tcp),
+            meaning: "left out in the kernel: a connection within the host has two",
+        },
+        Ignored { what: "udp_packets", count: sum(|cpu| cpu.ignored_udp), meaning: "likewise, at each socket" },
+        Ignored {
+            what: "flows",
+            count: s.table.counts().left_out,
+            meaning: "left out when both ends or their owners were known",
+        },
+    ])
+}
+
 /// What the kernel side counts, per CPU.
 fn kernel_losses(cpus: &[CpuStats]) -> Vec<Loss> {
     let per_cpu = |reason: &str, of: &dyn Fn(&CpuStats) -> u64, effect| {

@@ -18,7 +18,7 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use sockeye_bpf::preflight::find_cgroup2;
 use sockeye_ctl::protocol::{Answer, REQUEST_BYTES_MAX, Request, Response, VERSION};
 
-use crate::api::events::{Event, Question};
+use crate::api::events::{Command, Event, Question};
 use crate::owners::cgroup_tree::containers_below;
 use crate::threads::Threads;
 
@@ -33,6 +33,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a client may take to ask or to read.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Who answers.
+#[derive(Clone)]
+pub struct Answerers {
+    /// The control thread: what the agent has seen.
+    pub control: Sender<Event>,
+    /// The thread that has started all others: how it is configured.
+    pub main: Sender<Command>,
+}
+
 /// The socket. Its file goes away with it.
 pub struct ControlSocket {
     path: PathBuf,
@@ -44,7 +53,7 @@ impl ControlSocket {
     ///
     /// # Errors
     /// If another agent holds the socket, or it cannot be created.
-    pub fn start(threads: &Threads, path: &Path, events: Sender<Event>) -> Result<Self> {
+    pub fn start(threads: &Threads, path: &Path, answerers: Answerers) -> Result<Self> {
         let listener = bind(path)?;
         let stop = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&stop);
@@ -59,7 +68,7 @@ impl ControlSocket {
                     return Ok(());
                 }
                 match accepted {
-                    Ok((stream, _)) => accept(stream, &clients, &events),
+                    Ok((stream, _)) => accept(stream, &clients, &answerers),
                     // Mostly the limit of open files: whoever waits is accepted when there is room, and none is lost.
                     Err(err) => {
                         if !std::mem::replace(&mut refused, true) {
@@ -114,7 +123,7 @@ fn listen(path: &Path) -> rustix::io::Result<UnixListener> {
     Ok(socket.into())
 }
 
-fn accept(stream: UnixStream, clients: &Arc<AtomicUsize>, events: &Sender<Event>) {
+fn accept(stream: UnixStream, clients: &Arc<AtomicUsize>, answerers: &Answerers) {
     let _ = stream.set_read_timeout(Some(CLIENT_TIMEOUT));
     let _ = stream.set_write_timeout(Some(CLIENT_TIMEOUT));
     let place = Place(Arc::clone(clients));
@@ -122,11 +131,11 @@ fn accept(stream: UnixStream, clients: &Arc<AtomicUsize>, events: &Sender<Event>
         let _ = respond(&stream, Err(format!("{CLIENTS_MAX} clients are being served already: try again")));
         return;
     }
-    let events = events.clone();
+    let answerers = answerers.clone();
     // If there is no thread for it, the client sees the end of the connection, and its place is free again.
     let _ = thread::Builder::new().name("sockeye-client".into()).spawn(move || {
         let _place = place;
-        let _ = serve(&stream, &events);
+        let _ = serve(&stream, &answerers);
     });
 }
 
@@ -140,7 +149,7 @@ impl Drop for Place {
 }
 
 /// Answers line after line until the client hangs up.
-fn serve(stream: &UnixStream, events: &Sender<Event>) -> io::Result<()> {
+fn serve(stream: &UnixStream, answerers: &Answerers) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
@@ -153,14 +162,14 @@ fn serve(stream: &UnixStream, events: &Sender<Event>) -> io::Result<()> {
             return respond(stream, Err(format!("the request is longer than {REQUEST_BYTES_MAX} bytes")));
         }
         let answer = match Request::parse(&line) {
-            Ok(request) => ask(request, events),
+            Ok(request) => ask(request, answerers),
             Err(err) => Err(err.to_string()),
         };
         respond(stream, answer)?;
     }
 }
 
-fn ask(request: Request, events: &Sender<Event>) -> Result<Answer, String> {
+fn ask(request: Request, answerers: &Answerers) -> Result<Answer, String> {
     let (reply, answer) = sync_channel(1);
     let ending = || "the agent is ending".to_owned();
     let places = match &request {
@@ -169,7 +178,13 @@ fn ask(request: Request, events: &Sender<Event>) -> Result<Answer, String> {
         }
         _ => Vec::new(),
     };
-    events.send(Event::Question(Question { request, places, reply })).map_err(|_| ending())?;
+    let is_for_main = matches!(request, Request::Config | Request::Reload);
+    let question = Question { request, places, reply };
+    if is_for_main {
+        answerers.main.send(Command::Question(question)).map_err(|_| ending())?;
+    } else {
+        answerers.control.send(Event::Question(question)).map_err(|_| ending())?;
+    }
     match answer.recv_timeout(CLIENT_TIMEOUT) {
         Ok(answer) => answer,
         Err(RecvTimeoutError::Disconnected) => Err(ending()),
@@ -201,8 +216,8 @@ mod tests {
     }
 
     fn answering(path: &Path) -> ControlSocket {
-        let (questions, asked) = mpsc::channel();
-        let socket = ControlSocket::start(&threads(), path, questions).unwrap();
+        let (control, asked) = mpsc::channel();
+        let socket = ControlSocket::start(&threads(), path, Answerers { control, main: mpsc::channel().0 }).unwrap();
         thread::spawn(move || {
             while let Ok(Event::Question(question)) = asked.recv() {
                 let _ = question.reply.send(Ok(Answer::default()));
@@ -236,12 +251,12 @@ mod tests {
         let path = dir.path().join("ctl.sock");
         drop(UnixListener::bind(&path).unwrap());
         let living = answering(&path);
-        let (questions, _asked) = mpsc::channel();
-        let refused = ControlSocket::start(&threads(), &path, questions.clone()).err().unwrap().to_string();
+        let nobody = Answerers { control: mpsc::channel().0, main: mpsc::channel().0 };
+        let refused = ControlSocket::start(&threads(), &path, nobody.clone()).err().unwrap().to_string();
         assert!(refused.contains("another sockeye is running"), "{refused}");
         drop(living);
         fs::write(&path, "precious").unwrap();
-        let refused = ControlSocket::start(&threads(), &path, questions).err().unwrap().to_string();
+        let refused = ControlSocket::start(&threads(), &path, nobody).err().unwrap().to_string();
         assert!(refused.contains("is no socket"), "{refused}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }

@@ -9,7 +9,7 @@ use sockeye_bpf::records::CpuStats;
 use sockeye_ctl::protocol::{Answer, Table};
 use sockeye_ctl::rows;
 
-use super::losses::losses;
+use super::losses::{ignored, losses};
 use super::questions::{EnrichmentFigures, questions};
 use super::round2;
 use crate::export::{ExportPort, ExportStats};
@@ -77,6 +77,7 @@ pub(crate) fn stats(s: &Sources<'_>, states: &StateCounts) -> Answer {
             Table::of(s.limits.iter().map(limit)),
             Table::of(rings(s, &cpus)),
             losses(s, &cpus),
+            ignored(s, &cpus),
             Table::of(s.workers.iter().map(worker)),
             Table::of(s.threads.stats().iter().map(|stats| thread(stats))),
             Table::of(states.rows()),

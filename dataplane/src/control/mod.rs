@@ -24,7 +24,7 @@ use sockeye_bpf::records::{FlowRecord, KINDS, Kind};
 use sockeye_bpf::scan::Scanned;
 use tokio::sync::mpsc::Sender;
 
-use crate::api::events::{Event, Question};
+use crate::api::events::{Change, Event, Question};
 use crate::api::pass::Pass;
 use crate::api::questions::EnrichmentFigures;
 use crate::api::stats::Totals;
@@ -32,6 +32,7 @@ use crate::export::ExportPort;
 use crate::export::messages::AgentFigures;
 use crate::flows::aggregates::Aggregates;
 use crate::flows::conversations::Conversations;
+use crate::flows::filter::Filter;
 use crate::flows::report::FlowReport;
 use crate::flows::{FlowTable, Keep, TICK_NS, Timeouts};
 use crate::ingest::shard::{RingCounts, Shard};
@@ -72,6 +73,10 @@ pub struct ControlOptions {
     pub window: Window,
     /// How much of the recent past is kept.
     pub keep: Keep,
+    /// Which flows are left out.
+    pub filter: Filter,
+    /// Collectors hear of listening ports.
+    pub tells_ports: bool,
     /// Where the host's cgroups are, if they can be seen.
     pub cgroup_root: Option<PathBuf>,
 }
@@ -165,6 +170,7 @@ impl Control {
         let rings = workers.iter().flat_map(|worker| &worker.cpus).max().map_or(0, |cpu| cpu + 1);
         let mut table = FlowTable::new(options.flows_max, options.timeouts);
         table.keep_closed(options.keep);
+        table.set_filter(options.filter.clone());
         Self {
             kernel,
             workers,
@@ -221,12 +227,36 @@ impl Control {
             match event {
                 Ok(Event::Question(question)) => self.ask(question),
                 Ok(Event::ShardFull) => self.take_shards(),
+                Ok(Event::Change(change)) => self.change(*change),
                 Err(RecvTimeoutError::Timeout) => {}
                 // Nobody asks, and no worker is left.
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
             }
         }
         self.end();
+    }
+
+    /// Takes another configuration. What is scheduled already stays so: it is a report interval away at most.
+    fn change(&mut self, change: Change) {
+        let Change { timeouts, scan_every, keep, filter, tells_ports, gone, mut new, reply } = change;
+        if let Err(err) = self.kernel.set_filter(&filter.of_sockets()) {
+            new.iter_mut().for_each(ExportPort::close);
+            let _ = reply.send(Err(format!("{:#}", anyhow::Error::from(err))));
+            return;
+        }
+        self.table.set_filter(filter.clone());
+        self.options.filter = filter;
+        self.options.tells_ports = tells_ports;
+        self.options.timeouts = if self.kernel.misses_orphans() { timeouts.without_orphans() } else { timeouts };
+        self.options.scan_every = scan_every;
+        self.options.keep = keep;
+        self.table.set_timeouts(self.options.timeouts);
+        self.table.keep_closed(keep);
+        let ports = std::mem::take(&mut self.exporters).into_iter().zip(std::mem::take(&mut self.joined));
+        let (gone, kept): (Vec<_>, Vec<_>) = ports.partition(|(port, _)| gone.contains(&port.name));
+        // Whoever has come to a new one already is noticed with the next tick.
+        (self.exporters, self.joined) = kept.into_iter().chain(new.into_iter().map(|port| (port, 0))).unzip();
+        let _ = reply.send(Ok(gone.into_iter().map(|(port, _)| port).collect()));
     }
 
     /// Listeners first: they tell which end of an older connection accepted it.

@@ -73,6 +73,9 @@ impl Control {
     }
 
     fn send_listening_ports(&mut self) {
+        if !self.options.tells_ports {
+            return;
+        }
         let addresses = match self.local_addresses() {
             Ok(addresses) => addresses,
             Err(err) => {

@@ -102,6 +102,12 @@ pub struct AgentFigures {
     pub lost: AtomicU64,
     /// Flows not entered because the table was full.
     pub too_many_flows: AtomicU64,
+    /// Exporters of the agent. This and what follows is written when the configuration is read.
+    pub exporters: AtomicU64,
+    /// Active timeout, seconds.
+    pub lifetime_s: AtomicU64,
+    /// Idle timeout, seconds.
+    pub idle_s: AtomicU64,
 }
 
 /// What an exporter needs to say by itself that the agent lives: ntopng forgets one that is silent for ten seconds, whatever
@@ -112,12 +118,6 @@ pub struct Heartbeat {
     pub probe: Probe,
     /// Figures of the agent.
     pub agent: Arc<AgentFigures>,
-    /// Exporters of the agent.
-    pub exporters: u64,
-    /// Active timeout, seconds.
-    pub lifetime_s: u64,
-    /// Idle timeout, seconds.
-    pub idle_s: u64,
 }
 
 impl Heartbeat {
@@ -132,9 +132,9 @@ impl Heartbeat {
             queue_full: ExportStats::get(&stats.dropped),
             too_many_flows: ExportStats::get(&self.agent.too_many_flows),
             exported: ExportStats::get(&stats.records),
-            exporters: self.exporters,
-            lifetime_s: self.lifetime_s,
-            idle_s: self.idle_s,
+            exporters: ExportStats::get(&self.agent.exporters),
+            lifetime_s: ExportStats::get(&self.agent.lifetime_s),
+            idle_s: ExportStats::get(&self.agent.idle_s),
         };
         event(&self.probe, &figures)
     }

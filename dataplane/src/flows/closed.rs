@@ -134,7 +134,7 @@ pub(super) struct Closed {
 impl Closed {
     /// Keeps a flow that leaves the table.
     pub(super) fn add(&mut self, flow: Flow, now_ns: u64) {
-        if self.keep.flows_max == 0 {
+        if self.keep.flows_max == 0 || flow.left_out {
             return;
         }
         while self.flows.len() >= self.keep.flows_max {

@@ -76,6 +76,8 @@ pub struct Flow {
     pub(super) group: bool,
     /// It is over because there was no room for it.
     pub(super) given_up: bool,
+    /// A filter said so when it was last reported: nobody is told.
+    pub(super) left_out: bool,
     /// Entries in the pair index that lead here; 0 = none.
     pub(super) pair_hashes: [u64; 2],
     /// Opened, or first seen; `CLOCK_BOOTTIME` nanoseconds.
@@ -116,6 +118,7 @@ impl Flow {
             guessed: false,
             group: false,
             given_up: false,
+            left_out: false,
             pair_hashes: [0; 2],
             opened_ns,
             active_ns: first_end.at_ns,
@@ -329,6 +332,12 @@ impl Flow {
     pub(super) fn awaits_owner(&self) -> bool {
         self.key.proto == Proto::Tcp
             && self.end(Side::Responder).is_some_and(|end| !end.has(End::OWNER_CONFIRMED) && !end.has(End::CLOSED))
+    }
+
+    /// Nobody wants to hear of it.
+    #[must_use]
+    pub fn is_left_out(&self) -> bool {
+        self.left_out
     }
 
     /// No exporter has heard of it.

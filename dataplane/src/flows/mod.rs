@@ -10,6 +10,7 @@ mod cookies;
 mod crowding;
 mod details;
 mod entry;
+pub mod filter;
 mod meeting;
 mod pairing;
 pub mod report;
@@ -33,6 +34,7 @@ use crate::model::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side};
 use closed::Closed;
 use cookies::Cookies;
 use crowding::Crowding;
+use filter::Filter;
 use meeting::Meeting;
 use schedule::TimerQueue;
 
@@ -78,6 +80,8 @@ pub struct TableCounts {
     pub other_peers: u64,
     /// TCP flows whose close record never came; found gone by the scan.
     pub vanished: u64,
+    /// Flows that a filter leaves out by both ends or their owners.
+    pub left_out: u64,
     /// Reports made.
     pub reports: u64,
 }
@@ -118,6 +122,7 @@ pub struct FlowTable {
     local_addrs: Map<Addr, (u32, u64)>,
     timers: TimerQueue,
     timeouts: Timeouts,
+    filter: Filter,
     flows_max: usize,
     /// Collectors that have joined.
     epoch: u32,
@@ -155,6 +160,7 @@ impl FlowTable {
             local_addrs: Map::default(),
             timers: TimerQueue::default(),
             timeouts,
+            filter: Filter::default(),
             flows_max,
             epoch: 0,
             new_owners: Vec::new(),
@@ -178,6 +184,16 @@ impl FlowTable {
     #[must_use]
     pub fn flow_at(&self, place: usize) -> Option<&Flow> {
         self.flows.get(place)
+    }
+
+    /// Leaves out other flows from now on; those that were told of are told of to their end.
+    pub fn set_filter(&mut self, filter: Filter) {
+        self.filter = filter;
+    }
+
+    /// When things happen from now on; what is scheduled stays so.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
     }
 
     /// Keeps so much of the recent past.

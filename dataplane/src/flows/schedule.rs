@@ -169,9 +169,33 @@ impl FlowTable {
         for id in ids {
             let flow = &self.flows[id as usize];
             if flow.awaits_report() || !flow.totals().since(&flow.exported).is_zero() {
-                report(self.make_report(id, now_ns, clock, processes));
+                self.tell(id, now_ns, clock, processes, &mut report);
             }
         }
+    }
+
+    /// Reports a flow, unless it is left out. Once told of, it is told of to its end; one that was left out is judged again: its
+    /// owner may be known by now, or the filter another one.
+    fn tell(
+        &mut self,
+        id: u32,
+        now_ns: u64,
+        clock: &WallClock,
+        processes: &mut ProcessTable,
+        report: &mut impl FnMut(FlowReport),
+    ) {
+        let mut made = self.make_report(id, now_ns, clock, processes);
+        let flow = &mut self.flows[id as usize];
+        if made.first || flow.left_out {
+            let was_left_out = std::mem::replace(&mut flow.left_out, self.filter.ignores(&made));
+            if flow.left_out {
+                self.counts.left_out += u64::from(!was_left_out);
+                return;
+            }
+            self.counts.left_out -= u64::from(was_left_out);
+            made.first = true;
+        }
+        report(made);
     }
 
     /// A collector has joined: it is told of all open flows, one after another, and takes processes as they are now.
@@ -203,7 +227,7 @@ impl FlowTable {
         let changed = !flow.totals().since(&flow.exported).is_zero();
         if over && flow.last_look {
             if changed {
-                report(self.make_report(id, now_ns, clock, processes));
+                self.tell(id, now_ns, clock, processes, report);
             }
             if self.may_hear_of(id) {
                 self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
@@ -247,7 +271,7 @@ impl FlowTable {
             self.timers.schedule(&mut self.flows, id, next_ns);
             return;
         }
-        report(self.make_report(id, now_ns, clock, processes));
+        self.tell(id, now_ns, clock, processes, report);
         let next_ns = now_ns + self.next_look_ns(id, now_ns, over);
         self.flows[id as usize].last_look = over;
         self.timers.schedule(&mut self.flows, id, next_ns);

@@ -82,6 +82,12 @@ pub struct Process {
 }
 
 impl Process {
+    /// Whether it runs for a user, by name or number.
+    #[must_use]
+    pub fn is_of_user(&self, text: &str) -> bool {
+        self.user.as_deref() == Some(text) || text.parse() == Ok(self.uid)
+    }
+
     /// The path of the executable, or the short name where the path is unknown.
     #[must_use]
     pub fn path_or_name(&self) -> &str {

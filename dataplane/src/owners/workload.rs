@@ -96,6 +96,22 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// Whether a container is meant: by its name, the beginning of its id, as it is shown, by its pod, or its unit.
+    #[must_use]
+    pub fn is_container(&self, text: &str) -> bool {
+        let container = self.container.as_ref().is_some_and(|c| c.name == text || c.id.starts_with(text));
+        container || self.title().as_deref() == Some(text) || self.is_pod(text)
+    }
+
+    /// Whether its pod is meant: by name, uid, or as `NAMESPACE/NAME`.
+    #[must_use]
+    pub fn is_pod(&self, text: &str) -> bool {
+        self.pod.as_ref().is_some_and(|pod| {
+            let with_namespace = text.strip_prefix(pod.namespace.as_str()).and_then(|rest| rest.strip_prefix('/'));
+            pod.name == text || pod.uid == text || (!pod.name.is_empty() && with_namespace == Some(&pod.name))
+        })
+    }
+
     /// What the path of a cgroup tells.
     #[must_use]
     pub fn new(path: &str, meaning: &PathMeaning) -> Self {
