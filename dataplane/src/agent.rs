@@ -190,7 +190,7 @@ fn serve_until_end(orders: &mpsc::Receiver<Order>, mut configuration: Configurat
     Ok(())
 }
 
-/// Replies on the way to control. Who has one more waits until there is room.
+/// Replies on the way to control, boxed: such a queue takes its memory at once. Who has one more waits until there is room.
 const LOOKUP_REPLIES_MAX: usize = 1 << 13;
 
 /// The threads that ask /proc, package databases and container runtimes.

@@ -86,7 +86,7 @@ pub struct Enrichment {
     /// Questions about processes.
     pub lookup_requests: Desk<LookupRequest>,
     /// Answers.
-    pub lookup_replies: Receiver<LookupReply>,
+    pub lookup_replies: Receiver<Box<LookupReply>>,
     /// Questions about packages, of which there are figures only.
     pub package_requests: Arc<Desk<PackageRequest>>,
     /// The same.

@@ -57,7 +57,7 @@ impl Control {
     pub(super) fn take_replies(&mut self) {
         let now_ns = boot_ns();
         while let Ok(found) = self.enrichment.lookup_replies.try_recv() {
-            self.processes.found(found, now_ns);
+            self.processes.found(*found, now_ns);
         }
         while let Ok(named) = self.enrichment.name_replies.try_recv() {
             self.processes.workloads.named(named);

@@ -80,7 +80,7 @@ pub struct PackageStats {
 pub fn start(
     threads: &Threads,
     desk: &Desk<PackageRequest>,
-    found: SyncSender<LookupReply>,
+    found: SyncSender<Box<LookupReply>>,
     stats: Arc<PackageStats>,
 ) -> io::Result<()> {
     let worker = move || {
@@ -90,7 +90,7 @@ pub fn start(
     let tell = move || {
         let found = found.clone();
         move |answer| {
-            let _ = found.send(answer);
+            let _ = found.send(Box::new(answer));
         }
     };
     desk.serve(threads, worker, tell)

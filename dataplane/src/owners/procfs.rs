@@ -68,7 +68,7 @@ impl Question for LookupRequest {
 pub fn start(
     threads: &Threads,
     desk: &Desk<LookupRequest>,
-    found: SyncSender<LookupReply>,
+    found: SyncSender<Box<LookupReply>>,
     packages: Arc<Desk<PackageRequest>>,
     cgroup_mount: Option<PathBuf>,
 ) -> io::Result<()> {
@@ -93,9 +93,9 @@ pub fn start(
         move |answer: <LookupRequest as Question>::Answer| {
             let Some((answer, package)) = answer else { return };
             let key = answer.key;
-            let _ = found.send(answer);
+            let _ = found.send(Box::new(answer));
             if package.is_some_and(|package| packages.ask(package).is_err()) {
-                let _ = found.send(LookupReply::asked_later(key));
+                let _ = found.send(Box::new(LookupReply::asked_later(key)));
             }
         }
     };

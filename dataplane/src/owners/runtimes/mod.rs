@@ -39,7 +39,7 @@ const WAITING_MAX: usize = 4096;
 /// Questions on the way to this thread.
 pub const QUEUE_MAX: usize = 1024;
 /// Replies on the way back, and how soon it is tried again when there is no room.
-pub const REPLIES_MAX: usize = 1 << 13;
+pub const REPLIES_MAX: usize = 1 << 11;
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(50);
 /// A runtime that answers, and does not know the container, is asked again: a container is listed a little later than
 /// its processes are there.
