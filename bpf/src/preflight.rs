@@ -8,6 +8,8 @@ use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
 use caps::{CapSet, Capability};
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::Func;
 
 /// One need of the agent and whether the host meets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +47,81 @@ pub fn probe() -> Vec<Need> {
         btf(Path::new(BTF_PATH)),
         cgroup(find_cgroup2().as_deref()),
     ]
+}
+
+/// What the agent does without if it must, one by one: what is lost without each.
+#[must_use]
+pub fn optional_capabilities() -> Vec<Need> {
+    optional(|cap| caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false))
+}
+
+fn optional(has: impl Fn(Capability) -> bool) -> Vec<Need> {
+    let wanted = [
+        (
+            "CAP_SYS_PTRACE",
+            Capability::CAP_SYS_PTRACE,
+            "programs and command lines of processes that are older than the agent",
+        ),
+        ("CAP_DAC_READ_SEARCH", Capability::CAP_DAC_READ_SEARCH, "packages of programs in containers of other users"),
+        ("CAP_DAC_OVERRIDE", Capability::CAP_DAC_OVERRIDE, "names of containers of users' own engines"),
+        (
+            "CAP_SYS_NICE",
+            Capability::CAP_SYS_NICE,
+            "priority on a host that is short of CPU: collectors may miss the agent",
+        ),
+        ("CAP_SYS_ADMIN", Capability::CAP_SYS_ADMIN, "run time of the kernel programs in ctl stats"),
+    ];
+    wanted
+        .into_iter()
+        .map(|(name, cap, lost)| {
+            if has(cap) {
+                Need::met(name, "held")
+            } else {
+                Need::unmet(
+                    name,
+                    format!("without it there is less: {lost}"),
+                    format!("grant {name}, if that is wanted"),
+                )
+            }
+        })
+        .collect()
+}
+
+/// Without it the entry of a packet in the table of translated connections cannot be found.
+const CAST: &str = "bpf_cast_to_kern_ctx";
+
+/// What else the kernel may refuse, or lack.
+#[must_use]
+pub fn kernel_limits() -> Vec<Need> {
+    let lockdown = match fs::read_to_string("/sys/kernel/security/lockdown") {
+        Ok(text) if text.contains("[confidentiality]") => Need::unmet(
+            "lockdown",
+            "the kernel is locked down: programs may not read its memory",
+            "boot with lockdown=integrity, or without",
+        ),
+        Ok(text) => Need::met("lockdown", text.trim()),
+        Err(_) => Need::met("lockdown", "none"),
+    };
+    let translation = match Btf::from_vmlinux().map(|btf| btf.type_by_name::<Func<'_>>(CAST).is_some()) {
+        Ok(true) => Need::met("conntrack", format!("UDP that is translated on its way is told as one flow ({CAST})")),
+        Ok(false) => Need::unmet(
+            "conntrack",
+            format!(
+                "the kernel has no {CAST}: UDP that is translated on its way is one flow for connected sockets only"
+            ),
+            "boot Linux 6.2 or newer",
+        ),
+        Err(_) => Need::met("conntrack", "not known: the kernel's types cannot be read"),
+    };
+    vec![lockdown, translation]
+}
+
+/// Whether the process is in a container, as far as can be told.
+#[must_use]
+pub fn is_in_container() -> bool {
+    !is_in_hosts_pid_namespace()
+        || ["/.dockerenv", "/run/.containerenv"].iter().any(|file| Path::new(file).exists())
+        || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
 }
 
 /// What cannot be seen from where the process runs, although all needs are met: each with a remedy. For containers.
@@ -157,8 +234,13 @@ fn cgroup(mount: Option<&Path>) -> Need {
         None => Need::unmet(
             NAME,
             "no cgroup v2 hierarchy is mounted",
-            "mount one (mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified), or run with \
-             --no-cgroup, without UDP",
+            if is_in_container() {
+                "give the container the host's /sys/fs/cgroup (docker run -v /sys/fs/cgroup:/sys/fs/cgroup:ro, in Kubernetes \
+                 a hostPath), or run with --no-cgroup, without UDP"
+            } else {
+                "mount one (mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified), or run with \
+             --no-cgroup, without UDP"
+            },
         ),
     }
 }
@@ -225,6 +307,12 @@ mod tests {
         assert_eq!(need.finding, "the process lacks CAP_PERFMON, CAP_NET_ADMIN");
         assert!(need.remedy.is_some());
         assert!(capabilities(|cap| cap == Capability::CAP_SYS_ADMIN).remedy.is_none());
+        let lost: Vec<_> = optional(|cap| cap == Capability::CAP_SYS_NICE)
+            .into_iter()
+            .filter(|need| need.remedy.is_some())
+            .map(|need| need.name)
+            .collect();
+        assert_eq!(lost, ["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"]);
         assert!(btf(Path::new("/nonexistent")).remedy.is_some());
         assert!(cgroup(None).remedy.unwrap().contains("mount"));
     }

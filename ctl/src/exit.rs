@@ -2,6 +2,8 @@
 
 /// The agent refused a request.
 pub const REFUSED: u8 = 1;
+/// `sockeye check`: everything that is needed is there, and something is less than it could be.
+pub const DEGRADED: u8 = 1;
 /// A wrong command line.
 pub const USAGE: u8 = 64;
 /// Something that is needed is not there: an agent, a feature of the kernel, a port.

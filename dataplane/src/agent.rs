@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -22,7 +21,6 @@ use sockeye::export::{ExportPort, text, zmq};
 use sockeye::flows::{Keep, Timeouts};
 use sockeye::ingest::udp::Drainer;
 use sockeye::ingest::worker;
-use sockeye::log::{complain, say};
 use sockeye::model::rate::Window;
 use sockeye::owners::desk::Desk;
 use sockeye::owners::packages::PackageStats;
@@ -30,18 +28,18 @@ use sockeye::owners::runtimes::{NamingStats, RuntimeList};
 use sockeye::owners::{packages, procfs, runtimes};
 use sockeye::threads::{Pulse, Threads};
 use sockeye_bpf::cpus;
-use sockeye_bpf::kernel::{Kernel, KernelOptions, scan_kind};
+use sockeye_bpf::kernel::{Kernel, KernelOptions};
 use sockeye_bpf::preflight;
-use sockeye_ctl::exit;
 
-use crate::cli::{Args, Command};
+use crate::cli::Args;
 use crate::reload::Configuration;
 use crate::settings::Settings;
 
 /// So many CPUs' rings one worker drains, unless the operator wants it otherwise.
 const CPUS_PER_WORKER: usize = 8;
 
-fn charged(why: &std::io::Error) -> String {
+/// What it costs, and the remedy.
+pub(crate) fn charged(why: &std::io::Error) -> String {
     format!(
         "the state of sockets is charged to the agent's memory cgroup, at 5 us more for each connection ({why}): let the agent \
          write to cgroup.procs at the root of the memory cgroups"
@@ -253,28 +251,7 @@ fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat, end: &
     Ok(exporters)
 }
 
-/// Says what the host lacks, one sentence per need.
-pub(crate) fn preflight(args: &Args) -> Result<(), ExitCode> {
-    let checking = matches!(args.command, Some(Command::Check));
-    let mut failed = None;
-    for need in preflight::probe() {
-        if need.name == preflight::CGROUP && args.no_cgroup {
-            continue;
-        }
-        match &need.remedy {
-            None if checking => say(&format!("ok       {:<16} {}", need.name, need.finding)),
-            None => {}
-            Some(remedy) => {
-                complain(&format!("{}: {remedy}.", need.finding));
-                let code = if need.name == preflight::CAPABILITIES { exit::NO_PERMISSION } else { exit::UNAVAILABLE };
-                failed.get_or_insert(ExitCode::from(code));
-            }
-        }
-    }
-    failed.map_or(Ok(()), Err)
-}
-
-fn kernel_options(args: &Args) -> KernelOptions {
+pub(crate) fn kernel_options(args: &Args) -> KernelOptions {
     KernelOptions {
         cgroup: if args.no_cgroup { None } else { preflight::find_cgroup2() },
         ring_bytes: args.ring_kib.map(|kib| kib * 1024),
@@ -282,29 +259,4 @@ fn kernel_options(args: &Args) -> KernelOptions {
         filter: args.filter().of_sockets(),
         ..KernelOptions::default()
     }
-}
-
-pub(crate) fn check(args: &Args) -> Result<()> {
-    for need in preflight::features() {
-        match &need.remedy {
-            None => say(&format!("ok       {:<16} {}", need.name, need.finding)),
-            Some(remedy) => say(&format!("missing  {:<16} {}: {remedy}", need.name, need.finding)),
-        }
-    }
-    for limit in preflight::limits(!args.no_cgroup) {
-        say(&format!("degraded {:<16} {}: {}", limit.name, limit.finding, limit.remedy.unwrap_or_default()));
-    }
-    let (kernel, rings) = Kernel::start(&kernel_options(args))?;
-    let kib = rings.first().map_or(0, |ring| ring.size_bytes() / 1024);
-    say(&format!("ok       {:<16} {} of {kib} KiB", "rings", rings.len()));
-    match kernel.charged_because() {
-        None => say(&format!("ok       {:<16} charged to no memory cgroup", "sockets")),
-        Some(why) => say(&format!("costly   {:<16} {}", "sockets", charged(why))),
-    }
-    say(&format!("ok       {:<16} {}", "socket scan", scan_kind().why()));
-    for program in kernel.programs() {
-        let cost = program.cost().context("cannot read a program's figures")?;
-        say(&format!("ok       {:<16} {} instructions verified", cost.name, cost.verified_instructions));
-    }
-    Ok(())
 }

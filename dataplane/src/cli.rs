@@ -142,8 +142,13 @@ impl Args {
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
-    /// Check each need of the host, load the kernel programs, print what the verifier says of them, and end.
-    Check,
+    /// Check each need of the host, load the kernel programs, ask each container runtime, and end: with 0 if all is well, 1 if
+    /// something is less than it could be, 69 or 77 if something is missing.
+    Check {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn parse_ring_kib(text: &str) -> Result<u32, String> {

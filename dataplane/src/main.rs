@@ -1,6 +1,7 @@
 //! `sockeye`: command line in, exit code out. What it does is in `agent.rs`.
 
 mod agent;
+mod check;
 mod cli;
 mod reload;
 mod settings;
@@ -33,18 +34,18 @@ fn main() -> ExitCode {
             .for_each(|setting| say(&format!("{:20} {:40} {}", setting.key, setting.value, setting.from)));
         return ExitCode::SUCCESS;
     }
-    if let Err(code) = agent::preflight(args) {
-        return code;
-    }
     if args.verbose < 2 {
         // libbpf's log is for developers; we print errors ourselves.
         sockeye_bpf::kernel::silence_libbpf();
     }
+    if let Some(Command::Check { json }) = args.command {
+        return check::run(args, &settings.config, json);
+    }
+    if let Err(code) = check::before_start(args) {
+        return code;
+    }
     let log = log::start(args.level());
-    let done = match &args.command {
-        Some(Command::Check) => agent::check(args).map_err(Failure::from),
-        None => agent::run(command_line, settings),
-    };
+    let done = agent::run(command_line, settings);
     drop(log);
     let (why, code) = match done {
         Ok(()) => return ExitCode::SUCCESS,

@@ -68,7 +68,8 @@ for test in "$@"; do
   [ -x "/opt/sockeye/e2e/$test" ] || { echo "not in the guest: /opt/sockeye/e2e/$test"; exit 97; }
 done
 rc=0
-$SOCKEYE_BIN/sockeye check || rc=1
+# 1: something is less than it could be.
+$SOCKEYE_BIN/sockeye check || [ $? = 1 ] || rc=1
 /usr/bin/python3 /opt/sockeye/cpus.py $SOCKEYE_BIN || rc=1
 for test in "$@"; do
   timeout 600 "/opt/sockeye/e2e/$test" --test-threads=1 2>&1 || rc=1

@@ -138,6 +138,12 @@ impl RuntimeClient {
         }
     }
 
+    /// The configuration names it: it is missed where it is not there.
+    #[must_use]
+    pub fn is_configured(&self) -> bool {
+        self.configured
+    }
+
     /// Whether it is worth asking about a container of this kind in this cgroup.
     #[must_use]
     pub fn may_know(&self, runtime: Runtime, path: &str) -> bool {

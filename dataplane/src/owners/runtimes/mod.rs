@@ -250,6 +250,21 @@ async fn find_names(
 }
 
 /// The innermost container that a runtime of this host knows: runtimes inside of containers cannot be asked.
+/// Asks each for a container that nobody has, to see whether it answers.
+///
+/// # Errors
+/// If the system has no room for the sockets.
+pub fn ask_each(runtimes: &RuntimeList) -> io::Result<Vec<Arc<RuntimeClient>>> {
+    let nobodys = "0".repeat(64);
+    let all = runtimes.all();
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        for runtime_client in &all {
+            let _ = runtime_client.ask(Wanted::Id { id: &nobodys, path: "" }).await;
+        }
+    });
+    Ok(all)
+}
+
 async fn ask_about(runtimes: &[Arc<RuntimeClient>], question: &NameRequest) -> Reply {
     if let Some(candidate) = &question.candidate {
         return ask_runtimes(runtimes, Runtime::Containerd, &question.path, Wanted::Candidate(candidate)).await;
