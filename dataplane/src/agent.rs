@@ -100,7 +100,7 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
     };
     let (ports, workers) =
         worker::start(threads, rings, count, &stop_workers, &wake_control).context("cannot start the workers")?;
-    let enrichment = start_enrichment(config, threads).context("cannot start the enrichment threads")?;
+    let enrichment = start_enrichment(args, config, threads).context("cannot start the enrichment threads")?;
     let timeouts = Timeouts {
         idle_ns: args.idle_timeout * 1_000_000_000,
         active_ns: args.active_timeout * 1_000_000_000,
@@ -117,6 +117,7 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
         window: Window::of_reports_every(Duration::from_secs(args.report_interval)),
         keep: Keep { flows_max: args.closed_max as usize, for_ns: args.closed_seconds * 1_000_000_000 },
         cgroup_root: preflight::find_cgroup2().filter(|root| preflight::is_cgroup_root(root)),
+        command_lines: args.command_line,
     };
     for limit in &options.limits {
         tracing::warn!("{}: {}", limit.finding, limit.remedy.as_deref().unwrap_or_default());
@@ -160,12 +161,13 @@ fn wait_for_end(signals: &mut Signals) -> Result<()> {
 const LOOKUP_REPLIES_MAX: usize = 1 << 13;
 
 /// The threads that ask /proc, package databases and container runtimes.
-fn start_enrichment(config: &Config, threads: &Threads) -> Result<Enrichment> {
+fn start_enrichment(args: &Args, config: &Config, threads: &Threads) -> Result<Enrichment> {
     let (replies, lookup_replies) = mpsc::sync_channel(LOOKUP_REPLIES_MAX);
     let (lookup_requests, package_requests) = (Desk::new(procfs::DESK), Arc::new(Desk::new(packages::DESK)));
     let packages = Arc::new(PackageStats::default());
     packages::start(threads, &package_requests, replies.clone(), Arc::clone(&packages))?;
-    procfs::start(threads, &lookup_requests, replies, Arc::clone(&package_requests), preflight::find_cgroup2())?;
+    let how = (preflight::find_cgroup2(), args.command_line);
+    procfs::start(threads, &lookup_requests, replies, Arc::clone(&package_requests), how)?;
     let (name_requests, containers) = tokio::sync::mpsc::channel(runtimes::QUEUE_MAX);
     let (names, name_replies) = mpsc::sync_channel(runtimes::REPLIES_MAX);
     let runtimes = RuntimeList::find(&config.runtimes);
