@@ -1,7 +1,8 @@
 //! Secrets in command lines stay on the host, and out of every table.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use sockeye_ctl::protocol::{FlowsArguments, OwnersArguments, Request};
@@ -31,9 +32,13 @@ struct Connected {
 }
 
 fn connect(port: u16, title: &str, more: &[&str]) -> Connected {
+    // Not on the command line, of which the kernel tells 512 bytes.
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("connects.py");
+    fs::write(&script, CONNECTS).expect("a script");
     let mut command = Command::new(PYTHON);
-    command.args(["-c", CONNECTS, &port.to_string(), title]).args(more).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child: Child = command.spawn().expect("python3");
+    command.arg(&script).args([&port.to_string(), title]).args(more).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("python3");
     let mut said = String::new();
     BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut said).expect("a line");
     Connected { process: Guard(child), local: said.trim().parse().expect("a port") }
@@ -42,7 +47,7 @@ fn connect(port: u16, title: &str, more: &[&str]) -> Connected {
 fn cmdline_of(agent: &Agent, local: u64) -> Value {
     let flows = agent.flows_of_port(u16::try_from(local).expect("a port"));
     assert_eq!(flows.len(), 1, "{flows:#?}");
-    flows[0]["initiator_cmdline"].clone()
+    flows[0].get("initiator_cmdline").cloned().unwrap_or_default()
 }
 
 #[test]
@@ -90,7 +95,7 @@ fn what_looks_like_a_secret_is_told_to_nobody() {
     }
     for connected in [plain, long, titled] {
         let mut child = connected.process;
-        child.0.stdin.take().expect("a pipe").flush().expect("open");
+        drop(child.0.stdin.take());
         child.0.wait().expect("an end");
     }
     for agent in [&mut agent, &mut program_only, &mut off, &mut full] {

@@ -136,7 +136,7 @@ impl Masker {
         if let Some(client) = self.client.filter(|client| client.after.is_none() || self.is_after) {
             let found = client.rules.iter().find_map(|rule| {
                 let rest = after_option(shown, rule.option, client.switches)?;
-                let rest = rest.strip_prefix('=').filter(|_| rule.option.starts_with("--")).unwrap_or(rest);
+                let rest = rest.strip_prefix('=').filter(|_| rule.option.len() > 2).unwrap_or(rest);
                 match (rest.is_empty(), rule.form) {
                     (true, Form::Next | Form::Both) => Some((word.end, rule.value)),
                     (false, Form::Glued | Form::Both) => Some((word.end - rest.len(), rule.value)),

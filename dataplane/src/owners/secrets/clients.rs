@@ -81,7 +81,7 @@ const SNMP: &[Rule] = &[rule("-c", Form::Both, Secret), rule("-A", Form::Both, S
 const LDAP: &[Rule] = &[rule("-w", Form::Both, Secret)];
 
 /// The first one that has a name counts.
-static CLIENTS: [Client; 28] = [
+static CLIENTS: [Client; 29] = [
     Client { arguments: Arguments::Named, ..client(&["mysqladmin", "mariadb-admin"], MYSQL) },
     client(&["mydumper", "myloader", "mytop", "mongo*", "sshpass", "cqlsh", "rdesktop", "ncftp*"], P),
     Client { switches: "BNsvtrfCqAnEXH", ..client(&["mysql*", "mariadb*", "xtrabackup", "mariabackup"], MYSQL) },
@@ -116,6 +116,7 @@ static CLIENTS: [Client; 28] = [
     Client { arguments: Arguments::Named, ..client(&["nmcli", "aws", "pppd", "wpa_cli", "iwconfig"], &[]) },
     // Theirs mean something else than those of what stands before them.
     client(&["ssh", "scp", "sftp", "rsync"], &[]),
+    client(&["consul", "nomad", "serf"], &[rule("-encrypt", Form::Both, Secret)]),
     client(&["swaks"], &[rule("-ap", Form::Next, Secret)]),
 ];
 
@@ -132,5 +133,5 @@ pub(super) fn find(name: &str) -> Option<&'static Client> {
                 None => name == *known,
             }
     };
-    CLIENTS.iter().find(|client| client.names.iter().any(|known| is(&known)))
+    CLIENTS.iter().find(|client| client.names.iter().any(is))
 }

@@ -54,7 +54,8 @@ impl Masker {
             return (begin < end).then_some((begin..end, Value::Secret));
         }
         let at_begin = span.start == word.start || text[..span.start].ends_with(['=', '"', '\'', '(', ',']);
-        if !has_scheme && !(rest.starts_with(':') && at_begin && &text[span.clone()] != "jdbc") {
+        let may_be_user = rest.starts_with(':') && at_begin && &text[span.clone()] != "jdbc";
+        if !has_scheme && !may_be_user {
             return None;
         }
         let begin = if has_scheme { span.end + 3 } else { span.start };
@@ -75,7 +76,7 @@ impl Masker {
             }
             (_, Some(sign)) if has_scheme => secret(0, sign).filter(|_| sign >= LONG_USER),
             // What is not known yet may have the sign.
-            (Some(colon), None) if is_cut && !(is_port && !beyond.is_empty()) => secret(colon + 1, all.len()),
+            (Some(colon), None) if is_cut && (!is_port || beyond.is_empty()) => secret(colon + 1, all.len()),
             (None, None) if is_cut && has_scheme && beyond.is_empty() => secret(0, all.len()),
             _ => None,
         }
@@ -173,6 +174,10 @@ impl Masker {
     /// Where the secret in a value begins, which goes on to its end.
     pub(super) fn secret_of(&self, value: Value, text: &str) -> Option<usize> {
         let bare = text.trim_start_matches(['"', '\'']);
+        // Of a switch.
+        if !self.cut && matches!(text, "true" | "false") {
+            return None;
+        }
         match value {
             Value::Secret => Some(0),
             Value::After(sign) => text.find(sign).map(|at| at + sign.len_utf8()),

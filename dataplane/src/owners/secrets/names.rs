@@ -65,7 +65,9 @@ const SECRET_KEYS: [&str; 30] = [
 const LOOK_ALIKE: [&str; 8] =
     ["bypass", "compass", "encompass", "surpass", "trespass", "underpass", "overpass", "multipass"];
 /// With one of these behind the noun, the value is about a secret, and is none.
-const ABOUT: [&str; 98] = [
+const ABOUT: [&str; 100] = [
+    "kubeconfig",
+    "config",
     "file",
     "files",
     "filename",
@@ -234,10 +236,15 @@ pub(super) fn value_of(name: &str) -> Option<Value> {
     let found = (0..words.words).rev().find_map(|index| Some((index, noun(&words, index)?)));
     let (index, value) = found?;
     let about = (index + 1..words.words).any(|after| is_about(words.word(after)));
-    // Of a secret that Vault calls so, the id is the secret.
-    let is_secret_id = words.words >= 2 && words.word(index) == "secret" && words.word(words.words - 1) == "id";
-    if about && !(is_secret_id && index + 2 == words.words) {
+    // Of secrets that Vault calls so, the id is the secret.
+    let before = index.checked_sub(1).map_or("", |before| words.word(before));
+    let is_secret_id = words.word(index) == "secret" || before == "root" && words.word(index) == "token";
+    if about && !(is_secret_id && index + 2 == words.words && words.word(index + 1) == "id") {
         return None;
+    }
+    // OpenVPN's has a file.
+    if name == "auth-user-pass" {
+        return Some(Value::NoPath);
     }
     // npm's `_auth` has all of it in base64.
     if name.ends_with(":_auth") || name == "_auth" { Some(Value::Secret) } else { Some(value) }
