@@ -14,9 +14,10 @@ use sockeye::api::events::Event;
 use sockeye::api::server::ControlSocket;
 use sockeye::config::Config;
 use sockeye::control::{Control, ControlOptions, Enrichment};
+use sockeye::export::lines::{Reopen, Target};
 use sockeye::export::messages::{Heartbeat, Probe};
 use sockeye::export::zmq::ZmqOptions;
-use sockeye::export::{ExportPort, text, zmq};
+use sockeye::export::{ExportPort, lines, text, zmq};
 use sockeye::flows::{Keep, Timeouts};
 use sockeye::ingest::udp::Drainer;
 use sockeye::ingest::worker;
@@ -82,7 +83,8 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
         lifetime_s: args.active_timeout,
         idle_s: args.idle_timeout,
     };
-    let exporters = start_exporters(args, threads, &heartbeat, &signals.handle())?;
+    let mut reopen = Reopen::default();
+    let exporters = start_exporters(args, threads, &heartbeat, &mut reopen, &signals.handle())?;
 
     let (mut kernel, rings) = Kernel::start(&kernel_options(args)).context("cannot start the kernel side")?;
     if let Some(why) = kernel.charged_because()
@@ -128,7 +130,7 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
     let control = threads.essential("sockeye-control", move |pulse| control.run(&events, &stop, pulse));
     let control = control.context("cannot start the control thread")?;
 
-    wait_for_end(signals)?;
+    wait_for_end(signals, &reopen)?;
     threads.stop();
     // In the direction of the data: the rings are empty before control takes its last look.
     stop_workers.store(true, Ordering::Relaxed);
@@ -142,12 +144,14 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
 }
 
 /// Until somebody wants the agent to end, or it must. Whoever wants it a second time does not want to wait.
-fn wait_for_end(signals: &mut Signals) -> Result<()> {
+fn wait_for_end(signals: &mut Signals, reopen: &Reopen) -> Result<()> {
     for signal in signals.forever() {
         if signal != SIGHUP {
             break;
         }
-        tracing::warn!("SIGHUP changes nothing: the configuration is read when the agent starts");
+        reopen.ask();
+        let what = if reopen.is_empty() { "changes nothing" } else { "opens the files of --json again" };
+        tracing::warn!("SIGHUP {what}: the configuration is read when the agent starts");
     }
     let ending = Arc::new(AtomicBool::new(true));
     for signal in [SIGINT, SIGTERM] {
@@ -185,7 +189,13 @@ fn start_enrichment(args: &Args, config: &Config, threads: &Threads) -> Result<E
     })
 }
 
-fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat, end: &Handle) -> Result<Vec<ExportPort>> {
+fn start_exporters(
+    args: &Args,
+    threads: &Threads,
+    heartbeat: &Heartbeat,
+    reopen: &mut Reopen,
+    end: &Handle,
+) -> Result<Vec<ExportPort>> {
     let mut exporters = Vec::new();
     for endpoint in &args.zmq {
         let options = ZmqOptions {
@@ -197,12 +207,15 @@ fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat, end: &
         };
         exporters.push(zmq::start(threads, options)?);
     }
+    start_lines(args, threads, reopen, end, &mut exporters)?;
     // Not into a journal or a container's log, where each line costs, and nobody asked for it.
     let is_watched = exporters.is_empty() && std::io::stdout().is_terminal();
     if exporters.is_empty() && args.verbose == 0 && !is_watched {
-        tracing::info!("flows go nowhere: ask with sockeyectl, or give --zmq ENDPOINT, or -v to print them");
+        tracing::info!(
+            "flows go nowhere: ask with sockeyectl, or give --zmq ENDPOINT, --json FILE, or -v to print them"
+        );
     }
-    if is_watched || args.verbose > 0 {
+    if is_watched || args.verbose > 0 && !args.json.contains(&Target::Stdout) {
         // Without another exporter there is nothing left to do for an agent whose reader has gone.
         let (alone, end) = (exporters.is_empty(), end.clone());
         let on_closed = move || {
@@ -214,6 +227,28 @@ fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat, end: &
         exporters.push(text::start(threads, style, on_closed).context("cannot start printing")?);
     }
     Ok(exporters)
+}
+
+fn start_lines(
+    args: &Args,
+    threads: &Threads,
+    reopen: &mut Reopen,
+    end: &Handle,
+    exporters: &mut Vec<ExportPort>,
+) -> Result<()> {
+    for (index, target) in args.json.iter().enumerate() {
+        if args.json[..index].contains(target) {
+            anyhow::bail!("--json {target} is there twice: give each once");
+        }
+        let (alone, end) = (args.zmq.is_empty() && args.json.len() == 1, end.clone());
+        let on_closed = move || {
+            if alone {
+                end.close();
+            }
+        };
+        exporters.push(lines::start(threads, target.clone(), reopen, on_closed)?);
+    }
+    Ok(())
 }
 
 /// Says what the host lacks, one sentence per need.
