@@ -15,9 +15,10 @@ use sockeye::api::server::{Answerers, ControlSocket};
 use sockeye::config::Config;
 use sockeye::control::{Control, ControlOptions, Enrichment};
 use sockeye::export::endpoint::ZmqEndpoint;
+use sockeye::export::lines::{Reopen, Target};
 use sockeye::export::messages::{Heartbeat, Probe};
 use sockeye::export::zmq::ZmqOptions;
-use sockeye::export::{ExportPort, text, zmq};
+use sockeye::export::{ExportPort, lines, text, zmq};
 use sockeye::flows::{Keep, Timeouts};
 use sockeye::ingest::udp::Drainer;
 use sockeye::ingest::worker;
@@ -85,9 +86,10 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
         Answerers { control: control.clone(), main: main.clone() },
     )?;
     let heartbeat = Heartbeat { probe: Probe::of_this_host(), agent: Arc::default() };
-    let exporters = start_exporters(&args, threads, &heartbeat, &signals.handle())?;
+    let mut reopen = Reopen::default();
+    let exporters = start_exporters(&args, threads, &heartbeat, &mut reopen, &signals.handle())?;
     wait_for_signals(threads, signals, main).context("cannot start the thread that waits for signals")?;
-    let configuration = Configuration::new(command_line, settings, threads.clone(), heartbeat.clone(), control);
+    let configuration = Configuration::new(command_line, settings, threads.clone(), heartbeat.clone(), reopen, control);
     let (args, config) = (&args, configuration.config());
 
     let (mut kernel, rings) = Kernel::start(&kernel_options(args)).context("cannot start the kernel side")?;
@@ -106,7 +108,7 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
     };
     let (ports, workers) =
         worker::start(threads, rings, count, &stop_workers, &wake_control).context("cannot start the workers")?;
-    let enrichment = start_enrichment(config, threads).context("cannot start the enrichment threads")?;
+    let enrichment = start_enrichment(args, config, threads).context("cannot start the enrichment threads")?;
     let timeouts = timeouts(args);
     let options = ControlOptions {
         timeouts: if kernel.misses_orphans() { timeouts.without_orphans() } else { timeouts },
@@ -120,6 +122,7 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
         filter: args.filter(),
         tells_ports: !args.no_listening_ports,
         cgroup_root: preflight::find_cgroup2().filter(|root| preflight::is_cgroup_root(root)),
+        command_lines: args.command_line,
     };
     for limit in &options.limits {
         tracing::warn!("{}: {}", limit.finding, limit.remedy.as_deref().unwrap_or_default());
@@ -192,12 +195,13 @@ fn serve_until_end(orders: &mpsc::Receiver<Order>, mut configuration: Configurat
 const LOOKUP_REPLIES_MAX: usize = 1 << 13;
 
 /// The threads that ask /proc, package databases and container runtimes.
-fn start_enrichment(config: &Config, threads: &Threads) -> Result<Enrichment> {
+fn start_enrichment(args: &Args, config: &Config, threads: &Threads) -> Result<Enrichment> {
     let (replies, lookup_replies) = mpsc::sync_channel(LOOKUP_REPLIES_MAX);
     let (lookup_requests, package_requests) = (Desk::new(procfs::DESK), Arc::new(Desk::new(packages::DESK)));
     let packages = Arc::new(PackageStats::default());
     packages::start(threads, &package_requests, replies.clone(), Arc::clone(&packages))?;
-    procfs::start(threads, &lookup_requests, replies, Arc::clone(&package_requests), preflight::find_cgroup2())?;
+    let how = (preflight::find_cgroup2(), args.command_line);
+    procfs::start(threads, &lookup_requests, replies, Arc::clone(&package_requests), how)?;
     let (name_requests, containers) = tokio::sync::mpsc::channel(runtimes::QUEUE_MAX);
     let (names, name_replies) = mpsc::sync_channel(runtimes::REPLIES_MAX);
     let runtimes = RuntimeList::find(&config.runtimes);
@@ -227,17 +231,26 @@ pub(crate) fn zmq_options(args: &Args, heartbeat: &Heartbeat) -> Vec<ZmqOptions>
     args.zmq.iter().map(options).collect()
 }
 
-fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat, end: &Handle) -> Result<Vec<ExportPort>> {
+fn start_exporters(
+    args: &Args,
+    threads: &Threads,
+    heartbeat: &Heartbeat,
+    reopen: &mut Reopen,
+    end: &Handle,
+) -> Result<Vec<ExportPort>> {
     let mut exporters = Vec::new();
     for options in zmq_options(args, heartbeat) {
         exporters.push(zmq::start(threads, options)?);
     }
+    start_lines(args, threads, reopen, end, &mut exporters)?;
     // Not into a journal or a container's log, where each line costs, and nobody asked for it.
     let is_watched = exporters.is_empty() && std::io::stdout().is_terminal();
     if exporters.is_empty() && args.verbose == 0 && !is_watched {
-        tracing::info!("flows go nowhere: ask with sockeyectl, or give --zmq ENDPOINT, or -v to print them");
+        tracing::info!(
+            "flows go nowhere: ask with sockeyectl, or give --zmq ENDPOINT, --json FILE, or -v to print them"
+        );
     }
-    if is_watched || args.verbose > 0 {
+    if is_watched || args.verbose > 0 && !args.json.contains(&Target::Stdout) {
         // Without another exporter there is nothing left to do for an agent whose reader has gone.
         let (alone, end) = (exporters.is_empty(), end.clone());
         let on_closed = move || {
@@ -249,6 +262,28 @@ fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat, end: &
         exporters.push(text::start(threads, style, on_closed).context("cannot start printing")?);
     }
     Ok(exporters)
+}
+
+fn start_lines(
+    args: &Args,
+    threads: &Threads,
+    reopen: &mut Reopen,
+    end: &Handle,
+    exporters: &mut Vec<ExportPort>,
+) -> Result<()> {
+    for (index, target) in args.json.iter().enumerate() {
+        if args.json[..index].contains(target) {
+            anyhow::bail!("--json {target} is there twice: give each once");
+        }
+        let (alone, end) = (args.zmq.is_empty() && args.json.len() == 1, end.clone());
+        let on_closed = move || {
+            if alone {
+                end.close();
+            }
+        };
+        exporters.push(lines::start(threads, target.clone(), reopen, on_closed)?);
+    }
+    Ok(())
 }
 
 pub(crate) fn kernel_options(args: &Args) -> KernelOptions {

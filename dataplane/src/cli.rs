@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use sockeye::export::endpoint::{ServerKey, ZmqEndpoint};
+use sockeye::export::lines::Target;
 use sockeye::export::zmq::Format;
 use sockeye::flows::filter::{Filter, Rule};
+use sockeye::owners::cmdline::CommandLines;
 use tracing_subscriber::filter::LevelFilter;
 
 /// Watches every TCP and UDP flow of this host from inside the kernel, and says which process is behind it.
@@ -27,6 +29,15 @@ pub(crate) struct Args {
     /// Shape of flow records. json fills the container and pod pages of a licensed ntopng, or of 5.6 and older.
     #[arg(long, value_enum, default_value_t = Format::Tlv, value_name = "FORMAT")]
     pub(crate) zmq_format: Format,
+
+    /// Write flows as lines of JSON with the names of ECS (docs/json.md): to a file, to standard output, or to whoever
+    /// listens at a Unix socket. Repeatable.
+    #[arg(long, value_name = "FILE|-|unix:PATH")]
+    pub(crate) json: Vec<Target>,
+
+    /// How much of processes' command lines is kept, and told to anybody: masked has *** for what looks like a secret.
+    #[arg(long, value_enum, default_value_t = CommandLines::Masked, value_name = "HOW")]
+    pub(crate) command_line: CommandLines,
 
     /// Print flows and exports. Without an exporter, flows are printed to a terminal anyway. Twice: libbpf's log, too.
     #[arg(short, long, action = clap::ArgAction::Count)]

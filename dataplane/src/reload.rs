@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sockeye::api::events::{Change, Event, Question};
 use sockeye::config::Config;
+use sockeye::export::lines::Reopen;
 use sockeye::export::messages::Heartbeat;
 use sockeye::export::zmq::{self, ZmqOptions};
 use sockeye::export::{ExportPort, endpoint::ServerKey};
@@ -78,6 +79,8 @@ pub(crate) struct Configuration {
     in_force: Vec<Setting>,
     threads: Threads,
     heartbeat: Heartbeat,
+    /// Files that are opened again with each reload.
+    reopen: Reopen,
     control: Sender<Event>,
 }
 
@@ -91,11 +94,12 @@ impl Configuration {
         settings: Settings,
         threads: Threads,
         heartbeat: Heartbeat,
+        reopen: Reopen,
         control: Sender<Event>,
     ) -> Self {
         tell_collectors(&heartbeat, &settings.args);
         let in_force = settings.all.clone();
-        Self { command_line, settings, in_force, threads, heartbeat, control }
+        Self { command_line, settings, in_force, threads, heartbeat, reopen, control }
     }
 
     /// What the agent was started with.
@@ -137,6 +141,8 @@ impl Configuration {
 
     /// Reads the configuration again and applies what can be. A wrong one changes nothing.
     fn reload(&mut self) -> Result<Answer, String> {
+        // Whoever has moved a file away wants that, whatever becomes of the rest.
+        self.reopen.ask();
         let wanted = settings::read(&self.command_line).map_err(|refusal| refusal.text() + KEPT)?;
         self.apply(&wanted.args)?;
         let runtimes = wanted.config.runtimes != self.settings.config.runtimes;

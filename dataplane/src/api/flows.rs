@@ -203,7 +203,7 @@ fn side_row(owner: ProcKey, end: who::End<'_>, wide: bool) -> SideRow {
         pid: owner.is_known().then_some(owner.pid),
         user: process.and_then(|p| p.user.clone()),
         uid: process.map(|p| p.uid),
-        cmdline: process.map(|p| p.cmdline.clone()),
+        cmdline: process.and_then(|p| known(&p.cmdline)),
         parent: process.map(|p| format!("{}[{}]", p.parent_name, p.ppid)),
         place: end.workload.and_then(|workload| workload.title()),
         wide: end.workload.filter(|_| wide).map(|workload| Wide::new(workload)).unwrap_or_default(),

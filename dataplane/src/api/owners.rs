@@ -198,7 +198,7 @@ rows! {
         exe: Text = Option<String>,
         /// the package that it came with
         package: Text = Option<String>,
-        /// command line, at most 4096 bytes
+        /// command line, at most 4096 bytes, with *** for what looks like a secret unless --command-line says otherwise
         cmdline: Text = Option<String>,
         /// parent, its parent, and so on, with their pids
         parents: Text = Option<String>,
@@ -247,7 +247,7 @@ fn process_head(key: ProcKey, processes: &ProcessTable, now_ns: u64) -> ProcessH
         gid: process.map(|process| process.gid),
         exe: process.and_then(|process| process.exe.clone()),
         package: process.and_then(|process| process.package.clone()),
-        cmdline: process.map(|process| process.cmdline.clone()),
+        cmdline: process.and_then(|process| known(&process.cmdline)),
         parents: process.map(|process| process.chain()),
         started: process.map(|_| started_s),
         workload: workload.and_then(|workload| workload.title()),

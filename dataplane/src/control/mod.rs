@@ -41,6 +41,7 @@ use crate::ingest::worker::{CLOCK_SKEW_NS, WorkerPort};
 use crate::model::clock::{WallClock, boot_ns, thread_cpu_ns};
 use crate::model::rate::Window;
 use crate::model::rtt::{RttHistogram, rtt_histogram};
+use crate::owners::cmdline::CommandLines;
 use crate::owners::desk::Desk;
 use crate::owners::packages::{PackageRequest, PackageStats};
 use crate::owners::process::{LookupReply, LookupRequest, Process, ProcessTable};
@@ -79,6 +80,8 @@ pub struct ControlOptions {
     pub tells_ports: bool,
     /// Where the host's cgroups are, if they can be seen.
     pub cgroup_root: Option<PathBuf>,
+    /// How much of command lines is kept.
+    pub command_lines: CommandLines,
 }
 
 /// The control thread's ends of the threads that ask /proc and the container runtimes.
@@ -313,7 +316,7 @@ impl Control {
             self.processes.workloads.learn_record(cgroup, now_ns);
         }
         for identity in &shard.identities {
-            self.processes.learn(Process::from_record(identity), now_ns);
+            self.processes.learn(Process::from_record(identity, self.options.command_lines), now_ns);
         }
         for record in shard.tcp_earlier.iter().chain(shard.tcp.records()) {
             self.table.tcp_record(record, now_ns);

@@ -1,12 +1,16 @@
 //! Exporters. Each has a thread and a bounded queue: a slow or dead consumer costs the queue's memory and a counter.
 
 mod batch;
+mod community_id;
 pub(crate) mod decoder;
+mod ecs;
 mod elements;
 pub mod endpoint;
 pub mod json;
+pub mod lines;
 pub mod listening;
 pub mod messages;
+mod people;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text;

@@ -10,7 +10,8 @@ use crate::flows::report::{FlowReport, Identity};
 use crate::model::flow::{Addr, Counters, Endpoint, FlowKey, ProcKey, Proto, Side, State};
 use crate::model::rtt::RttSummary;
 use crate::model::text::clean;
-use crate::owners::process::{Memory, Process, cmdline};
+use crate::owners::cmdline::CommandLines;
+use crate::owners::process::{Memory, Process};
 use crate::owners::workload::{NameReply, Names, Pod, Workload, WorkloadTable};
 
 /// Longest record of what an input of a few kilobytes can name.
@@ -230,7 +231,7 @@ fn process(input: &mut Input<'_>) -> Option<Arc<Process>> {
             ancestors: (0..choice >> 6).map(|pid| (text(), pid.into())).collect(),
             package: (choice & 16 != 0).then(&mut text),
             parent_package: Some(text()),
-            cmdline: cmdline(input.bytes()),
+            cmdline: CommandLines::Masked.read(input.bytes(), false),
             ..Process::default()
         };
         let memory = Memory { resident_kib: input.u64(), peak_kib: input.u64() };

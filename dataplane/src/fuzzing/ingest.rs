@@ -10,6 +10,7 @@ use zerocopy::IntoBytes;
 use super::input::{Input, assert_clean};
 use crate::ingest::shard::Shard;
 use crate::model::flow::TcpObservation;
+use crate::owners::cmdline::CommandLines;
 use crate::owners::process::{CMDLINE_MAX, Process};
 use crate::owners::workload::WorkloadTable;
 
@@ -75,7 +76,7 @@ fn hand_over(shard: &mut Shard, entries: u64) {
         assert!(samples.samples_us().len() <= sockeye_bpf::records::CLOSE_RTT);
     }
     for record in &shard.identities {
-        let process = Process::from_record(record);
+        let process = Process::from_record(record, CommandLines::Masked);
         // A byte that is no text becomes three.
         assert_clean(&process.name, 3 * record.comm.len());
         assert_clean(&process.parent_name, 3 * record.parent_comm.len());

@@ -4,6 +4,7 @@ pub mod cgroup;
 #[cfg(test)]
 mod cgroup_layouts;
 pub mod cgroup_tree;
+pub mod cmdline;
 pub mod controller;
 pub mod desk;
 pub(crate) mod files;
@@ -12,5 +13,6 @@ pub mod packages;
 pub mod process;
 pub mod procfs;
 pub mod runtimes;
+pub mod secrets;
 pub mod users;
 pub mod workload;

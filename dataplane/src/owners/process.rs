@@ -6,7 +6,8 @@ use hashbrown::HashMap;
 use sockeye_bpf::records::IdentityRecord;
 
 use crate::model::flow::ProcKey;
-use crate::model::text::{clean, components, truncate};
+use crate::model::text::{clean, components};
+use crate::owners::cmdline::CommandLines;
 use crate::owners::workload::{Workload, WorkloadTable};
 
 /// Longest command line that is kept, bytes.
@@ -49,7 +50,7 @@ pub struct Process {
     pub name: String,
     /// Path of the executable.
     pub exe: Option<String>,
-    /// Command line, arguments separated by blanks, at most [`CMDLINE_MAX`] bytes.
+    /// Command line, arguments separated by blanks, at most [`CMDLINE_MAX`] bytes: as much of it as [`CommandLines`] says.
     pub cmdline: String,
     /// Real user id, as the host sees it.
     pub uid: u32,
@@ -77,7 +78,7 @@ pub struct Process {
     pub memory: Option<Memory>,
     /// Inode of the cgroup v2 directory, 0 = unknown.
     pub cgroup_id: u64,
-    /// The command line is longer than what is kept, or was not readable.
+    /// The command line is longer than what is known of it, or was not readable.
     pub cmdline_partial: bool,
 }
 
@@ -119,15 +120,15 @@ impl Process {
         text
     }
 
-    /// The kernel's record in readable form.
+    /// The kernel's record in readable form, with as much of the command line as is wanted.
     #[must_use]
-    pub fn from_record(r: &IdentityRecord) -> Self {
+    pub fn from_record(r: &IdentityRecord, command_lines: CommandLines) -> Self {
         let args = &r.args[..(r.args_len as usize).min(r.args.len())];
         Self {
             key: ProcKey::new(r.pid, r.start_ticks, r.flags),
             name: clean(until_nul(&r.comm)),
             exe: exe_path(r),
-            cmdline: cmdline(args),
+            cmdline: command_lines.read(args, r.args_len < r.args_total),
             uid: r.uid,
             user: None,
             gid: r.gid,
@@ -141,7 +142,7 @@ impl Process {
             parent_package: None,
             memory: None,
             cgroup_id: r.cgroup_id,
-            cmdline_partial: r.args_len < r.args_total || r.args_total == 0,
+            cmdline_partial: command_lines.lacks(r.args_len < r.args_total || r.args_total == 0),
         }
     }
 }
@@ -154,21 +155,6 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
 fn exe_path(r: &IdentityRecord) -> Option<String> {
     let bytes = &r.exe[..usize::from(r.exe_len).min(r.exe.len())];
     (r.exe_complete != 0 && !bytes.is_empty()).then(|| components(bytes))
-}
-
-/// `/proc/PID/cmdline` format: NUL-terminated arguments. Blanks between them here.
-#[must_use]
-pub fn cmdline(args: &[u8]) -> String {
-    let end = args.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
-    let mut text = String::with_capacity(end);
-    for (i, arg) in args[..end].split(|b| *b == 0).enumerate() {
-        if i > 0 {
-            text.push(' ');
-        }
-        text.push_str(&clean(arg));
-    }
-    truncate(&mut text, CMDLINE_MAX);
-    text
 }
 
 /// What is known of a process, and whether more can be learnt.
@@ -430,7 +416,7 @@ mod tests {
 
     #[test]
     fn reads_a_record() {
-        let p = Process::from_record(&record());
+        let p = Process::from_record(&record(), CommandLines::Full);
         assert_eq!((p.name.as_str(), p.exe.as_deref()), ("curl", Some("/usr/bin/curl")));
         assert_eq!(p.cmdline, "curl -s http://x");
         assert!(!p.cmdline_partial);
@@ -440,7 +426,7 @@ mod tests {
     fn incomplete_path_is_unknown() {
         let mut r = record();
         r.exe_complete = 0;
-        let p = Process::from_record(&r);
+        let p = Process::from_record(&r, CommandLines::Masked);
         assert_eq!((p.exe.as_deref(), p.path_or_name()), (None, "curl"));
     }
 
@@ -500,7 +486,7 @@ mod tests {
         fn any_record_is_readable(bytes in proptest::collection::vec(any::<u8>(), size_of::<IdentityRecord>())) {
             use zerocopy::FromBytes;
             let r = IdentityRecord::read_from_bytes(&bytes).unwrap();
-            let p = Process::from_record(&r);
+            let p = Process::from_record(&r, CommandLines::Masked);
             prop_assert!(p.cmdline.len() <= CMDLINE_MAX);
             for text in [&p.name, &p.cmdline, &p.parent_name] {
                 prop_assert!(!text.chars().any(is_unsafe));

@@ -16,10 +16,11 @@ use hashbrown::HashMap;
 use crate::model::flow::ProcKey;
 use crate::model::text::clean;
 use crate::owners::cgroup::path_in_proc;
+use crate::owners::cmdline::CommandLines;
 use crate::owners::desk::{Desk, DeskOptions, Question};
 use crate::owners::files::identity;
 use crate::owners::packages::PackageRequest;
-use crate::owners::process::{Ancestors, CMDLINE_MAX, LookupReply, LookupRequest, Memory, Process, cmdline};
+use crate::owners::process::{Ancestors, CMDLINE_MAX, LookupReply, LookupRequest, Memory, Process};
 use crate::owners::users::Users;
 use crate::threads::Threads;
 
@@ -61,7 +62,7 @@ impl Question for LookupRequest {
     }
 }
 
-/// Starts the threads. They end when the desk is dropped.
+/// Starts the threads, which read as much of command lines as is wanted. They end when the desk is dropped.
 ///
 /// # Errors
 /// If one cannot be started.
@@ -70,13 +71,13 @@ pub fn start(
     desk: &Desk<LookupRequest>,
     found: SyncSender<Box<LookupReply>>,
     packages: Arc<Desk<PackageRequest>>,
-    cgroup_mount: Option<PathBuf>,
+    (cgroup_mount, command_lines): (Option<PathBuf>, CommandLines),
 ) -> io::Result<()> {
     let worker = move || {
         let (mut enricher, cgroup_mount) = (None, cgroup_mount.clone());
         move |question: &LookupRequest| {
             // With the first question, whose deadline holds for this as well.
-            let enricher = enricher.get_or_insert_with(|| Enricher::new(cgroup_mount.clone()));
+            let enricher = enricher.get_or_insert_with(|| Enricher::new(cgroup_mount.clone(), command_lines));
             let (mut answer, in_container) = enricher.answer(question)?;
             let package = answer.process.as_ref().filter(|process| process.exe.is_some()).zip(in_container);
             // The package may take long to find, the rest should not wait for it.
@@ -110,6 +111,7 @@ struct Enricher {
     cgroup_mount: Option<PathBuf>,
     /// Hierarchies of cgroup v1 may tell more than the kernel's record.
     has_v1: bool,
+    command_lines: CommandLines,
 }
 
 /// What is asked about the parent of many processes.
@@ -122,10 +124,10 @@ struct Parent {
 }
 
 impl Enricher {
-    fn new(cgroup_mount: Option<PathBuf>) -> Self {
+    fn new(cgroup_mount: Option<PathBuf>, command_lines: CommandLines) -> Self {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let has_v1 = own.lines().any(|line| !line.starts_with("0::"));
-        Self { users: Users::default(), parents: HashMap::default(), cgroup_mount, has_v1 }
+        Self { users: Users::default(), parents: HashMap::default(), cgroup_mount, has_v1, command_lines }
     }
 
     /// What /proc says, and whether the process lives in a container, if that is known. `None`: nothing has changed.
@@ -134,12 +136,12 @@ impl Enricher {
             LookupRequest::Completion { process, in_container } => {
                 let mut complete = (**process).clone();
                 if complete.exe.is_none() || complete.cmdline_partial {
-                    complete_from_proc(&mut complete);
+                    complete_from_proc(&mut complete, self.command_lines);
                 }
                 (process.key, Some(complete), *in_container)
             }
-            LookupRequest::Lookup(key) => (*key, read_proc(*key), None),
-            LookupRequest::Check(known) => (known.key, Some(changed(known)?), None),
+            LookupRequest::Lookup(key) => (*key, read_proc(*key, self.command_lines), None),
+            LookupRequest::Check(known) => (known.key, Some(changed(known, self.command_lines)?), None),
         };
         let Some(mut process) = process else {
             return Some((LookupReply { key, process: None, complete: true, cgroup: None }, None));
@@ -218,14 +220,16 @@ fn has_another_root(pid: u32) -> Option<bool> {
 }
 
 /// Fills what the kernel's record had no room for, if the process still is the same, and still runs the same program.
-fn complete_from_proc(process: &mut Process) {
+fn complete_from_proc(process: &mut Process, command_lines: CommandLines) {
     let pid = process.key.pid;
-    let (exe, args) = (read_exe(pid), read_cmdline(pid));
+    let (exe, args) = (read_exe(pid), read_cmdline(pid, command_lines));
     // Checked after reading: had the pid been reused before, the start time would differ now.
     if read_stat(pid).map(|stat| stat.start_ticks) != Some(process.key.start_ticks) {
         return;
     }
-    let Some((text, partial)) = args.filter(|(text, _)| text.starts_with(&process.cmdline)) else { return };
+    let Some((text, partial)) = args.filter(|(text, _)| command_lines.is_beginning(&process.cmdline, text)) else {
+        return;
+    };
     process.exe = process.exe.take().or(exe);
     process.memory = read_status(pid).and_then(|status| memory(&status));
     if process.cmdline_partial {
@@ -235,17 +239,17 @@ fn complete_from_proc(process: &mut Process) {
 }
 
 /// The process as it is now, if its name or user are others than were known. `None` also if it is gone: what was known stays.
-fn changed(known: &Process) -> Option<Process> {
+fn changed(known: &Process, command_lines: CommandLines) -> Option<Process> {
     let status = read_status(known.key.pid)?;
     let same = clean(status.name.as_bytes()) == known.name && (status.ruid, status.rgid) == (known.uid, known.gid);
-    if same { None } else { read_proc(known.key) }
+    if same { None } else { read_proc(known.key, command_lines) }
 }
 
 /// A process of which the kernel's record is missing.
-fn read_proc(key: ProcKey) -> Option<Process> {
+fn read_proc(key: ProcKey, command_lines: CommandLines) -> Option<Process> {
     let status = read_status(key.pid)?;
     let ppid = u32::try_from(status.ppid).unwrap_or(0);
-    let (cmdline, cmdline_partial) = read_cmdline(key.pid).unwrap_or_default();
+    let (cmdline, cmdline_partial) = read_cmdline(key.pid, command_lines).unwrap_or_default();
     let stat = read_stat(key.pid)?;
     let process = Process {
         key,
@@ -298,18 +302,21 @@ fn read_exe(pid: u32) -> Option<String> {
     Some(clean(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes)))
 }
 
-/// The command line, and whether it is longer.
-fn read_cmdline(pid: u32) -> Option<(String, bool)> {
+/// As much of the command line as is wanted, and whether there is more of that.
+fn read_cmdline(pid: u32, command_lines: CommandLines) -> Option<(String, bool)> {
     use std::io::Read;
     let mut bytes = Vec::new();
     let file = fs::File::open(format!("/proc/{pid}/cmdline")).ok()?;
     file.take(CMDLINE_MAX as u64 + 1).read_to_end(&mut bytes).ok()?;
-    (!bytes.is_empty()).then(|| (cmdline(&bytes), bytes.len() > CMDLINE_MAX))
+    let cut = bytes.len() > CMDLINE_MAX;
+    (!bytes.is_empty()).then(|| (command_lines.read(&bytes, cut), command_lines.lacks(cut)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOW: CommandLines = CommandLines::Masked;
 
     fn own_key() -> ProcKey {
         let pid = std::process::id();
@@ -318,7 +325,7 @@ mod tests {
 
     #[test]
     fn reads_a_living_process() {
-        let process = read_proc(own_key()).unwrap();
+        let process = read_proc(own_key(), HOW).unwrap();
         assert_eq!(process.exe.as_deref().map(std::path::Path::new), std::env::current_exe().ok().as_deref());
         assert!(process.cmdline.contains("sockeye") && process.ppid > 0 && !process.parent_name.is_empty());
         let memory = process.memory.unwrap();
@@ -327,28 +334,28 @@ mod tests {
 
     #[test]
     fn only_a_process_that_has_changed_is_told_of_again() {
-        let known = read_proc(own_key()).unwrap();
-        assert_eq!(changed(&known), None);
+        let known = read_proc(own_key(), HOW).unwrap();
+        assert_eq!(changed(&known, HOW), None);
         let as_root = Process { uid: known.uid + 1, ..known.clone() };
-        assert_eq!(changed(&as_root).unwrap().uid, known.uid);
+        assert_eq!(changed(&as_root, HOW).unwrap().uid, known.uid);
         let before_its_name = Process { name: "before".into(), ..known.clone() };
-        assert_eq!(changed(&before_its_name).unwrap().name, known.name);
+        assert_eq!(changed(&before_its_name, HOW).unwrap().name, known.name);
         let gone = Process { key: ProcKey { start_ticks: 1, ..known.key }, name: "gone".into(), ..known };
-        assert_eq!(changed(&gone), None);
+        assert_eq!(changed(&gone, HOW), None);
     }
 
     #[test]
     fn another_start_time_is_another_process() {
         let key = ProcKey { start_ticks: own_key().start_ticks.wrapping_add(1), ..own_key() };
-        assert_eq!(read_proc(key), None);
+        assert_eq!(read_proc(key, HOW), None);
         let mut reused = Process { key, cmdline_partial: true, ..Process::default() };
-        complete_from_proc(&mut reused);
+        complete_from_proc(&mut reused, HOW);
         assert_eq!((reused.exe, reused.cmdline.as_str()), (None, ""));
     }
 
     #[test]
     fn tells_where_a_process_comes_from_and_lives() {
-        let mut enricher = Enricher::new(sockeye_bpf::preflight::find_cgroup2());
+        let mut enricher = Enricher::new(sockeye_bpf::preflight::find_cgroup2(), HOW);
         let (found, in_container) = enricher.answer(&LookupRequest::Lookup(own_key())).unwrap();
         let process = found.process.unwrap();
         assert_eq!(in_container, Some(false));
