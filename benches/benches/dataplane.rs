@@ -210,6 +210,8 @@ fn report() -> FlowReport {
         window_max: [64_240, 65_535],
         congestion: [Some("cubic"), None],
         first: true,
+        ended: false,
+        connecting: false,
         state: State::Open,
         reset_by: None,
     }

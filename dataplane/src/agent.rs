@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use sockeye::api::events::Event;
+use sockeye::api::scrape;
 use sockeye::api::server::ControlSocket;
 use sockeye::config::Config;
 use sockeye::control::{Control, ControlOptions, Enrichment};
@@ -21,6 +22,7 @@ use sockeye::flows::{Keep, Timeouts};
 use sockeye::ingest::udp::Drainer;
 use sockeye::ingest::worker;
 use sockeye::log::{complain, say};
+use sockeye::metrics::server::MetricsServer;
 use sockeye::model::rate::Window;
 use sockeye::owners::desk::Desk;
 use sockeye::owners::packages::PackageStats;
@@ -75,6 +77,10 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
     // Everything that can be refused comes before the kernel is touched.
     let (wake, events) = mpsc::channel();
     let socket = ControlSocket::start(threads, &args.control_socket, wake.clone())?;
+    if let Some(address) = args.prometheus {
+        MetricsServer::start(threads, address, scrape::through(wake.clone()))?;
+        tracing::info!("metrics are at http://{address}/metrics");
+    }
     let heartbeat = Heartbeat {
         probe: Probe::of_this_host(),
         agent: Arc::default(),
@@ -116,6 +122,7 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
         limits: preflight::limits(!args.no_cgroup),
         window: Window::of_reports_every(Duration::from_secs(args.report_interval)),
         keep: Keep { flows_max: args.closed_max as usize, for_ns: args.closed_seconds * 1_000_000_000 },
+        prometheus_series: args.prometheus.map(|_| args.prometheus_series_max as usize),
         cgroup_root: preflight::find_cgroup2().filter(|root| preflight::is_cgroup_root(root)),
     };
     for limit in &options.limits {
@@ -197,7 +204,7 @@ fn start_exporters(args: &Args, threads: &Threads, heartbeat: &Heartbeat, end: &
     }
     // Not into a journal or a container's log, where each line costs, and nobody asked for it.
     let is_watched = exporters.is_empty() && std::io::stdout().is_terminal();
-    if exporters.is_empty() && args.verbose == 0 && !is_watched {
+    if exporters.is_empty() && args.verbose == 0 && !is_watched && args.prometheus.is_none() {
         tracing::info!("flows go nowhere: ask with sockeyectl, or give --zmq ENDPOINT, or -v to print them");
     }
     if is_watched || args.verbose > 0 {

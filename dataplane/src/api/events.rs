@@ -5,10 +5,14 @@ use std::sync::mpsc::SyncSender;
 use sockeye_ctl::Request;
 use sockeye_ctl::protocol::Answer;
 
+use crate::metrics::snapshot::Snapshot;
+
 /// What control is woken by.
 pub enum Event {
     /// Somebody asks.
     Question(Question),
+    /// Prometheus does.
+    Scrape(SyncSender<Snapshot>),
     /// A worker's shard is full.
     ShardFull,
 }

@@ -8,7 +8,7 @@ pub mod json;
 pub mod listening;
 pub mod messages;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod text;
 pub mod tlv;
 mod xpub;
