@@ -1,7 +1,5 @@
 //! Every metric that is served: its name, kind, labels and meaning. The reference page is made of this.
 
-use crate::metrics::tables;
-
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -15,17 +13,6 @@ pub(super) enum Kind {
     Info,
 }
 
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-            Self::Info => "info",
-        }
-    }
-}
-
 /// A metric.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Metric {
@@ -36,19 +23,6 @@ pub(super) struct Metric {
     pub(super) kind: Kind,
     pub(super) labels: &'static [&'static str],
     pub(super) help: &'static str,
-}
-
-impl Metric {
-    /// As it is called in queries; of a histogram without `_bucket`, `_count` and `_sum`.
-    pub(super) fn name(&self) -> String {
-        let unit = if self.unit.is_empty() { String::new() } else { format!("_{}", self.unit) };
-        let end = match self.kind {
-            Kind::Counter => "_total",
-            Kind::Info => "_info",
-            Kind::Gauge | Kind::Histogram => "",
-        };
-        format!("{}{unit}{end}", self.stem)
-    }
 }
 
 /// Name, unit, labels, meaning.
@@ -181,59 +155,3 @@ pub(super) const PROCESS_START: Metric =
     gauge("process_start_time", "seconds", &[], "When the agent was started, since the epoch");
 pub(super) const PROCESS_FDS: Metric = gauge("process_open_fds", "", &[], "Files that the agent has open");
 pub(super) const PROCESS_FDS_MAX: Metric = gauge("process_max_fds", "", &[], "Most files that it may open");
-
-/// Those that are not a column of a table of `ctl stats`, by what they are about.
-const OWN: [(&str, &[&Metric]); 4] = [
-    ("Flows", &[&OPENED, &ENDED, &BYTES, &PACKETS, &RETRANS, &RESETS, &FAILED, &RTT]),
-    (
-        "Totals and bounds",
-        &[
-            &REPORTED_BYTES,
-            &REPORTED_PACKETS,
-            &LABEL_SETS,
-            &LABEL_SETS_MAX,
-            &FOLDED,
-            &TABLE_ENTRIES,
-            &TABLE_LIMIT,
-            &UNNAMED,
-        ],
-    ),
-    (
-        "Threads and scrapes",
-        &[
-            &DATA_PATH,
-            &THREAD_CPU,
-            &THREAD_QUIET,
-            &THREAD_WORKING,
-            &THREAD_RESTARTS,
-            &PORTION,
-            &REQUESTS,
-            &CLIENTS_CUT,
-            &BPF_STATS,
-        ],
-    ),
-    ("Process", &[&BUILD, &PROCESS_CPU, &PROCESS_MEMORY, &PROCESS_START, &PROCESS_FDS, &PROCESS_FDS_MAX]),
-];
-
-/// All metrics, by what they are about.
-pub(super) fn all() -> Vec<(&'static str, Vec<Metric>)> {
-    let mut all: Vec<_> = OWN.iter().map(|(title, metrics)| (*title, metrics.iter().map(|m| **m).collect())).collect();
-    all.extend(tables::TABLES.iter().map(|(title, columns)| (*title, columns.iter().map(|c| c.metric).collect())));
-    all
-}
-
-/// The reference page's part that is made of the declarations.
-pub(super) fn reference() -> String {
-    let mut page = String::new();
-    for (title, metrics) in all() {
-        page += &format!("## {title}\n\n| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n");
-        for metric in metrics {
-            let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
-            let (name, kind, help) = (metric.name(), metric.kind.name(), metric.help);
-            page += &format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", "));
-        }
-        page.push('\n');
-    }
-    page.truncate(page.trim_end().len());
-    page + "\n"
-}

@@ -50,11 +50,10 @@ impl Response {
             _ => "Internal Server Error",
         };
         let allow = if self.code == 405 { "Allow: GET, HEAD\r\n" } else { "" };
+        let (code, kind, length) = (self.code, self.content_type, self.body.len());
         format!(
-            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{allow}Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n",
-            self.code,
-            self.content_type,
-            self.body.len()
+            "HTTP/1.1 {code} {reason}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{allow}\
+             Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
         )
     }
 }

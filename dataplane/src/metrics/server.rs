@@ -28,9 +28,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Asks control. Why not, if it does not answer.
 pub type Ask = Box<dyn Fn() -> Result<Snapshot, String> + Send + Sync>;
 
-/// Where metrics are served.
+/// Serves metrics.
 pub struct MetricsServer {
-    address: SocketAddr,
     threads: Threads,
     ask: Ask,
     clients: Arc<Clients>,
@@ -67,7 +66,6 @@ impl MetricsServer {
     pub fn start(threads: &Threads, address: SocketAddr, ask: Ask) -> Result<Arc<Self>> {
         let listener = TcpListener::bind(address).map_err(|err| cannot_listen(address, &err))?;
         let server = Arc::new(Self {
-            address: listener.local_addr().unwrap_or(address),
             threads: threads.clone(),
             ask,
             clients: Arc::default(),
@@ -97,12 +95,6 @@ impl MetricsServer {
             }
         })?;
         Ok(server)
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
     }
 
     fn take(self: &Arc<Self>, stream: TcpStream) {

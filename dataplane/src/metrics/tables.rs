@@ -8,6 +8,7 @@ use sockeye_ctl::protocol::{Answer, Table};
 use super::declared::{Metric, counter, gauge};
 
 /// A column that is a metric.
+#[derive(Clone, Copy)]
 pub(super) struct OfColumn {
     pub(super) metric: Metric,
     /// Table and column. A column of words is 1 where it says `yes` or `up`, and 0 otherwise.
