@@ -14,6 +14,7 @@ use sockeye::flows::report::{FlowReport, Identity};
 use sockeye::flows::{FlowTable, Timeouts};
 use sockeye::ingest::shard::Shard;
 use sockeye::ingest::worker::Worker;
+use sockeye::metrics::accounts::Accounts;
 use sockeye::model::flow::{Addr, Counters, Endpoint, FlowKey, ProcKey, Proto, State};
 use sockeye::model::rate::Window;
 use sockeye::model::rtt::{RttStats, RttSummary, rtt_histogram};
@@ -210,6 +211,8 @@ fn report() -> FlowReport {
         window_max: [64_240, 65_535],
         congestion: [Some("cubic"), None],
         first: true,
+        ended: false,
+        connecting: false,
         state: State::Open,
         reset_by: None,
     }
@@ -277,6 +280,16 @@ fn answer(c: &mut Criterion) {
     });
     let known = report();
     group.bench_function("account a report to its pair", |b| b.iter(|| conversations.account(black_box(&known), 1)));
+    let mut accounts = Accounts::new(10_000);
+    group.bench_function("account a report to its labels", |b| b.iter(|| accounts.account(black_box(&known), 1)));
+    for number in 0..10_000 {
+        let mut other = report();
+        other.owners[0].pid = number;
+        let process = Process { name: format!("p{number}"), ..Process::default() };
+        other.identity[0].process = Some(Arc::new(process));
+        accounts.account(&other, 1);
+    }
+    group.bench_function("copy the figures of 10 k label sets", |b| b.iter(|| accounts.shown()));
     println!("control is away from its other work for at most {longest:?} with an answer about a million flows");
     group.finish();
 }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use sockeye::api::events::{Command as Order, Event};
+use sockeye::api::scrape;
 use sockeye::api::server::{Answerers, ControlSocket};
 use sockeye::config::Config;
 use sockeye::control::{Control, ControlOptions, Enrichment};
@@ -22,6 +23,7 @@ use sockeye::export::{ExportPort, lines, text, zmq};
 use sockeye::flows::{Keep, Timeouts};
 use sockeye::ingest::udp::Drainer;
 use sockeye::ingest::worker;
+use sockeye::metrics::server::MetricsServer;
 use sockeye::model::rate::Window;
 use sockeye::owners::desk::Desk;
 use sockeye::owners::packages::PackageStats;
@@ -85,6 +87,10 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
         &args.control_socket,
         Answerers { control: control.clone(), main: main.clone() },
     )?;
+    if let Some(address) = args.prometheus {
+        MetricsServer::start(threads, address, scrape::through(control.clone()))?;
+        tracing::info!("metrics are at http://{address}/metrics");
+    }
     let heartbeat = Heartbeat { probe: Probe::of_this_host(), agent: Arc::default() };
     let mut reopen = Reopen::default();
     let exporters = start_exporters(&args, threads, &heartbeat, &mut reopen, &signals.handle())?;
@@ -121,6 +127,7 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
         keep: keep(args),
         filter: args.filter(),
         tells_ports: !args.no_listening_ports,
+        prometheus_series: args.prometheus.map(|_| args.prometheus_series_max as usize),
         cgroup_root: preflight::find_cgroup2().filter(|root| preflight::is_cgroup_root(root)),
         command_lines: args.command_line,
     };
@@ -245,7 +252,7 @@ fn start_exporters(
     start_lines(args, threads, reopen, end, &mut exporters)?;
     // Not into a journal or a container's log, where each line costs, and nobody asked for it.
     let is_watched = exporters.is_empty() && std::io::stdout().is_terminal();
-    if exporters.is_empty() && args.verbose == 0 && !is_watched {
+    if exporters.is_empty() && args.verbose == 0 && !is_watched && args.prometheus.is_none() {
         tracing::info!(
             "flows go nowhere: ask with sockeyectl, or give --zmq ENDPOINT, --json FILE, or -v to print them"
         );

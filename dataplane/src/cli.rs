@@ -1,5 +1,6 @@
 //! The command line of `sockeye`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -38,6 +39,13 @@ pub(crate) struct Args {
     /// How much of processes' command lines is kept, and told to anybody: masked has *** for what looks like a secret.
     #[arg(long, value_enum, default_value_t = CommandLines::Masked, value_name = "HOW")]
     pub(crate) command_line: CommandLines,
+    /// Serve metrics to Prometheus at http://ADDRESS:PORT/metrics, and /healthz to probes. Who can connect can read names.
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_listen)]
+    pub(crate) prometheus: Option<SocketAddr>,
+
+    /// Prometheus is shown at most so many label sets of flows, and so many of round-trip times; the rest is "other".
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) prometheus_series_max: u64,
 
     /// Print flows and exports. Without an exporter, flows are printed to a terminal anyway. Twice: libbpf's log, too.
     #[arg(short, long, action = clap::ArgAction::Count)]
@@ -160,6 +168,11 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() > 0);
+    address.ok_or_else(|| "expected an address and a port, such as 127.0.0.1:9980 or [::1]:9980".into())
 }
 
 fn parse_ring_kib(text: &str) -> Result<u32, String> {

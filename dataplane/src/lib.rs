@@ -5,7 +5,8 @@
 //! 3. [`flows`]: into flows with both ends,
 //! 4. [`owners`]: with the processes behind them, and the containers, pods and services around those,
 //! 5. [`export`]: for ntopng and the terminal,
-//! 6. [`api`]: and for `ctl`.
+//! 6. [`api`]: and for `ctl`,
+//! 7. [`metrics`]: and for Prometheus.
 //!
 //! [`threads`] starts each thread and notices when it ends, [`log`] has the agent's own messages.
 //! [`model`] has the words that all of them use, [`config`] what the operator has written.
@@ -19,6 +20,7 @@ pub mod flows;
 pub mod fuzzing;
 pub mod ingest;
 pub mod log;
+pub mod metrics;
 pub mod model;
 pub mod owners;
 pub mod threads;

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::Path;
 
 /// Room, and the rooms that it may import from; each stands below all that import from it.
-const MAY_IMPORT: [(&str, &[&str]); 11] = [
-    ("fuzzing", &["config", "export", "flows", "ingest", "model", "owners"]),
-    ("control", &["api", "export", "flows", "ingest", "model", "owners", "threads"]),
-    ("api", &["export", "flows", "ingest", "log", "model", "owners", "threads"]),
+const MAY_IMPORT: [(&str, &[&str]); 12] = [
+    ("fuzzing", &["config", "export", "flows", "ingest", "metrics", "model", "owners"]),
+    ("control", &["api", "export", "flows", "ingest", "metrics", "model", "owners", "threads"]),
+    ("api", &["export", "flows", "ingest", "log", "metrics", "model", "owners", "threads"]),
+    ("metrics", &["export", "flows", "model", "owners", "threads"]),
     ("ingest", &["model", "threads"]),
     ("export", &["flows", "model", "owners", "threads"]),
     ("flows", &["model", "owners"]),

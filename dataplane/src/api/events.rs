@@ -10,11 +10,14 @@ use sockeye_ctl::protocol::Answer;
 use crate::export::ExportPort;
 use crate::flows::filter::Filter;
 use crate::flows::{Keep, Timeouts};
+use crate::metrics::snapshot::Snapshot;
 
 /// What control is woken by.
 pub enum Event {
     /// Somebody asks.
     Question(Question),
+    /// Prometheus does.
+    Scrape(SyncSender<Snapshot>),
     /// A worker's shard is full.
     ShardFull,
     /// Another configuration.

@@ -12,6 +12,7 @@ pub mod peers;
 pub(crate) mod ports;
 pub(crate) mod questions;
 pub(crate) mod rtt;
+pub mod scrape;
 pub mod server;
 pub(crate) mod stats;
 mod who;

@@ -106,6 +106,33 @@ impl Pass {
     }
 }
 
+/// How many flows there are in each state, for a scrape.
+#[derive(Default)]
+pub(crate) struct Count {
+    next: Next,
+    counts: StateCounts,
+}
+
+impl Count {
+    /// Goes on until it is done (true), or the time is up.
+    pub(crate) fn go_on(&mut self, table: &FlowTable, until: Instant) -> bool {
+        while self.next.place < table.places() {
+            let places = self.next.place..self.next.place + FLOWS_AT_ONCE;
+            places.filter_map(|place| table.flow_at(place)).for_each(|flow| self.counts.add(flow));
+            self.next.place += FLOWS_AT_ONCE;
+            if Instant::now() >= until {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What was counted.
+    pub(crate) fn counts(&self) -> &StateCounts {
+        &self.counts
+    }
+}
+
 impl Gathered {
     fn go_on(&mut self, next: &mut Next, table: &FlowTable, processes: &ProcessTable, until: Instant) -> bool {
         while next.place < table.places() && !matches!(self, Self::Nothing) {

@@ -438,6 +438,8 @@ rows! {
         verified: Count = u32,
         /// runs while counting was on
         runs: Count = u64,
+        /// time of those runs
+        run_time: Nanoseconds = u64,
         /// mean time of a run
         ns_per_run: Nanoseconds = Option<f64>,
     }
@@ -446,6 +448,7 @@ rows! {
 fn programs(kernel: &Kernel) -> impl Iterator<Item = Program> {
     kernel.programs().iter().filter_map(|program| program.cost().ok()).map(|cost| Program {
         ns_per_run: (cost.runs > 0).then(|| round2(cost.run_ns as f64 / cost.runs as f64)),
+        run_time: cost.run_ns,
         program: cost.name,
         id: cost.id,
         verified: cost.verified_instructions,

@@ -112,7 +112,7 @@ impl Control {
         }
     }
 
-    fn sources<'a>(&'a self, enrichment: &'a EnrichmentFigures) -> api::stats::Sources<'a> {
+    pub(super) fn sources<'a>(&'a self, enrichment: &'a EnrichmentFigures) -> api::stats::Sources<'a> {
         api::stats::Sources {
             kernel: &self.kernel,
             workers: &self.workers,

@@ -4,6 +4,7 @@
 mod answers;
 mod owners;
 mod report;
+mod scrapes;
 #[cfg(test)]
 mod simulator;
 
@@ -82,6 +83,8 @@ pub struct ControlOptions {
     pub cgroup_root: Option<PathBuf>,
     /// How much of command lines is kept.
     pub command_lines: CommandLines,
+    /// Most label sets that Prometheus is shown, if it is to be served.
+    pub prometheus_series: Option<usize>,
 }
 
 /// The control thread's ends of the threads that ask /proc and the container runtimes.
@@ -114,6 +117,7 @@ pub struct Control {
     rtt: RttHistogram,
     aggregates: Aggregates,
     conversations: Conversations,
+    metrics: Option<Box<scrapes::Metrics>>,
     enrichment: Enrichment,
     totals: Totals,
     started: Instant,
@@ -188,6 +192,7 @@ impl Control {
             rtt: rtt_histogram(),
             aggregates: Aggregates::new(options.window),
             conversations: Conversations::new(options.window),
+            metrics: options.prometheus_series.map(|most| Box::new(scrapes::Metrics::new(most))),
             enrichment,
             totals: Totals { rings: vec![RingCounts::default(); rings], ..Totals::default() },
             started: now,
@@ -222,13 +227,14 @@ impl Control {
                 pulse.working();
                 self.tick();
             }
-            let pause = self.go_on_answering();
+            let pause = if self.go_on_scraping() { Duration::ZERO } else { Duration::MAX }.min(self.go_on_answering());
             let wait = self.due.tick.saturating_duration_since(Instant::now()).min(pause);
             pulse.waiting();
             let event = events.recv_timeout(wait);
             pulse.working();
             match event {
                 Ok(Event::Question(question)) => self.ask(question),
+                Ok(Event::Scrape(reply)) => self.scrape(reply),
                 Ok(Event::ShardFull) => self.take_shards(),
                 Ok(Event::Change(change)) => self.change(*change),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -332,6 +338,9 @@ impl Control {
         let _ = self.rtt.add(&shard.rtt);
         for (&(owner, side), rtt) in shard.process_rtt.iter() {
             self.aggregates.process_rtt(owner, side, rtt, &self.processes, now_ns);
+            if let Some(metrics) = &mut self.metrics {
+                metrics.accounts.rtt(owner, side, rtt, &self.processes, now_ns);
+            }
         }
         for (&network, rtt) in shard.peer_rtt.iter() {
             self.aggregates.peer_rtt(network, rtt);

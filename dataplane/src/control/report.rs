@@ -30,6 +30,9 @@ impl Control {
                 self.aggregates.account(report, &self.processes, now_ns);
                 self.conversations.account(report, now_ns);
             }
+            if let Some(metrics) = &mut self.metrics {
+                reports.iter().for_each(|report| metrics.accounts.account(report, now_ns));
+            }
             hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
             if !more {
                 break;

@@ -35,6 +35,8 @@ pub(crate) fn report() -> FlowReport {
         window_max: [64_240, 65_535],
         congestion: [Some("cubic"), None],
         first: true,
+        ended: false,
+        connecting: false,
         state: State::Closed,
         reset_by: None,
     }

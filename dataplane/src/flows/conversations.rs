@@ -239,6 +239,8 @@ mod tests {
             window_max: [0; 2],
             congestion: [None; 2],
             first: true,
+            ended: false,
+            connecting: false,
             state: State::Open,
             reset_by: None,
         }

@@ -95,6 +95,8 @@ pub struct Flow {
     pub(super) due_tick: u32,
     /// The last report is made: forgotten when it is due again.
     pub(super) last_look: bool,
+    /// A report has said that it is over. It stays so if UDP wakes up again: each flow ends once for whoever counts.
+    pub(super) told_over: bool,
     /// Tick in which the table first heard of it.
     pub(super) entered_tick: u32,
     /// Ticks that the report has waited for names.
@@ -128,6 +130,7 @@ impl Flow {
             details: Details::default(),
             due_tick: 0,
             last_look: false,
+            told_over: false,
             entered_tick: 0,
             waited_ticks: 0,
             verdict: None,

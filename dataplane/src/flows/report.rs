@@ -81,8 +81,12 @@ pub struct FlowReport {
     pub congestion: [Option<&'static str>; 2],
     /// The first report of this flow.
     pub first: bool,
+    /// It is over, and no report before has said so.
+    pub ended: bool,
     /// How the flow stands.
     pub state: State,
+    /// The handshake of a TCP connection is not over; of one that is, it was never established.
+    pub connecting: bool,
     /// Which side sent a reset, when `state` is [`State::Reset`] and it is known.
     pub reset_by: Option<Side>,
 }

@@ -407,6 +407,7 @@ impl FlowTable {
         let current = owners.map(|owner| identity_of(owner, processes, now_ns));
         let until_ns = flow.known_until_ns();
         let first = flow.is_unreported();
+        let ended = flow.state().is_over() && !std::mem::replace(&mut flow.told_over, true);
         let reported = flow
             .reported
             .get_or_insert_with(|| Box::new(Reported { until_ns: flow.opened_ns, epoch, ..Reported::default() }));
@@ -437,7 +438,9 @@ impl FlowTable {
             window_max: flow.details.window_max,
             congestion: flow.details.congestion.map(congestion_name),
             first,
+            ended,
             state: flow.state(),
+            connecting: flow.key.proto == Proto::Tcp && flow.ends().any(End::is_connecting),
             reset_by: flow.reset_by(),
         }
     }

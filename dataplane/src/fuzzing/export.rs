@@ -192,7 +192,9 @@ fn report(input: &mut Input<'_>) -> FlowReport {
         window_max: [input.u16(), input.u16()],
         congestion: [(choice & 64 != 0).then_some("cubic"), None],
         first: choice & 128 != 0,
+        ended: state.is_over(),
         state,
+        connecting: state == State::Connecting,
         reset_by: (choice & 3 == 3).then_some(Side::Responder),
     }
 }

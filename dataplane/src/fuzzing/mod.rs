@@ -5,12 +5,14 @@
 
 mod control;
 mod export;
+mod http;
 mod ingest;
 mod input;
 mod owners;
 
 pub use control::{control_request, control_response};
 pub use export::tlv;
+pub use http::http_request;
 pub use ingest::ring;
 pub use owners::{cgroup_path, config, cri, docker, packages};
 
@@ -18,7 +20,7 @@ pub use owners::{cgroup_path, config, cri, docker, packages};
 pub type Target = fn(&[u8]);
 
 /// All of them, each by the name of its file and of its folder in the corpus.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("ring", ring),
     ("control_request", control_request),
     ("control_response", control_response),
@@ -28,4 +30,5 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("cri", cri),
     ("config", config),
     ("tlv", tlv),
+    ("http_request", http_request),
 ];

@@ -85,6 +85,22 @@ impl RttStats {
         (self.sum2_us2 as f64 / n - mean * mean).max(0.0).sqrt()
     }
 
+    /// Sum of all samples, microseconds, exact.
+    #[must_use]
+    pub fn sum_us(&self) -> u64 {
+        self.sum_us
+    }
+
+    /// Adds how many samples lie between two neighbours of `bounds_us`, which ascend; in the last bucket those above all. The
+    /// middle of a sample's cell decides.
+    pub fn add_to_buckets(&self, bounds_us: &[u64], buckets: &mut [u64]) {
+        for cell in self.histogram.iter_recorded() {
+            let middle_us = self.histogram.median_equivalent(cell.value_iterated_to());
+            let bucket = bounds_us.partition_point(|bound| *bound < middle_us);
+            buckets[bucket] += cell.count_since_last_iteration();
+        }
+    }
+
     /// Samples per bucket between two bounds a tenth of a decade apart: `(up to microseconds, samples)`.
     #[must_use]
     pub fn decades(&self) -> Vec<(u64, u64)> {

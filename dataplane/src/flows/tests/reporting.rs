@@ -181,3 +181,30 @@ fn addresses_are_known_by_namespace() {
     t.expire_addresses(10 * S + LOCAL_ADDR_KEEP_NS);
     assert!(of(&t, 7).is_empty());
 }
+
+#[test]
+fn one_report_says_that_a_flow_has_ended_and_whether_it_was_established() {
+    let mut t = table();
+    let c = connection(9);
+    scanned(&mut t, &c, 10, 10);
+    let mut refused = connection(10).record(Side::Initiator, Kind::Close, 11 * S, 0);
+    (refused.state, refused.error) = (tcp_state::SYN_SENT, 111);
+    t.tcp_record(&refused, 11 * S);
+    let mut reported = reports(&mut t, 13 * S);
+    t.tcp_record(&c.record(Side::Initiator, Kind::Close, 14 * S, 90), 14 * S);
+    t.drained_through(20 * S);
+    reported.extend(reports(&mut t, 16 * S));
+    // What comes late is told of, too.
+    t.tcp_record(&c.record(Side::Initiator, Kind::Close, 15 * S, 100), 17 * S);
+    reported.extend(reports(&mut t, 40 * S));
+    assert!(t.is_empty());
+    let of = |c: &Connection| {
+        let port = c.key().initiator.port;
+        let all = reported.iter().filter(move |report| report.key.initiator.port == port);
+        all.map(|report| (report.state, report.ended, report.connecting)).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&connection(10)), [(State::Refused, true, true)]);
+    let told = of(&c);
+    assert_eq!(told[..2], [(State::Open, false, false), (State::Closed, true, false)]);
+    assert!(told[2..].iter().all(|(_, ended, _)| !ended), "{told:?}");
+}

@@ -1,0 +1,336 @@
+//! What Prometheus is told, and asks for by query, is what the programs themselves counted.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sockeye_tests::engines::Cgroup;
+use sockeye_tests::{Agent, Guard, PYTHON, free_port, here, output, program, wait_for};
+use tempfile::TempDir;
+
+/// Status, headers and body.
+fn get(port: u16, request: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the agent listens");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    (status, head.to_ascii_lowercase(), body.to_owned())
+}
+
+fn metrics(port: u16, accept: &str) -> (String, String) {
+    let (status, head, body) = get(port, &format!("GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\r\n"));
+    assert_eq!(status, 200, "{body}");
+    (head, body)
+}
+
+/// The value of a sample of a page.
+fn sample(page: &str, series: &str) -> f64 {
+    let line = page.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+    let line = line.unwrap_or_else(|| panic!("{series} is missing"));
+    line.rsplit_once(' ').and_then(|(_, value)| value.parse().ok()).expect("a number")
+}
+
+fn serving_agent(more: &[&str]) -> (Agent, u16) {
+    let port = free_port();
+    let agent = Agent::start(&[&["--prometheus", &format!("127.0.0.1:{port}")], more].concat());
+    (agent, port)
+}
+
+/// Prometheus, which scrapes one agent every second.
+struct Prometheus {
+    url: String,
+    _process: Guard,
+    _dir: TempDir,
+}
+
+impl Prometheus {
+    fn start(target: u16) -> Self {
+        let (dir, port) = (tempfile::tempdir().expect("a folder"), free_port());
+        let config = format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n- job_name: sockeye\n  \
+             static_configs: [{{targets: ['127.0.0.1:{target}']}}]\n"
+        );
+        std::fs::write(dir.path().join("prometheus.yml"), config).expect("a file");
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", dir.path().join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("prometheus: Debian's package, without its service");
+        let prometheus = Self { url: format!("http://127.0.0.1:{port}"), _process: Guard(child), _dir: dir };
+        wait_for("scrape", Duration::from_secs(30), || (prometheus.query("up") == Some(1.0)).then_some(()));
+        prometheus
+    }
+
+    /// The one value that a query has; `None` if it has none.
+    fn query(&self, query: &str) -> Option<f64> {
+        let mut child = Command::new("curl")
+            .args(["-sG", &format!("{}/api/v1/query", self.url), "--data-urlencode", &format!("query={query}")])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("curl");
+        let mut text = String::new();
+        child.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
+        let _ = child.wait();
+        let answer: Value = serde_json::from_str(&text).ok()?;
+        let result = answer["data"]["result"].as_array()?;
+        assert!(result.len() <= 1, "{query}: {result:#?}");
+        result.first()?["value"][1].as_str()?.parse().ok()
+    }
+
+    fn wait_until(&self, query: &str, wanted: f64) {
+        let mut last = None;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(30) * sockeye_tests::slowness() {
+            last = self.query(query);
+            if last == Some(wanted) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("{query} is {last:?}, and not {wanted}");
+    }
+}
+
+/// Programs that have names of their own, so that nobody else's traffic is counted with theirs.
+struct Programs {
+    dir: TempDir,
+}
+
+impl Programs {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn named(&self, name: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        if !path.exists() {
+            symlink(PYTHON, &path).expect("a link");
+        }
+        path
+    }
+
+    /// A subcommand of `traffic.py`, run by a command.
+    fn run(&self, mut command: Command, name: &str, args: &[&str]) -> Command {
+        command.arg(self.named(name)).arg(here("programs/traffic.py")).args(args);
+        command
+    }
+
+    fn talk(&self, name: &str, args: &[&str]) -> Value {
+        let said = self.run(Command::new("env"), name, args).output().expect("python");
+        serde_json::from_slice(&said.stdout).unwrap_or_else(|err| panic!("{said:?}: {err}"))
+    }
+}
+
+fn sum_of(said: &[Value], key: &str) -> f64 {
+    said.iter().map(|said| said[key].as_f64().expect("a count")).sum()
+}
+
+#[test]
+fn sums_by_query_are_what_the_programs_counted() {
+    let (agent, port) = serving_agent(&["--report-interval", "1"]);
+    let prometheus = Prometheus::start(port);
+    let programs = Programs::new();
+    let unit = Cgroup::new("/system.slice/promserver.service");
+    let mut server = programs.run(unit.shell(), "promserver", &["serve", "127.0.0.1", "0"]);
+    let mut server = Guard(server.stdout(Stdio::piped()).spawn().expect("a server"));
+    let mut line = String::new();
+    let mut out = std::io::BufReader::new(server.0.stdout.take().expect("a pipe"));
+    std::io::BufRead::read_line(&mut out, &mut line).expect("a line");
+    let server_port = serde_json::from_str::<Value>(&line).expect("JSON")["port"].to_string();
+
+    let talk = |send: &str, want: &str, end: &str| {
+        programs.talk("promclient", &["client", "127.0.0.1", &server_port, send, want, end])
+    };
+    let mut said: Vec<Value> =
+        ["1", "70000", "5000000", "123"].into_iter().map(|send| talk(send, "45678", "close")).collect();
+    said.push(talk("3000", "10", "reset"));
+    let refused: Vec<Value> = (0..3).map(|_| programs.talk("promrefused", &["connect", "127.0.0.1", "1"])).collect();
+    assert!(refused.iter().all(|said| said["error"] == 111), "{refused:?}");
+
+    let (sent, received) = (sum_of(&said, "sent"), sum_of(&said, "received"));
+    let of = |metric: &str, labels: &str| format!("sum(sockeye_{metric}{{{labels}}})");
+    for (metric, labels, wanted) in [
+        ("flows_opened_total", r#"process="promclient",role="initiator""#, 5.0),
+        ("flows_ended_total", r#"process="promclient",state="closed""#, 4.0),
+        ("flows_ended_total", r#"process="promclient",state="reset""#, 1.0),
+        ("flows_ended_total", r#"process="promserver",workload="Service/promserver""#, 5.0),
+        ("traffic_bytes_total", r#"process="promclient",role="initiator",direction="sent""#, sent),
+        ("traffic_bytes_total", r#"process="promclient",direction="received""#, received),
+        ("traffic_bytes_total", r#"workload="Service/promserver",role="responder",direction="received""#, sent),
+        ("traffic_bytes_total", r#"workload="Service/promserver",direction="sent""#, received),
+        ("resets_total", r#"process="promclient",direction="sent""#, 1.0),
+        ("resets_total", r#"process="promserver",direction="received""#, 1.0),
+        ("connections_failed_total", r#"process="promrefused",reason="refused""#, 3.0),
+        ("connections_failed_total", r#"process="promrefused",reason!="refused""#, 0.0),
+        ("flows_ended_total", r#"process="promrefused",state="refused""#, 3.0),
+        ("connections_failed_total", r#"process="promclient""#, 0.0),
+    ] {
+        prometheus.wait_until(&of(metric, labels), wanted);
+    }
+    // Round-trip times are those that the agent has in all.
+    let samples = prometheus.query(
+        "sockeye_rtt_samples_total - ignoring(le) sum without (namespace, workload, role) (sockeye_rtt_seconds_count)",
+    );
+    assert_eq!(samples, Some(0.0));
+    let of_server = prometheus.query(r#"sum(sockeye_rtt_seconds_bucket{workload="Service/promserver",le="+Inf"})"#);
+    assert!(of_server.is_some_and(|samples| samples >= 5.0), "{of_server:?}");
+    // What ctl stats tells of the agent.
+    let reasons = agent.ask(&sockeye_ctl::protocol::Request::Stats).expect("an answer").rows("losses").len();
+    assert_eq!(prometheus.query("count(sockeye_losses_total)"), Some(reasons as f64 - 1.0), "but for a gauge");
+    for (query, at_least) in [
+        (r#"sum(sockeye_ring_records_delivered_total)"#, 10.0),
+        ("sockeye_flows_entered_total", 8.0),
+        (r#"sockeye_table_entries_limit{table="flows"}"#, 1e6),
+        ("count(sockeye_bpf_program_runs_total)", 5.0),
+        (r#"count(sockeye_thread_cpu_seconds_total{thread="sockeye-control"})"#, 1.0),
+        ("process_resident_memory_bytes", 1e6),
+        (r#"count(sockeye_build_info{version!=""})"#, 1.0),
+    ] {
+        let value = prometheus.query(query);
+        assert!(value.is_some_and(|value| value >= at_least), "{query}: {value:?}");
+    }
+    let portion = prometheus.query("sockeye_scrape_control_longest_seconds");
+    assert!(portion.is_some_and(|seconds| seconds > 0.0 && seconds < 0.005), "{portion:?}");
+}
+
+#[test]
+fn both_formats_are_well_made_and_counters_go_on() {
+    let (_agent, port) = serving_agent(&[]);
+    let (head, open_metrics) = metrics(port, "application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(open_metrics.ends_with("# EOF\n") && !open_metrics.is_empty());
+    let (head, classic) = metrics(port, "text/plain");
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool");
+    promtool.stdin.take().expect("a pipe").write_all(classic.as_bytes()).expect("it reads");
+    let checked = promtool.wait_with_output().expect("an end");
+    assert!(checked.status.success() && checked.stdout.is_empty() && checked.stderr.is_empty(), "{checked:?}");
+    let scans = sample(&classic, "sockeye_scans_total");
+    wait_for("scan", Duration::from_secs(10), || {
+        (sample(&metrics(port, "text/plain").1, "sockeye_scans_total") > scans).then_some(())
+    });
+}
+
+#[test]
+fn a_slow_or_hostile_client_stops_no_other() {
+    let (agent, port) = serving_agent(&[]);
+    let mut hostile = Vec::new();
+    for number in 0..30 {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        let _ = match number % 3 {
+            // Nothing at all, a part of a head, a whole one and never a look at the answer.
+            0 => Ok(()),
+            1 => stream.write_all(b"GET /metrics HTTP/1.1\r\nHost:"),
+            _ => stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n"),
+        };
+        hostile.push(stream);
+        let began = Instant::now();
+        let (_, page) = metrics(port, "text/plain");
+        assert!(
+            page.contains("sockeye_build_info") && began.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    let threads = agent.ask(&sockeye_ctl::protocol::Request::Stats).expect("ctl is answered, too").rows("threads");
+    assert!(threads.iter().any(|thread| thread["name"] == "sockeye-http"), "{threads:#?}");
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("threads").flatten();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    let serving = names.filter(|name| name.trim() == "sockeye-scrape").count();
+    assert!(serving <= 16, "{serving}");
+    wait_for("clients that were cut off", Duration::from_secs(10), || {
+        (sample(&metrics(port, "text/plain").1, "sockeye_http_clients_cut_total") >= 10.0).then_some(())
+    });
+    drop(hostile);
+
+    assert_eq!(get(port, "GET /healthz HTTP/1.1\r\n\r\n").2, "ok\n");
+    assert_eq!(get(port, "GET /nothing HTTP/1.1\r\n\r\n").0, 404);
+    let (status, head, _) = get(port, "POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc");
+    assert!(status == 405 && head.contains("allow: get, head"), "{head}");
+    assert_eq!(get(port, "\x16\x03\x01 nonsense\r\n\r\n").0, 400);
+    assert_eq!(get(port, &format!("GET / HTTP/1.1\r\nA: {}", "a".repeat(20_000))).0, 431);
+    let (status, head, body) = get(port, "HEAD /metrics HTTP/1.1\r\n\r\n");
+    assert!(status == 200 && body.is_empty() && !head.contains("content-length: 0"), "{head}");
+    // One that has sent all and waits for the answer.
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").expect("it reads");
+    stream.shutdown(Shutdown::Write).expect("half closed");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+}
+
+fn sockeye(args: &[&str]) -> Output {
+    let dir = tempfile::tempdir().expect("a folder");
+    let socket = dir.path().join("ctl.sock");
+    Command::new(program("sockeye")).args(args).arg("--control-socket").arg(socket).output().expect("sockeye")
+}
+
+#[test]
+fn an_address_that_cannot_be_is_refused_with_the_remedy() {
+    let refused = |address: &str, code: i32, parts: &[&str]| {
+        let output = sockeye(&["--prometheus", address]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(parts.iter().all(|part| text.contains(part)), "{parts:?} {text}");
+    };
+    refused("9980", 64, &["--prometheus <ADDRESS:PORT>", "such as 127.0.0.1:9980"]);
+    refused("localhost:metrics", 64, &["such as 127.0.0.1:9980"]);
+    refused("127.0.0.1:0", 64, &["such as 127.0.0.1:9980"]);
+    refused("192.0.2.1:9980", 69, &["192.0.2.1:9980", "name an address of this host"]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    refused(&address.to_string(), 69, &[&address.to_string(), "in use", "name another port", "ss -ltnp"]);
+}
+
+#[test]
+fn more_label_sets_than_there_are_places_are_other_and_nothing_is_lost() {
+    let (agent, port) = serving_agent(&["--prometheus-series-max", "2", "--report-interval", "1"]);
+    let programs = Programs::new();
+    let (_server, server_port, _) = sockeye_tests::serve("serve", "127.0.0.1");
+    let said: Vec<Value> = (0..6)
+        .map(|number| {
+            let name = format!("promone{number}");
+            programs.talk(&name, &["client", "127.0.0.1", &server_port.to_string(), "100", "200", "close"])
+        })
+        .collect();
+    agent.settle();
+    let (_, page) = metrics(port, "text/plain");
+    let sum = |direction: &str| -> f64 {
+        let wanted = |line: &&str| line.starts_with("sockeye_traffic_bytes_total{") && line.contains(direction);
+        let values = page.lines().filter(wanted).map(|line| line.rsplit_once(' ').expect("a value").1);
+        values.map(|value| value.parse::<f64>().expect("a number")).sum()
+    };
+    let reported = sample(&page, r#"sockeye_reported_bytes_total{sender="initiator"}"#)
+        + sample(&page, r#"sockeye_reported_bytes_total{sender="responder"}"#);
+    let talked = sum_of(&said, "sent") + sum_of(&said, "received");
+    assert!(sum(r#"direction="sent""#) >= talked && sum(r#"direction="sent""#) <= reported, "{page}");
+    assert_eq!(sample(&page, r#"sockeye_label_sets{of="ends",state="shown"}"#), 2.0);
+    assert!(sample(&page, r#"sockeye_label_sets_folded_total{of="ends"}"#) >= 5.0, "{page}");
+    assert!(sample(&page, r#"sockeye_flows_opened_total{process="other",role="other"}"#) >= 5.0, "{page}");
+}
+
+#[test]
+fn alert_rules_are_valid_and_fire() {
+    let path = |path: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(path).display().to_string();
+    let checked = output("promtool", &["check", "rules", &path("../docs/alerts.yml")]);
+    assert!(checked.contains("SUCCESS"), "{checked}");
+    let tested = output("promtool", &["test", "rules", &path("prometheus/alerts_test.yml")]);
+    assert!(tested.contains("SUCCESS"), "{tested}");
+}
