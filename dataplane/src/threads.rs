@@ -129,7 +129,9 @@ struct Shared {
     all: Mutex<Vec<Arc<ThreadStats>>>,
     stopping: AtomicBool,
     /// Why the agent must end.
-    failure: OnceLock<String>,
+    death: OnceLock<String>,
+    /// The same of a thread that has ended in order: another one that died may have taken its work away.
+    end: OnceLock<String>,
     on_failure: Box<dyn Fn() + Send + Sync>,
     panic_in: Option<String>,
     panicked: AtomicBool,
@@ -146,7 +148,8 @@ impl Threads {
         Self(Arc::new(Shared {
             all: Mutex::default(),
             stopping: AtomicBool::new(false),
-            failure: OnceLock::new(),
+            death: OnceLock::new(),
+            end: OnceLock::new(),
             on_failure: Box::new(on_failure),
             panic_in: std::env::var(PANIC_VARIABLE).ok(),
             panicked: AtomicBool::new(false),
@@ -161,15 +164,18 @@ impl Threads {
         let pulse = self.add(name, Role::Essential);
         thread::Builder::new().name(name.into()).spawn(move || {
             pulse.begin();
-            let how = match catch_unwind(AssertUnwindSafe(|| body(&pulse))) {
-                Ok(()) => "has ended",
-                Err(_) => "has died, which is a bug: please report what it said above",
-            };
+            let died = catch_unwind(AssertUnwindSafe(|| body(&pulse))).is_err();
             pulse.stats.set(ThreadState::Ended);
-            if !pulse.is_stopping() || how != "has ended" {
-                let _ = pulse.threads.0.failure.set(format!("the thread {} {how}", pulse.stats.name));
-                (pulse.threads.0.on_failure)();
+            let (shared, name) = (&pulse.threads.0, &pulse.stats.name);
+            if died {
+                let what = "has died, which is a bug: please report what it said above";
+                let _ = shared.death.set(format!("the thread {name} {what}"));
+            } else if pulse.is_stopping() {
+                return;
+            } else {
+                let _ = shared.end.set(format!("the thread {name} has ended"));
             }
+            (shared.on_failure)();
         })
     }
 
@@ -233,7 +239,7 @@ impl Threads {
     /// Why the agent must end, if an essential thread has ended unasked.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
-        self.0.failure.get().map(String::as_str)
+        self.0.death.get().or(self.0.end.get()).map(String::as_str)
     }
 
     /// Figures of each, in the order in which they were started.
@@ -290,6 +296,8 @@ mod tests {
         let threads = Threads::new(|| {});
         threads.essential("sockeye-ends", |_| {}).unwrap().join().unwrap();
         assert_eq!(threads.failure(), Some("the thread sockeye-ends has ended"));
+        threads.essential("sockeye-dies", |_| panic!("for the test")).unwrap().join().unwrap();
+        assert!(threads.failure().unwrap().contains("sockeye-dies"), "that is why the other one has ended");
 
         let threads = Threads::new(|| panic!("nothing has failed"));
         threads.stop();
