@@ -1,7 +1,7 @@
 //! What Prometheus is told, and asks for by query, is what the programs themselves counted.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -324,6 +324,41 @@ fn more_label_sets_than_there_are_places_are_other_and_nothing_is_lost() {
     assert_eq!(sample(&page, r#"sockeye_label_sets{of="ends",state="shown"}"#), 2.0);
     assert!(sample(&page, r#"sockeye_label_sets_folded_total{of="ends"}"#) >= 5.0, "{page}");
     assert!(sample(&page, r#"sockeye_flows_opened_total{process="other",role="other"}"#) >= 5.0, "{page}");
+}
+
+/// Control has other work to do, however many flows a scrape has to count.
+#[test]
+fn a_scrape_of_many_flows_keeps_control_from_its_work_for_a_moment_only() {
+    const SOCKETS: u8 = 4;
+    const PEERS: u32 = 62_500;
+    let (_agent, port) = serving_agent(&["--idle-timeout", "600"]);
+    let sockets: Vec<UdpSocket> = (0..SOCKETS)
+        .map(|number| {
+            let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+            for peer in 0..PEERS {
+                let [_, _, third, fourth] = peer.to_be_bytes();
+                let _ = socket.send_to(b"x", (Ipv4Addr::new(127, 1 + number, third, fourth), 9));
+            }
+            socket
+        })
+        .collect();
+    let flows = f64::from(u32::from(SOCKETS) * PEERS);
+    let mut page = String::new();
+    wait_for("flows in the table", Duration::from_secs(30), || {
+        page = metrics(port, "text/plain").1;
+        (sample(&page, r#"sockeye_table_entries{table="flows"}"#) >= flows).then_some(())
+    });
+    for _ in 0..3 {
+        // Later than what is kept of the last answer.
+        std::thread::sleep(Duration::from_millis(300));
+        page = metrics(port, "text/plain").1;
+    }
+    let portion = sample(&page, "sockeye_scrape_control_longest_seconds");
+    assert!(portion > 0.0 && portion < 0.005, "{portion}");
+    let open = sample(&page, r#"sockeye_flows{protocol="udp",state="open"}"#);
+    assert!(open >= flows, "{open}");
+    println!("control was away for at most {:.1} ms of CPU time for a scrape of {open} flows", portion * 1e3);
+    drop(sockets);
 }
 
 #[test]
