@@ -7,6 +7,7 @@ pub mod cri;
 pub mod engines;
 pub mod net;
 pub mod podman;
+pub mod prometheus;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,104 +1,24 @@
 //! What Prometheus is told, and asks for by query, is what the programs themselves counted.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sockeye_tests::engines::Cgroup;
+use sockeye_ctl::protocol::Request;
+use sockeye_tests::engines::{Cgroup, Engines};
+use sockeye_tests::net::Pair;
+use sockeye_tests::prometheus::{Prometheus, get, metrics, sample, sum};
 use sockeye_tests::{Agent, Guard, PYTHON, free_port, here, output, program, wait_for};
 use tempfile::TempDir;
-
-/// Status, headers and body.
-fn get(port: u16, request: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the agent listens");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-    stream.write_all(request.as_bytes()).expect("it reads");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer");
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    (status, head.to_ascii_lowercase(), body.to_owned())
-}
-
-fn metrics(port: u16, accept: &str) -> (String, String) {
-    let (status, head, body) = get(port, &format!("GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n\r\n"));
-    assert_eq!(status, 200, "{body}");
-    (head, body)
-}
-
-/// The value of a sample of a page.
-fn sample(page: &str, series: &str) -> f64 {
-    let line = page.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
-    let line = line.unwrap_or_else(|| panic!("{series} is missing"));
-    line.rsplit_once(' ').and_then(|(_, value)| value.parse().ok()).expect("a number")
-}
 
 fn serving_agent(more: &[&str]) -> (Agent, u16) {
     let port = free_port();
     let agent = Agent::start(&[&["--prometheus", &format!("127.0.0.1:{port}")], more].concat());
     (agent, port)
-}
-
-/// Prometheus, which scrapes one agent every second.
-struct Prometheus {
-    url: String,
-    _process: Guard,
-    _dir: TempDir,
-}
-
-impl Prometheus {
-    fn start(target: u16) -> Self {
-        let (dir, port) = (tempfile::tempdir().expect("a folder"), free_port());
-        let config = format!(
-            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n- job_name: sockeye\n  \
-             static_configs: [{{targets: ['127.0.0.1:{target}']}}]\n"
-        );
-        std::fs::write(dir.path().join("prometheus.yml"), config).expect("a file");
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", dir.path().join("prometheus.yml").display()))
-            .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("prometheus: Debian's package, without its service");
-        let prometheus = Self { url: format!("http://127.0.0.1:{port}"), _process: Guard(child), _dir: dir };
-        wait_for("scrape", Duration::from_secs(30), || (prometheus.query("up") == Some(1.0)).then_some(()));
-        prometheus
-    }
-
-    /// The one value that a query has; `None` if it has none.
-    fn query(&self, query: &str) -> Option<f64> {
-        let mut child = Command::new("curl")
-            .args(["-sG", &format!("{}/api/v1/query", self.url), "--data-urlencode", &format!("query={query}")])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("curl");
-        let mut text = String::new();
-        child.stdout.take().expect("a pipe").read_to_string(&mut text).expect("text");
-        let _ = child.wait();
-        let answer: Value = serde_json::from_str(&text).ok()?;
-        let result = answer["data"]["result"].as_array()?;
-        assert!(result.len() <= 1, "{query}: {result:#?}");
-        result.first()?["value"][1].as_str()?.parse().ok()
-    }
-
-    fn wait_until(&self, query: &str, wanted: f64) {
-        let mut last = None;
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(30) * sockeye_tests::slowness() {
-            last = self.query(query);
-            if last == Some(wanted) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        panic!("{query} is {last:?}, and not {wanted}");
-    }
 }
 
 /// Programs that have names of their own, so that nobody else's traffic is counted with theirs.
@@ -178,14 +98,14 @@ fn sums_by_query_are_what_the_programs_counted() {
         prometheus.wait_until(&of(metric, labels), wanted);
     }
     // Round-trip times are those that the agent has in all.
-    let samples = prometheus.query(
-        "sockeye_rtt_samples_total - ignoring(le) sum without (namespace, workload, role) (sockeye_rtt_seconds_count)",
+    prometheus.wait_until(
+        "sockeye_rtt_samples_total - sum without (namespace, workload, role) (sockeye_rtt_seconds_count)",
+        0.0,
     );
-    assert_eq!(samples, Some(0.0));
     let of_server = prometheus.query(r#"sum(sockeye_rtt_seconds_bucket{workload="Service/promserver",le="+Inf"})"#);
     assert!(of_server.is_some_and(|samples| samples >= 5.0), "{of_server:?}");
     // What ctl stats tells of the agent.
-    let reasons = agent.ask(&sockeye_ctl::protocol::Request::Stats).expect("an answer").rows("losses").len();
+    let reasons = agent.ask(&Request::Stats).expect("an answer").rows("losses").len();
     assert_eq!(prometheus.query("count(sockeye_losses_total)"), Some(reasons as f64 - 1.0), "but for a gauge");
     for (query, at_least) in [
         (r#"sum(sockeye_ring_records_delivered_total)"#, 10.0),
@@ -201,6 +121,46 @@ fn sums_by_query_are_what_the_programs_counted() {
     }
     let portion = prometheus.query("sockeye_scrape_control_longest_seconds");
     assert!(portion.is_some_and(|seconds| seconds > 0.0 && seconds < 0.005), "{portion:?}");
+}
+
+/// Deployments and StatefulSets as Kubernetes names their pods.
+#[test]
+fn pods_are_told_of_by_their_names() {
+    const CART: &str = "cart-5d4f8c7b9d-x2x4z";
+    const SERVER: &str = "mkdir /www; head -c 20000 /dev/zero > /www/file; exec httpd -f -p 80 -h /www";
+    let pair = Pair::veth();
+    let engines = Engines::start(&pair.names[0]);
+    let config = engines.config().display().to_string();
+    let (agent, port) = serving_agent(&["--config", &config, "--report-interval", "1"]);
+    let cri = engines.cri();
+    let db = cri.run_labelled_pod("data", "db-0", &[("statefulset.kubernetes.io/pod-name", "db-0")]);
+    cri.run_container(&db, "server", SERVER);
+    wait_for("the server", Duration::from_secs(10), || {
+        let ports = agent.ask(&Request::Ports).ok()?;
+        ports
+            .tables
+            .last()?
+            .objects()
+            .any(|row| row.get("workload").is_some_and(|w| w == "data/db-0/server"))
+            .then_some(())
+    });
+    let cart = cri.run_labelled_pod("shop", CART, &[("pod-template-hash", "5d4f8c7b9d")]);
+    let fetch = format!("for i in 1 2 3; do wget -q -O /dev/null http://{}/file; done; sleep 1000", db.ip);
+    cri.run_container(&cart, "app", &fetch);
+
+    let of_cart = format!(r#"process="wget",container="app",pod="{CART}",namespace="shop",workload="Deployment/cart""#);
+    let of_db = r#"container="server",pod="db-0",namespace="data",workload="StatefulSet/db",role="responder""#;
+    let page = wait_for("three fetches", Duration::from_secs(30), || {
+        let page = metrics(port, "text/plain").1;
+        let ended = |labels: &str| sum(&page, "sockeye_flows_ended_total", &[labels, r#"state="closed""#]);
+        (ended(&of_cart) == 3.0 && ended(of_db) == 3.0).then_some(page)
+    });
+    let bytes = |labels: &str, direction: &str| sum(&page, "sockeye_traffic_bytes_total", &[labels, direction]);
+    let (received, sent) = (bytes(&of_cart, r#"direction="received""#), bytes(of_db, r#"direction="sent""#));
+    assert!(received >= 60_000.0 && received == sent, "{received} {sent}");
+    let rtt =
+        sum(&page, "sockeye_rtt_seconds_count", &[r#"namespace="shop",workload="Deployment/cart",role="initiator""#]);
+    assert!(rtt >= 3.0, "{rtt}");
 }
 
 #[test]
@@ -248,7 +208,7 @@ fn a_slow_or_hostile_client_stops_no_other() {
             began.elapsed()
         );
     }
-    let threads = agent.ask(&sockeye_ctl::protocol::Request::Stats).expect("ctl is answered, too").rows("threads");
+    let threads = agent.ask(&Request::Stats).expect("ctl is answered, too").rows("threads");
     assert!(threads.iter().any(|thread| thread["name"] == "sockeye-http"), "{threads:#?}");
     let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("threads").flatten();
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
@@ -312,18 +272,49 @@ fn more_label_sets_than_there_are_places_are_other_and_nothing_is_lost() {
         .collect();
     agent.settle();
     let (_, page) = metrics(port, "text/plain");
-    let sum = |direction: &str| -> f64 {
-        let wanted = |line: &&str| line.starts_with("sockeye_traffic_bytes_total{") && line.contains(direction);
-        let values = page.lines().filter(wanted).map(|line| line.rsplit_once(' ').expect("a value").1);
-        values.map(|value| value.parse::<f64>().expect("a number")).sum()
-    };
+    let sent = sum(&page, "sockeye_traffic_bytes_total", &[r#"direction="sent""#]);
     let reported = sample(&page, r#"sockeye_reported_bytes_total{sender="initiator"}"#)
         + sample(&page, r#"sockeye_reported_bytes_total{sender="responder"}"#);
     let talked = sum_of(&said, "sent") + sum_of(&said, "received");
-    assert!(sum(r#"direction="sent""#) >= talked && sum(r#"direction="sent""#) <= reported, "{page}");
+    assert!(sent >= talked && sent <= reported, "{page}");
     assert_eq!(sample(&page, r#"sockeye_label_sets{of="ends",state="shown"}"#), 2.0);
     assert!(sample(&page, r#"sockeye_label_sets_folded_total{of="ends"}"#) >= 5.0, "{page}");
     assert!(sample(&page, r#"sockeye_flows_opened_total{process="other",role="other"}"#) >= 5.0, "{page}");
+}
+
+/// Control has other work to do, however many flows a scrape has to count.
+#[test]
+fn a_scrape_of_many_flows_keeps_control_from_its_work_for_a_moment_only() {
+    const SOCKETS: u8 = 4;
+    const PEERS: u32 = 62_500;
+    let (_agent, port) = serving_agent(&["--idle-timeout", "600"]);
+    let sockets: Vec<UdpSocket> = (0..SOCKETS)
+        .map(|number| {
+            let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+            for peer in 0..PEERS {
+                let [_, _, third, fourth] = peer.to_be_bytes();
+                let _ = socket.send_to(b"x", (Ipv4Addr::new(127, 1 + number, third, fourth), 9));
+            }
+            socket
+        })
+        .collect();
+    let flows = f64::from(u32::from(SOCKETS) * PEERS);
+    let mut page = String::new();
+    wait_for("flows in the table", Duration::from_secs(30), || {
+        page = metrics(port, "text/plain").1;
+        (sample(&page, r#"sockeye_table_entries{table="flows"}"#) >= flows).then_some(())
+    });
+    for _ in 0..3 {
+        // Later than what is kept of the last answer.
+        std::thread::sleep(Duration::from_millis(300));
+        page = metrics(port, "text/plain").1;
+    }
+    let portion = sample(&page, "sockeye_scrape_control_longest_seconds");
+    assert!(portion > 0.0 && portion < 0.005, "{portion}");
+    let open = sample(&page, r#"sockeye_flows{protocol="udp",state="open"}"#);
+    assert!(open >= flows, "{open}");
+    println!("control was away for at most {:.1} ms of CPU time for a scrape of {open} flows", portion * 1e3);
+    drop(sockets);
 }
 
 #[test]

@@ -39,6 +39,9 @@ impl Control {
             }
         }
         self.reports = reports;
+        if let Some(metrics) = &mut self.metrics {
+            metrics.accounts.settle(&self.processes, now_ns);
+        }
         self.ask_for_processes();
     }
 

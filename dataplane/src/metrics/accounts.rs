@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 
 use hashbrown::HashMap;
 
+use super::labels::{EndLabels, RttLabels};
 use super::series::{Place, Series, Shown};
 use crate::flows::report::{FlowReport, Identity};
 use crate::model::flow::{ProcKey, Side, State};
@@ -14,39 +15,9 @@ use crate::owners::workload::Workload;
 
 /// Processes whose label sets are kept in mind: one more is looked up by its names.
 const OWNERS_MAX: usize = 1 << 14;
-/// What is said of whom there is no place for.
-pub const OTHER: &str = "other";
-/// What is said of a process that is not known.
-const UNKNOWN: &str = "unknown";
-
-/// Who is behind one end of a flow. Empty = there is none, or it is not known.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct EndLabels {
-    /// Short name of the process.
-    pub process: String,
-    /// Name of the container, or its id.
-    pub container: String,
-    /// Name of the pod, or its uid.
-    pub pod: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// What it is a part of: `Deployment/cart`, `Service/nginx`; a pod or container that is a part of nothing known: itself.
-    pub workload: String,
-    /// Whether it began the flow.
-    pub role: Side,
-}
-
-/// Where round-trip times were measured.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RttLabels {
-    /// As in [`EndLabels`].
-    pub namespace: String,
-    /// As in [`EndLabels`].
-    pub workload: String,
-    /// As in [`EndLabels`].
-    pub role: Side,
-}
-
+/// Most processes whose round-trip times wait for names, and how long they do: reports of flows wait likewise.
+const WAITING_MAX: usize = 1024;
+const NAMES_WAIT_NS: u64 = 2_000_000_000;
 /// Why a connection was never established.
 pub const FAILURES: [State; 3] = [State::Refused, State::Unreachable, State::TimedOut];
 
@@ -109,6 +80,18 @@ pub struct RttFigures {
     pub sum_us: u64,
 }
 
+impl RttFigures {
+    fn record(&mut self, rtt: &RttStats) {
+        rtt.add_to_buckets(&RTT_BOUNDS_US, &mut self.buckets);
+        self.sum_us += rtt.sum_us();
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(bucket, more)| *bucket += more);
+        self.sum_us += other.sum_us;
+    }
+}
+
 /// Where the figures of a process go, as long as it and its place are the same.
 struct Owner {
     process: Weak<Process>,
@@ -122,6 +105,8 @@ pub struct Accounts {
     owners: HashMap<ProcKey, Owner, ahash::RandomState>,
     ends: Series<EndLabels, EndFigures>,
     rtt: Series<RttLabels, RttFigures>,
+    /// Round-trip times of processes whose names are still being asked for, and since when.
+    waiting: HashMap<(ProcKey, Side), (RttFigures, u64), ahash::RandomState>,
     moved: u64,
 }
 
@@ -129,7 +114,8 @@ impl Accounts {
     /// Nothing yet, for so many label sets of each kind.
     #[must_use]
     pub fn new(series_max: usize) -> Self {
-        Self { owners: HashMap::default(), ends: Series::new(series_max), rtt: Series::new(series_max), moved: 0 }
+        let (ends, rtt) = (Series::new(series_max), Series::new(series_max));
+        Self { owners: HashMap::default(), ends, rtt, waiting: HashMap::default(), moved: 0 }
     }
 
     /// Adds what a report tells.
@@ -142,12 +128,33 @@ impl Accounts {
 
     /// Adds a shard's round-trip times of a process.
     pub fn rtt(&mut self, key: ProcKey, side: Side, rtt: &RttStats, processes: &ProcessTable, now_ns: u64) {
+        let waits = self.waiting.len() < WAITING_MAX && awaits_names(key, processes);
+        if waits || self.waiting.contains_key(&(key, side)) {
+            self.waiting.entry((key, side)).or_insert((RttFigures::default(), now_ns)).0.record(rtt);
+        } else {
+            self.rtt_of(key, side, processes, now_ns).record(rtt);
+        }
+    }
+
+    /// Gives round-trip times that wait to their places, if the names have come, or do not come. Call it once per tick.
+    pub fn settle(&mut self, processes: &ProcessTable, now_ns: u64) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let is_over =
+            |key: &ProcKey, since_ns: u64| since_ns + NAMES_WAIT_NS <= now_ns || !awaits_names(*key, processes);
+        for ((key, side), (figures, _)) in waiting.extract_if(|(key, _), (_, since_ns)| is_over(key, *since_ns)) {
+            self.rtt_of(key, side, processes, now_ns).add(&figures);
+        }
+        self.waiting = waiting;
+    }
+
+    fn rtt_of(&mut self, key: ProcKey, side: Side, processes: &ProcessTable, now_ns: u64) -> &mut RttFigures {
         let process = processes.peek(key).map(Arc::clone);
         let identity = Identity { process, workload: processes.workload(key).map(Arc::clone) };
         let place = self.place_of_rtt(key, &identity, side, now_ns);
-        let figures = self.rtt.at(place, now_ns);
-        rtt.add_to_buckets(&RTT_BOUNDS_US, &mut figures.buckets);
-        figures.sum_us += rtt.sum_us();
+        self.rtt.at(place, now_ns)
     }
 
     /// Copies of what is shown.
@@ -160,7 +167,7 @@ impl Accounts {
         let (known, series) = (owner(&mut self.owners, key, identity), &mut self.ends);
         let place = match known.ends[side as usize] {
             Some(place) if place != Place::OTHER || !series.may_have_room(now_ns) => return place,
-            _ => series.place(end_labels(identity, side), now_ns),
+            _ => series.place(EndLabels::of(identity, side), now_ns),
         };
         known.ends[side as usize] = Some(place);
         self.forget_if_moved();
@@ -171,7 +178,7 @@ impl Accounts {
         let (known, series) = (owner(&mut self.owners, key, identity), &mut self.rtt);
         let place = match known.rtt[side as usize] {
             Some(place) if place != Place::OTHER || !series.may_have_room(now_ns) => return place,
-            _ => series.place(rtt_labels(identity, side), now_ns),
+            _ => series.place(RttLabels::of(identity, side), now_ns),
         };
         known.rtt[side as usize] = Some(place);
         self.forget_if_moved();
@@ -186,6 +193,12 @@ impl Accounts {
             self.owners.clear();
         }
     }
+}
+
+/// Who it is, or where it lives, is being asked for.
+fn awaits_names(key: ProcKey, processes: &ProcessTable) -> bool {
+    let known = |process: &Arc<Process>| !processes.workloads.awaits_names(process.cgroup_id);
+    key.is_known() && !processes.peek(key).is_some_and(known)
 }
 
 /// What is known of an owner, or nothing if it has changed. A free function: it borrows the owners alone.
@@ -222,43 +235,6 @@ impl Owner {
 
 fn as_ptr<T>(arc: Option<&Arc<T>>) -> *const T {
     arc.map_or_else(|| Weak::new().as_ptr(), Arc::as_ptr)
-}
-
-fn end_labels(identity: &Identity, role: Side) -> EndLabels {
-    let process = identity.process.as_ref().map_or(UNKNOWN, |process| &process.name);
-    let container = identity.workload.as_ref().and_then(|workload| workload.container.as_ref());
-    let (pod, namespace) = pod_of(identity.workload.as_deref());
-    EndLabels {
-        process: process.to_owned(),
-        container: container.map(|container| container.name_or_id().to_owned()).unwrap_or_default(),
-        pod,
-        namespace,
-        workload: workload_of(identity.workload.as_deref()),
-        role,
-    }
-}
-
-fn rtt_labels(identity: &Identity, role: Side) -> RttLabels {
-    let workload = identity.workload.as_deref();
-    RttLabels { namespace: pod_of(workload).1, workload: workload_of(workload), role }
-}
-
-/// Name and namespace.
-fn pod_of(workload: Option<&Workload>) -> (String, String) {
-    let Some(pod) = workload.and_then(|workload| workload.pod.as_ref()) else { return Default::default() };
-    (if pod.name.is_empty() { pod.uid.clone() } else { pod.name.clone() }, pod.namespace.clone())
-}
-
-fn workload_of(workload: Option<&Workload>) -> String {
-    let Some(workload) = workload else { return String::new() };
-    if let Some(controller) = workload.controller() {
-        return controller.to_string();
-    }
-    match (&workload.pod, &workload.container) {
-        (Some(_), _) => format!("Pod/{}", pod_of(Some(workload)).0),
-        (None, Some(container)) => format!("Container/{}", container.name_or_id()),
-        (None, None) => String::new(),
-    }
 }
 
 #[cfg(test)]
@@ -369,5 +345,29 @@ mod tests {
         let [(labels, figures)] = shown.sets.as_slice() else { panic!("{shown:?}") };
         assert_eq!((labels.workload.as_str(), figures.sum_us), ("Service/a", 2 * 30_001_850));
         assert_eq!((figures.buckets[0], figures.buckets[3], figures.buckets[16]), (2, 4, 2), "{figures:?}");
+    }
+
+    #[test]
+    fn round_trip_times_wait_for_names_but_not_for_ever() {
+        let (mut accounts, mut processes) = (Accounts::new(10), ProcessTable::default());
+        let [late, never] = [5, 6].map(|pid| ProcKey { pid, start_ticks: 1, exec: 0 });
+        let mut rtt = RttStats::default();
+        rtt.record(&[50]);
+        for key in [late, never] {
+            accounts.rtt(key, Side::Responder, &rtt, &processes, 1);
+            accounts.settle(&processes, 2);
+        }
+        let shown = |accounts: &Accounts| {
+            let sets = accounts.shown().1.sets;
+            sets.iter().map(|(labels, figures)| (labels.workload.clone(), figures.buckets[0])).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&accounts), []);
+        processes.workloads.learn(9, "/system.slice/a.service", 0);
+        processes.learn(Process { key: late, name: "p".into(), cgroup_id: 9, ..Process::default() }, 0);
+        accounts.rtt(late, Side::Responder, &rtt, &processes, 3);
+        accounts.settle(&processes, 4);
+        assert_eq!(shown(&accounts), [("Service/a".to_owned(), 2)]);
+        accounts.settle(&processes, NAMES_WAIT_NS + 1);
+        assert_eq!(shown(&accounts), [("Service/a".to_owned(), 2), (String::new(), 1)]);
     }
 }

@@ -1,13 +1,16 @@
 //! Who is being served: so many at a time, and each for a while only. A client that is slow keeps no other one out.
 
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Clients at a time. One more takes the place of the one that came first, if possible of one that has not asked yet.
 pub(super) const CLIENTS_MAX: usize = 8;
 /// Threads of clients, those included that were cut off and have not noticed yet.
 const THREADS_MAX: usize = 2 * CLIENTS_MAX;
+/// How long one more waits for one of them to end. They notice at once, when they are given a CPU.
+const THREAD_WAIT: Duration = Duration::from_secs(2);
 
 /// A client.
 pub(super) struct Client {
@@ -17,32 +20,43 @@ pub(super) struct Client {
     cut: AtomicBool,
 }
 
-/// All of them, the first first.
+#[derive(Default)]
+struct Places {
+    /// The first first.
+    served: Vec<Arc<Client>>,
+    threads: usize,
+}
+
+/// All of them.
 #[derive(Default)]
 pub(super) struct Clients {
-    served: Mutex<Vec<Arc<Client>>>,
-    threads: AtomicUsize,
+    places: Mutex<Places>,
+    /// A thread has ended.
+    ended: Condvar,
     cut: AtomicU64,
 }
 
 impl Clients {
     /// Takes one more. `None` if there are too many even so.
     pub(super) fn take(self: &Arc<Self>, stream: TcpStream) -> Option<Served> {
-        let mut served = self.served();
-        if served.len() >= CLIENTS_MAX {
-            let first = served.iter().position(|client| !client.asked.load(Ordering::Relaxed)).unwrap_or(0);
-            let first = served.remove(first);
+        let mut places = self.places();
+        if places.served.len() >= CLIENTS_MAX {
+            let first = places.served.iter().position(|client| !client.asked.load(Ordering::Relaxed)).unwrap_or(0);
+            let first = places.served.remove(first);
             first.cut.store(true, Ordering::Relaxed);
             self.count_cut();
             let _ = first.stream.shutdown(Shutdown::Both);
         }
-        if self.threads.load(Ordering::Relaxed) >= THREADS_MAX {
+        let is_full = |places: &mut Places| places.threads >= THREADS_MAX;
+        let waited = self.ended.wait_timeout_while(places, THREAD_WAIT, is_full);
+        let (mut places, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
             self.count_cut();
             return None;
         }
-        self.threads.fetch_add(1, Ordering::Relaxed);
+        places.threads += 1;
         let client = Arc::new(Client { stream, asked: AtomicBool::new(false), cut: AtomicBool::new(false) });
-        served.push(Arc::clone(&client));
+        places.served.push(Arc::clone(&client));
         Some(Served { client, clients: Arc::clone(self) })
     }
 
@@ -55,8 +69,8 @@ impl Clients {
         self.cut.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn served(&self) -> MutexGuard<'_, Vec<Arc<Client>>> {
-        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,8 +96,11 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.clients.served().retain(|client| !Arc::ptr_eq(client, &self.client));
-        self.clients.threads.fetch_sub(1, Ordering::Relaxed);
+        let mut places = self.clients.places();
+        places.served.retain(|client| !Arc::ptr_eq(client, &self.client));
+        places.threads -= 1;
+        drop(places);
+        self.clients.ended.notify_one();
     }
 }
 
@@ -108,8 +125,14 @@ mod tests {
         served.extend((0..CLIENTS_MAX - 1).map(|_| take().unwrap()));
         assert!(take().is_none(), "their threads have not noticed");
         assert_eq!(clients.cut(), CLIENTS_MAX as u64 + 2);
-        served.clear();
+        // One that ends meanwhile makes room for who waits.
+        let last = served.pop();
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(last);
+        });
         assert!(take().is_some());
+        ending.join().unwrap();
         assert_eq!(far[1].read(&mut [0]).unwrap(), 0, "it was cut off");
     }
 }

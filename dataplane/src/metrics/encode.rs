@@ -13,8 +13,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::accounts::{EndFigures, EndLabels, FAILURES, OTHER, RTT_BOUNDS_US, RttFigures, RttLabels};
+use super::accounts::{EndFigures, FAILURES, RTT_BOUNDS_US, RttFigures};
 use super::declared::{self, Kind, Metric};
+use super::labels::{EndLabels, OTHER, RttLabels};
 use super::process::OwnFigures;
 use super::series::{SeriesCounts, Shown};
 use super::snapshot::Snapshot;

@@ -7,6 +7,7 @@ mod declared;
 mod encode;
 mod health;
 mod http;
+pub mod labels;
 #[cfg(test)]
 mod pages;
 mod process;

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use serde_json::Value;
 use sockeye_ctl::protocol::{Answer, Table, Unit};
 
-use super::accounts::{Accounts, EndFigures, EndLabels};
+use super::accounts::{Accounts, EndFigures};
 use super::declared::{self, Kind, Metric};
 use super::encode::{Figures, Format, encode};
+use super::labels::EndLabels;
 use super::process::{OwnFigures, ThreadFigures};
 use super::series::Shown;
 use super::snapshot::Snapshot;

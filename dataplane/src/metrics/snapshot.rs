@@ -2,7 +2,8 @@
 
 use sockeye_ctl::protocol::Answer;
 
-use super::accounts::{EndFigures, EndLabels, RttFigures, RttLabels};
+use super::accounts::{EndFigures, RttFigures};
+use super::labels::{EndLabels, RttLabels};
 use super::series::Shown;
 use crate::model::flow::Counters;
 
