@@ -33,6 +33,7 @@ use sockeye_bpf::preflight;
 use sockeye_ctl::exit;
 
 use crate::cli::{Args, Command};
+use crate::systemd;
 
 /// So many CPUs' rings one worker drains, unless the operator wants it otherwise.
 const CPUS_PER_WORKER: usize = 8;
@@ -111,7 +112,7 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
         timeouts: if kernel.misses_orphans() { timeouts.without_orphans() } else { timeouts },
         flows_max: usize::try_from(args.flows_max).unwrap_or(usize::MAX),
         scan_every: Duration::from_secs(args.scan_interval),
-        figures: heartbeat.agent,
+        figures: Arc::clone(&heartbeat.agent),
         threads: threads.clone(),
         limits: preflight::limits(!args.no_cgroup),
         window: Window::of_reports_every(Duration::from_secs(args.report_interval)),
@@ -126,9 +127,12 @@ fn run_threads(args: &Args, config: &Config, threads: &Threads, signals: &mut Si
     let stop = Arc::clone(&stop_control);
     let control = threads.essential("sockeye-control", move |pulse| control.run(&events, &stop, pulse));
     let control = control.context("cannot start the control thread")?;
+    systemd::start(threads, &args.control_socket, &heartbeat)
+        .context("cannot start the thread that talks to systemd")?;
 
     wait_for_end(signals)?;
     threads.stop();
+    systemd::stopping();
     // In the direction of the data: the rings are empty before control takes its last look.
     stop_workers.store(true, Ordering::Relaxed);
     for worker in workers {
@@ -146,7 +150,9 @@ fn wait_for_end(signals: &mut Signals) -> Result<()> {
         if signal != SIGHUP {
             break;
         }
+        systemd::reloading();
         tracing::warn!("SIGHUP changes nothing: the configuration is read when the agent starts");
+        systemd::ready();
     }
     let ending = Arc::new(AtomicBool::new(true));
     for signal in [SIGINT, SIGTERM] {

@@ -3,14 +3,16 @@
 mod agent;
 mod cli;
 mod settings;
+mod systemd;
 
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
 use sockeye::log::{self, complain, say};
-use sockeye_ctl::exit;
+use sockeye_ctl::{exit, pages};
 
 use agent::Failure;
-use cli::Command;
+use cli::{Args, Command};
 use settings::Settings;
 
 /// Shards, tables and reports are allocated and freed on different threads all the time: mimalloc is good at that.
@@ -20,6 +22,9 @@ use settings::Settings;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(done) = pages::generate_if_asked(Args::command(), "sockeye", "8") {
+        return done;
+    }
     let Settings { args, config, all } = match settings::read(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(settings) => settings,
         Err(code) => return code,
