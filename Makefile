@@ -71,6 +71,8 @@ deb: pages ## target/debian/sockeye_*.deb; needs cargo-deb
 
 rpm: pages ## target/generate-rpm/sockeye-*.rpm; needs cargo-generate-rpm
 	@$(CARGO) generate-rpm --version >/dev/null 2>&1 || { echo "cargo-generate-rpm is missing: run 'cargo install --locked cargo-generate-rpm'" >&2; exit 1; }
+	mkdir -p target/stripped
+	for program in sockeye ctl perf; do strip -o target/stripped/$$program $(BIN)/$$program || exit 1; done
 	$(CARGO) generate-rpm -p dataplane
 
 image: build ## sockeye:VERSION, by the Docker of this host

@@ -34,6 +34,13 @@ fn the_image_runs_in_docker_and_as_the_daemonset_says() {
     as_daemonset(&engines);
 }
 
+/// What is applied names the version that it is of.
+#[test]
+fn the_base_for_kustomize_has_the_version_of_the_agent() {
+    let base = std::fs::read_to_string(here("../packaging/kubernetes/kustomization.yaml")).expect("the base");
+    assert!(base.lines().any(|line| line.trim() == format!("newTag: {}", env!("CARGO_PKG_VERSION"))), "{base}");
+}
+
 /// Docker 20.10 does not know CAP_BPF by its name.
 fn in_docker(engines: &Engines) {
     let options = ["--pid=host", "--cgroupns=host", "--read-only", "--tmpfs=/run/sockeye", "--cap-drop=ALL"];
