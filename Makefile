@@ -7,12 +7,12 @@ SECONDS ?= 60
 ROOT := $(shell id -u)
 
 BUILD_PACKAGES := clang-14 gcc make pkg-config libelf-dev zlib1g-dev libzmq3-dev
-TEST_PACKAGES := bpftool iproute2 nftables tshark util-linux procps python3 python3-jsonschema python3-zmq curl nginx-light redis-server redis-tools bind9-dnsutils prometheus docker.io containernetworking-plugins podman runc busybox-static
+TEST_PACKAGES := bpftool iproute2 nftables tshark util-linux procps python3 python3-jsonschema python3-zmq curl nginx-light redis-server redis-tools bind9-dnsutils prometheus docker.io containernetworking-plugins podman runc busybox-static python3-yaml
 PERF_PACKAGES := iproute2 nftables util-linux bpftrace libbpf-tools bpfcc-tools softflowd conntrack
 LINT_PACKAGES := clang-format-14
 KERNEL_PACKAGES := busybox-static kmod cpio bc xz-utils
 
-.PHONY: run build test test-unit test-e2e test-kernels lint fuzz asan bench perf install clean build-packages lint-packages test-packages perf-packages kernel-packages
+.PHONY: run build test test-unit test-e2e test-kernels test-deb lint fuzz asan bench perf install pages deb rpm image clean build-packages lint-packages test-packages perf-packages kernel-packages
 
 run: build ## build, and run the agent on this host until Ctrl-C
 	@if [ "$(ROOT)" = 0 ]; then exec $(BIN)/sockeye $(ARGS); else exec sudo $(BIN)/sockeye $(ARGS); fi
@@ -30,6 +30,9 @@ test-e2e: build test-packages
 
 test-kernels: build test-packages kernel-packages ## the core of the end-to-end tests on other kernels, in QEMU (minutes)
 	ci/kernels
+
+test-deb: deb ## the Debian package on a systemd of its own: installed, killed, upgraded, purged (minutes); SUITE (bookworm)
+	ci/packages
 
 lint: build-packages lint-packages
 	ci/fmt
@@ -57,6 +60,23 @@ install: build ## PREFIX (/usr/local) and DESTDIR say where
 	install -D -m 755 $(BIN)/ctl $(DESTDIR)$(PREFIX)/bin/sockeyectl
 	install -D -m 755 $(BIN)/perf $(DESTDIR)$(PREFIX)/bin/sockeye-perf
 	[ -e $(DESTDIR)/etc/sockeye/sockeye.toml ] || install -D -m 644 packaging/sockeye.toml $(DESTDIR)/etc/sockeye/sockeye.toml
+
+pages: build ## manual pages and completions, in target/pages
+	rm -rf target/pages
+	for program in sockeye ctl perf; do $(BIN)/$$program --generate-pages target/pages || exit 1; done
+
+deb: pages ## target/debian/sockeye_*.deb; needs cargo-deb
+	@$(CARGO) deb --version >/dev/null 2>&1 || { echo "cargo-deb is missing: run 'cargo install --locked cargo-deb'" >&2; exit 1; }
+	$(CARGO) deb --no-build --strip -p sockeye
+
+rpm: pages ## target/generate-rpm/sockeye-*.rpm; needs cargo-generate-rpm
+	@$(CARGO) generate-rpm --version >/dev/null 2>&1 || { echo "cargo-generate-rpm is missing: run 'cargo install --locked cargo-generate-rpm'" >&2; exit 1; }
+	mkdir -p target/stripped
+	for program in sockeye ctl perf; do strip -o target/stripped/$$program $(BIN)/$$program || exit 1; done
+	$(CARGO) generate-rpm -p dataplane
+
+image: build ## sockeye:VERSION, by the Docker of this host
+	packaging/container/build sockeye:$$($(BIN)/sockeye --version | cut -d' ' -f2)
 
 clean:
 	$(CARGO) clean

@@ -16,6 +16,7 @@ pub mod declare;
 pub mod exit;
 pub mod grid;
 pub mod human;
+pub mod pages;
 pub mod protocol;
 pub mod render;
 

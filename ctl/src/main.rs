@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use sockeye_ctl::protocol::{
     Answer, Direction, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments, PeersArguments, Protocol, Request,
     RttArguments, SortBy, Table, VERSION,
 };
-use sockeye_ctl::{Client, ClientError, exit, render};
+use sockeye_ctl::{Client, ClientError, exit, pages, render};
 
 /// Programs are measured between two questions.
 const MEASURE: Duration = Duration::from_millis(500);
@@ -198,6 +198,9 @@ impl Flows {
 }
 
 fn main() -> ExitCode {
+    if let Some(done) = pages::generate_if_asked(Cli::command(), "sockeyectl", "1") {
+        return done;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(err) => {

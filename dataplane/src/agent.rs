@@ -37,6 +37,7 @@ use sockeye_bpf::preflight;
 use crate::cli::Args;
 use crate::reload::Configuration;
 use crate::settings::Settings;
+use crate::systemd;
 
 /// So many CPUs' rings one worker drains, unless the operator wants it otherwise.
 const CPUS_PER_WORKER: usize = 8;
@@ -120,7 +121,7 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
         timeouts: if kernel.misses_orphans() { timeouts.without_orphans() } else { timeouts },
         flows_max: usize::try_from(args.flows_max).unwrap_or(usize::MAX),
         scan_every: Duration::from_secs(args.scan_interval),
-        figures: heartbeat.agent,
+        figures: Arc::clone(&heartbeat.agent),
         threads: threads.clone(),
         limits: preflight::limits(!args.no_cgroup),
         window: Window::of_reports_every(Duration::from_secs(args.report_interval)),
@@ -139,9 +140,12 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
     let stop = Arc::clone(&stop_control);
     let control = threads.essential("sockeye-control", move |pulse| control.run(&events, &stop, pulse));
     let control = control.context("cannot start the control thread")?;
+    systemd::start(threads, &args.control_socket, &heartbeat)
+        .context("cannot start the thread that talks to systemd")?;
 
     serve_until_end(&orders, configuration)?;
     threads.stop();
+    systemd::stopping();
     // In the direction of the data: the rings are empty before control takes its last look.
     stop_workers.store(true, Ordering::Relaxed);
     for worker in workers {
@@ -185,7 +189,11 @@ fn wait_for_signals(threads: &Threads, mut signals: Signals, main: mpsc::Sender<
 fn serve_until_end(orders: &mpsc::Receiver<Order>, mut configuration: Configuration) -> Result<()> {
     for order in orders {
         match order {
-            Order::Signal(SIGHUP) => configuration.reload_and_log(),
+            Order::Signal(SIGHUP) => {
+                systemd::reloading();
+                configuration.reload_and_log();
+                systemd::ready();
+            }
             Order::Question(question) => configuration.answer(&question),
             Order::Signal(_) | Order::End => break,
         }

@@ -5,14 +5,16 @@ mod check;
 mod cli;
 mod reload;
 mod settings;
+mod systemd;
 
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
 use sockeye::log::{self, complain, say};
-use sockeye_ctl::exit;
+use sockeye_ctl::{exit, pages};
 
 use agent::Failure;
-use cli::Command;
+use cli::{Args, Command};
 
 /// Shards, tables and reports are allocated and freed on different threads all the time: mimalloc is good at that.
 // AddressSanitizer has one of its own.
@@ -21,6 +23,9 @@ use cli::Command;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(done) = pages::generate_if_asked(Args::command(), "sockeye", "8") {
+        return done;
+    }
     let command_line: Vec<_> = std::env::args_os().collect();
     let settings = match settings::read(&command_line) {
         Ok(settings) => settings,

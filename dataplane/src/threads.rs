@@ -125,6 +125,13 @@ impl Pulse {
     }
 }
 
+/// A thread without which the agent is blind, and which makes no progress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stuck {
+    /// Its name.
+    pub thread: String,
+}
+
 struct Shared {
     all: Mutex<Vec<Arc<ThreadStats>>>,
     stopping: AtomicBool,
@@ -248,6 +255,16 @@ impl Threads {
         self.0.all.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// An essential thread that has not said for so long that it makes progress. Each of them works or wakes every other second at least.
+    #[must_use]
+    pub fn stuck(&self, patience: Duration) -> Option<Stuck> {
+        let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
+        let since_ns = boot_ns().saturating_sub(patience_ns);
+        let all = self.stats();
+        let stuck = all.iter().find(|stats| stats.role == Role::Essential && stats.progress_ns() < since_ns);
+        stuck.map(|stats| Stuck { thread: stats.name.clone() })
+    }
+
     fn add(&self, name: &str, role: Role) -> Pulse {
         let stats = Arc::new(ThreadStats {
             name: name.into(),
@@ -303,6 +320,30 @@ mod tests {
         threads.stop();
         threads.essential("sockeye-asked", |_| {}).unwrap().join().unwrap();
         assert_eq!((threads.failure(), threads.stats()[0].state()), (None, ThreadState::Ended));
+    }
+
+    #[test]
+    fn an_essential_thread_that_makes_no_progress_is_stuck() {
+        let threads = Threads::new(|| {});
+        let (go_on, told) = mpsc::channel::<()>();
+        let (worked, works) = mpsc::channel();
+        let patience = Duration::from_millis(50);
+        threads.watched("sockeye-idle", |_| {}).unwrap().join().unwrap();
+        let thread = threads.essential("sockeye-hangs", move |pulse| {
+            for () in told {
+                pulse.working();
+                worked.send(()).unwrap();
+            }
+        });
+        thread::sleep(2 * patience);
+        assert_eq!(threads.stuck(patience), Some(Stuck { thread: "sockeye-hangs".into() }), "and not the idle one");
+        assert_eq!(threads.stuck(Duration::MAX), None);
+        go_on.send(()).unwrap();
+        works.recv().unwrap();
+        assert_eq!(threads.stuck(Duration::from_secs(60)), None);
+        threads.stop();
+        drop(go_on);
+        thread.unwrap().join().unwrap();
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod tails;
 mod tether;
 mod uncommon;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -51,7 +51,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "PATH", default_value = sockeye_ctl::DEFAULT_SOCKET)]
     socket: PathBuf,
 
-    /// The agent to start where none runs [default: sockeye beside this program].
+    /// The agent to start where none runs [default: sockeye beside this program, or in ../sbin].
     #[arg(long, global = true, value_name = "PROGRAM")]
     agent: Option<PathBuf>,
 
@@ -122,10 +122,17 @@ fn measure(command: &Command, agents: &Agents) -> Result<Option<Report>> {
     }))
 }
 
+/// In one folder where they are built, in `bin` and `sbin` where they are installed.
+fn agent_beside(this: &Path) -> PathBuf {
+    let beside = this.with_file_name("sockeye");
+    let installed = this.with_file_name("../sbin/sockeye");
+    if !beside.exists() && installed.exists() { installed } else { beside }
+}
+
 fn run(cli: &Cli) -> Result<()> {
     let program = match &cli.agent {
         Some(program) => program.clone(),
-        None => std::env::current_exe().context("where am I?")?.with_file_name("sockeye"),
+        None => agent_beside(&std::env::current_exe().context("where am I?")?),
     };
     let agents = Agents { socket: cli.socket.clone(), program };
     let quick = Command::Report(report::Options::quick());
@@ -136,6 +143,9 @@ fn run(cli: &Cli) -> Result<()> {
 }
 
 fn main() -> ExitCode {
+    if let Some(done) = sockeye_ctl::pages::generate_if_asked(Cli::command(), "sockeye-perf", "1") {
+        return done;
+    }
     let cli = Cli::parse();
     if cli.command.is_none() && !cli.quick {
         let _ = Cli::command().print_help();

@@ -5,13 +5,17 @@ use std::path::Path;
 
 use prost::Message;
 use sockeye::owners::runtimes::messages::{
-    ContainerConfig, ContainerMetadata, CreateContainer, Empty, Id, ImageSpec, ImageStatusRequest, ImageStatusResponse,
-    LinuxSandbox, NamespaceOption, PodSandboxMetadata, RunSandbox, SandboxConfig, SecurityContext, StatusAnswer,
+    ContainerConfig, ContainerMetadata, CreateContainer, Empty, ExecSync, ExecSyncAnswer, Id, ImageSpec,
+    ImageStatusRequest, ImageStatusResponse, LinuxSandbox, NamespaceOption, PodSandboxMetadata, RunSandbox,
+    SandboxConfig, SecurityContext, StatusAnswer,
 };
 use tokio::runtime::Runtime;
 use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
+
+/// The namespace of the node, instead of one of its own.
+pub(crate) const NODE: i32 = 2;
 
 /// A containerd, by its CRI socket.
 pub struct Cri {
@@ -83,13 +87,23 @@ impl Cri {
     }
 
     fn run(&self, namespace: &str, name: &str, host_network: bool, labels: &[(&str, &str)]) -> Pod {
-        const NODE: i32 = 2;
+        let namespaces = NamespaceOption { network: if host_network { NODE } else { 0 }, pid: 0 };
+        self.run_with(namespace, name, namespaces, labels)
+    }
+
+    /// Starts a pod with these namespaces.
+    pub(crate) fn run_with(
+        &self,
+        namespace: &str,
+        name: &str,
+        namespaces: NamespaceOption,
+        labels: &[(&str, &str)],
+    ) -> Pod {
         let mut uid = format!("{:032x}", fxhash(&[namespace, name]));
         for at in [8, 13, 18, 23] {
             uid.insert(at, '-');
         }
         let metadata = PodSandboxMetadata { name: name.into(), uid: uid.clone(), namespace: namespace.into() };
-        let namespaces = NamespaceOption { network: if host_network { NODE } else { 0 } };
         let linux = LinuxSandbox {
             cgroup_parent: format!("/kubepods/burstable/pod{uid}"),
             security_context: Some(SecurityContext { namespaces: Some(namespaces) }),
@@ -143,12 +157,28 @@ impl Cri {
             image: Some(ImageSpec { image: image.into(), ..ImageSpec::default() }),
             command: ["/bin/sh", "-c", shell].map(String::from).into(),
             labels,
+            ..ContainerConfig::default()
         };
+        self.run_configured(pod, config)
+    }
+
+    /// As a configuration says.
+    pub(crate) fn run_configured(&self, pod: &Pod, config: ContainerConfig) -> String {
         let request =
             CreateContainer { sandbox: pod.id.clone(), config: Some(config), sandbox_config: Some(pod.config.clone()) };
         let container: Id = self.call("CreateContainer", request);
         let Empty {} = self.call("StartContainer", container.clone());
         container.id
+    }
+
+    /// Runs a command in a container: what it says, and how it ends.
+    ///
+    /// # Panics
+    /// If containerd refuses.
+    #[must_use]
+    pub fn exec(&self, container: &str, command: &[String]) -> ExecSyncAnswer {
+        let request = ExecSync { container: container.into(), command: command.into(), timeout_s: 10 };
+        self.call("ExecSync", request)
     }
 
     /// Stops and removes a pod with its containers.

@@ -4,6 +4,7 @@
 
 pub mod capture;
 pub mod cri;
+pub mod daemonset;
 pub mod engines;
 pub mod net;
 pub mod podman;

@@ -2,7 +2,8 @@
 //! of RCU, which takes milliseconds on an idle host and was seen to take 1.6 s on a loaded one. Control must not wait.
 
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use sockeye_bpf::error::KernelError;
 use sockeye_bpf::records::{UdpKey, UdpValue};
@@ -10,6 +11,9 @@ use sockeye_bpf::scan::UdpTables;
 
 use crate::model::clock::boot_ns;
 use crate::threads::Threads;
+
+/// Control asks every second. If it does not, this thread is not the one that stands still, and says so.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
 /// What one exchange brought. Travels back empty with the next request.
 #[derive(Default)]
@@ -41,7 +45,15 @@ impl Drainer {
         let (requests, asked) = channel::<Drained>();
         let (answer, answers) = channel();
         threads.essential("sockeye-udp", move |pulse| {
-            for mut drained in asked {
+            loop {
+                let mut drained = match asked.recv_timeout(SIGN_OF_LIFE) {
+                    Ok(request) => request,
+                    Err(RecvTimeoutError::Timeout) => {
+                        pulse.waiting();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
                 pulse.working();
                 drained.error = tables.take(|key, value| drained.rows.push((*key, *value))).err();
                 if answer.send(drained).is_err() {

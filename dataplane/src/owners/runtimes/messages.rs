@@ -156,6 +156,8 @@ pub struct GetContainerResponse {
 pub struct NamespaceOption {
     #[prost(int32, tag = "1")]
     pub network: i32,
+    #[prost(int32, tag = "2")]
+    pub pid: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -205,8 +207,104 @@ pub struct ContainerConfig {
     pub image: Option<ImageSpec>,
     #[prost(string, repeated, tag = "3")]
     pub command: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    pub args: Vec<String>,
+    #[prost(message, repeated, tag = "7")]
+    pub mounts: Vec<Mount>,
     #[prost(map = "string, string", tag = "9")]
     pub labels: HashMap<String, String>,
+    #[prost(string, tag = "11")]
+    pub log_path: String,
+    #[prost(message, optional, tag = "15")]
+    pub linux: Option<LinuxContainer>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Mount {
+    #[prost(string, tag = "1")]
+    pub container_path: String,
+    #[prost(string, tag = "2")]
+    pub host_path: String,
+    #[prost(bool, tag = "3")]
+    pub readonly: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct LinuxContainer {
+    #[prost(message, optional, tag = "1")]
+    pub resources: Option<Resources>,
+    #[prost(message, optional, tag = "2")]
+    pub security_context: Option<ContainerSecurity>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Resources {
+    #[prost(int64, tag = "4")]
+    pub memory_limit_in_bytes: i64,
+}
+
+/// `LinuxContainerSecurityContext`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerSecurity {
+    #[prost(message, optional, tag = "1")]
+    pub capabilities: Option<Capability>,
+    #[prost(message, optional, tag = "3")]
+    pub namespaces: Option<NamespaceOption>,
+    #[prost(message, optional, tag = "5")]
+    pub run_as_user: Option<Int64Value>,
+    #[prost(bool, tag = "7")]
+    pub readonly_rootfs: bool,
+    #[prost(bool, tag = "11")]
+    pub no_new_privs: bool,
+    #[prost(message, optional, tag = "12")]
+    pub run_as_group: Option<Int64Value>,
+    #[prost(string, repeated, tag = "13")]
+    pub masked_paths: Vec<String>,
+    #[prost(string, repeated, tag = "14")]
+    pub readonly_paths: Vec<String>,
+    #[prost(message, optional, tag = "15")]
+    pub seccomp: Option<SecurityProfile>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Capability {
+    #[prost(string, repeated, tag = "1")]
+    pub add: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    pub drop: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Int64Value {
+    #[prost(int64, tag = "1")]
+    pub value: i64,
+}
+
+/// 0 is the runtime's own, 1 is none.
+#[derive(Clone, PartialEq, Message)]
+pub struct SecurityProfile {
+    #[prost(int32, tag = "1")]
+    pub profile_type: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ExecSync {
+    #[prost(string, tag = "1")]
+    pub container: String,
+    #[prost(string, repeated, tag = "2")]
+    pub command: Vec<String>,
+    #[prost(int64, tag = "3")]
+    pub timeout_s: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ExecSyncAnswer {
+    #[prost(bytes = "vec", tag = "1")]
+    pub stdout: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub stderr: Vec<u8>,
+    #[prost(int32, tag = "3")]
+    pub exit_code: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
