@@ -108,7 +108,11 @@ impl Sign {
     /// A thread is stuck that has said nothing for half of what systemd waits, so that a look that comes late ends nobody.
     fn of(threads: &Threads, patience: Option<Duration>, heartbeat: &Heartbeat) -> Self {
         let lost = heartbeat.agent.lost.load(Ordering::Relaxed);
-        Self::new(patience.and_then(|patience| threads.stuck(patience / 2)), heartbeat.exporters, lost)
+        Self::new(
+            patience.and_then(|patience| threads.stuck(patience / 2)),
+            heartbeat.agent.exporters.load(Ordering::Relaxed),
+            lost,
+        )
     }
 
     fn new(stuck: Option<Stuck>, exporters: u64, lost: u64) -> Self {
