@@ -103,7 +103,7 @@ impl fmt::Display for Rule {
         match self {
             Self::Loopback => f.write_str("loopback"),
             Self::Protocol(proto) => write!(f, "protocol={}", proto.name()),
-            Self::Network(network) => write!(f, "network={}", String::from(network.clone())),
+            Self::Network(network) => write!(f, "network={}", String::from(*network)),
             Self::Port(ports) if ports.start() == ports.end() => write!(f, "port={}", ports.start()),
             Self::Port(ports) => write!(f, "port={}-{}", ports.start(), ports.end()),
             Self::User(user) => write!(f, "user={user}"),
