@@ -29,6 +29,7 @@ use sockeye::owners::desk::Desk;
 use sockeye::owners::packages::PackageStats;
 use sockeye::owners::runtimes::{NamingStats, RuntimeList};
 use sockeye::owners::{packages, procfs, runtimes};
+use sockeye::privileges;
 use sockeye::threads::{Pulse, Threads};
 use sockeye_bpf::cpus;
 use sockeye_bpf::kernel::{Kernel, KernelOptions};
@@ -138,8 +139,10 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
     let control = Control::new(kernel, drainer, ports, exporters, enrichment, options);
     let stop_control = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&stop_control);
-    let control = threads.essential("sockeye-control", move |pulse| control.run(&events, &stop, pulse));
+    let control = threads.essential(privileges::CONTROL, move |pulse| control.run(&events, &stop, pulse));
     let control = control.context("cannot start the control thread")?;
+    // All that needs more is done.
+    privileges::confine("sockeye");
     systemd::start(threads, &args.control_socket, &heartbeat)
         .context("cannot start the thread that talks to systemd")?;
 

@@ -23,4 +23,5 @@ pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod owners;
+pub mod privileges;
 pub mod threads;

@@ -17,6 +17,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
 use crate::model::text::{clean, truncated};
+use crate::privileges;
 
 /// Lines that wait for a slow reader. More are dropped, and counted.
 const LINES_MAX: usize = 4096;
@@ -34,11 +35,16 @@ pub fn dropped_lines() -> u64 {
 
 /// Begins logging to standard error; a panic is logged as an error. What waits is written when the guard goes.
 pub fn start(level: LevelFilter) -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LINES_MAX)
-        .lossy(true)
-        .thread_name("sockeye-log")
-        .finish(io::stderr());
+    let open = || {
+        let builder = NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).lossy(true);
+        builder.thread_name("sockeye-log").finish(io::stderr())
+    };
+    // The thread that writes may do what the one may that starts it.
+    let confined = std::thread::spawn(move || {
+        privileges::confine("sockeye-log");
+        open()
+    });
+    let (writer, guard) = confined.join().unwrap_or_else(|_| open());
     let _ = DROPPED.set(writer.error_counter());
     let lines = Lines { journal: is_journal(&io::stderr()) };
     let (level, handle) = reload::Layer::new(level);

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory as _;
 use sockeye::log::{self, complain, say};
+use sockeye::privileges;
 use sockeye_ctl::{exit, pages};
 
 use agent::Failure;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         // libbpf's log is for developers; we print errors ourselves.
         sockeye_bpf::kernel::silence_libbpf();
     }
+    privileges::gain_nothing();
     if let Some(Command::Check { json }) = args.command {
         return check::run(args, &settings.config, json);
     }

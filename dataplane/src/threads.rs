@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::model::clock::boot_ns;
+use crate::privileges;
 
 /// Pause before a thread is started again; it doubles up to the longest, and begins anew after a while without a fault.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -293,6 +294,7 @@ impl Pulse {
     fn begin(&self) {
         self.stats.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
         self.stats.set(ThreadState::Waiting);
+        privileges::confine(&self.stats.name);
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 /// Room, and the rooms that it may import from; each stands below all that import from it.
-const MAY_IMPORT: [(&str, &[&str]); 12] = [
+const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("fuzzing", &["config", "export", "flows", "ingest", "metrics", "model", "owners"]),
     ("control", &["api", "export", "flows", "ingest", "metrics", "model", "owners", "threads"]),
     ("api", &["export", "flows", "ingest", "log", "metrics", "model", "owners", "threads"]),
@@ -15,8 +15,9 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("flows", &["model", "owners"]),
     ("owners", &["config", "model", "threads"]),
     ("config", &["model"]),
-    ("threads", &["model"]),
-    ("log", &["model"]),
+    ("threads", &["model", "privileges"]),
+    ("log", &["model", "privileges"]),
+    ("privileges", &[]),
     ("model", &[]),
 ];
 
@@ -51,7 +52,7 @@ fn imports_follow_the_list_and_never_go_in_a_circle() {
         let stray: Vec<_> = found.iter().filter(|other| !allowed.contains(&other.as_str())).collect();
         assert!(stray.is_empty(), "{room} imports from {stray:?}: move what is shared down, or say why in this list");
     }
-    let files = ["agent.rs", "cli.rs", "lib.rs", "main.rs", "settings.rs", "systemd.rs"];
+    let files = ["agent.rs", "check.rs", "cli.rs", "lib.rs", "main.rs", "reload.rs", "settings.rs", "systemd.rs"];
     let entries = fs::read_dir(&src).expect("a folder").flatten();
     let rooms = entries.filter(|entry| !files.iter().any(|file| entry.file_name() == *file)).count();
     assert_eq!(rooms, MAY_IMPORT.len(), "each is in the list, but for those that put all of it together");

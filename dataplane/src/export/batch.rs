@@ -208,8 +208,8 @@ pub(super) fn batch_json(
 mod tests {
     use super::*;
     use crate::export::decoder::{decode, sum};
-    use crate::export::testing;
     use crate::flows::report::Identity;
+    use crate::flows::testing;
     use crate::model::flow::State;
 
     const PROBE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);

@@ -150,7 +150,7 @@ fn conn_state(state: State) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::testing;
+    use crate::flows::testing;
 
     #[test]
     fn has_the_objects_and_never_the_key_that_crashes_ntopng() {

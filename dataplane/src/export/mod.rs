@@ -11,8 +11,6 @@ pub mod lines;
 pub mod listening;
 pub mod messages;
 mod people;
-#[cfg(test)]
-pub(crate) mod testing;
 pub mod text;
 pub mod tlv;
 mod xpub;

@@ -203,7 +203,7 @@ fn clock(unix_ns: u64, zone: &TimeZone) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::testing;
+    use crate::flows::testing;
 
     fn style(columns: usize) -> Style {
         Style { columns, color: false, zone: TimeZone::UTC }

@@ -247,7 +247,7 @@ mod tests {
 
     use super::*;
     use crate::export::decoder::{self, Item, Record, sum};
-    use crate::export::testing;
+    use crate::flows::testing;
 
     const PROBE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 9, 8, 7));
 

@@ -198,7 +198,7 @@ fn socket_rules(rules: &[Rule]) -> SocketRules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::testing;
+    use crate::flows::testing;
 
     fn rules(texts: &[&str]) -> Vec<Rule> {
         texts.iter().map(|text| text.parse().unwrap()).collect()

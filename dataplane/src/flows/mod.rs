@@ -17,6 +17,8 @@ pub mod report;
 mod schedule;
 mod tcp;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod udp;
 

@@ -240,7 +240,7 @@ fn as_ptr<T>(arc: Option<&Arc<T>>) -> *const T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::testing;
+    use crate::flows::testing;
     use crate::model::flow::Counters;
     use proptest::prelude::*;
 

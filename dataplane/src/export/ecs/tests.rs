@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::export::testing;
 use crate::flows::report::Identity;
+use crate::flows::testing;
 use crate::model::flow::{Addr, Endpoint, FlowKey};
 
 fn encoded(report: &FlowReport) -> Value {
