@@ -104,5 +104,5 @@ fn as_daemonset(engines: &Engines) {
     let ctl =
         Command::new(sockeye_tests::program("ctl")).arg("--socket").arg(run.join("ctl.sock")).arg("ports").output();
     assert!(ctl.expect("ctl").status.success());
-    cri.remove_pod(&agent.pod);
+    [&agent.pod, &shop, &other].into_iter().for_each(|pod| cri.remove_pod(pod));
 }
