@@ -45,7 +45,7 @@ pub fn probe() -> Vec<Need> {
     vec![
         capabilities(|cap| caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false)),
         btf(Path::new(BTF_PATH)),
-        cgroup(find_cgroup2().as_deref()),
+        cgroup(find_cgroup2().as_deref(), is_in_container()),
     ]
 }
 
@@ -227,14 +227,14 @@ fn btf(path: &Path) -> Need {
     }
 }
 
-fn cgroup(mount: Option<&Path>) -> Need {
+fn cgroup(mount: Option<&Path>, is_in_container: bool) -> Need {
     const NAME: &str = CGROUP;
     match mount {
         Some(path) => Need::met(NAME, path.display().to_string()),
         None => Need::unmet(
             NAME,
             "no cgroup v2 hierarchy is mounted",
-            if is_in_container() {
+            if is_in_container {
                 "give the container the host's /sys/fs/cgroup (docker run -v /sys/fs/cgroup:/sys/fs/cgroup:ro, in Kubernetes \
                  a hostPath), or run with --no-cgroup, without UDP"
             } else {
@@ -314,6 +314,8 @@ mod tests {
             .collect();
         assert_eq!(lost, ["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"]);
         assert!(btf(Path::new("/nonexistent")).remedy.is_some());
-        assert!(cgroup(None).remedy.unwrap().contains("mount"));
+        assert!(cgroup(None, false).remedy.unwrap().contains("mount -t cgroup2"));
+        let in_container = cgroup(None, true).remedy.unwrap();
+        assert!(in_container.contains("hostPath") && !in_container.contains("mkdir"), "{in_container}");
     }
 }
