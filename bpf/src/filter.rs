@@ -91,17 +91,15 @@ impl SocketFilter {
     /// Key and value of each network. The kernel finds the longest one that contains an address; what those around it say
     /// holds there, too.
     fn networks(&self) -> Vec<([u8; 20], u8)> {
-        let all = || {
-            let of = |rules: &'_ SocketRules, bit: u8| {
-                rules.networks.iter().map(move |(addr, bits)| (masked(*addr, *bits), *bits, bit)).collect::<Vec<_>>()
-            };
-            [of(&self.ignore, IGNORE), of(&self.only, ONLY)].concat()
+        let of = |rules: &'_ SocketRules, bit: u8| {
+            rules.networks.iter().map(move |(addr, bits)| (masked(*addr, *bits), *bits, bit)).collect::<Vec<_>>()
         };
-        let mut networks: Vec<([u8; 20], u8)> = all()
+        let all = [of(&self.ignore, IGNORE), of(&self.only, ONLY)].concat();
+        let mut networks: Vec<([u8; 20], u8)> = all
             .iter()
             .map(|(addr, bits, _)| {
                 let around = |other: &([u8; 16], u8, u8)| other.1 <= *bits && masked(*addr, other.1) == other.0;
-                let value = all().iter().filter(|other| around(other)).fold(0, |value, other| value | other.2);
+                let value = all.iter().filter(|other| around(other)).fold(0, |value, other| value | other.2);
                 (key(*addr, *bits), value)
             })
             .collect();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
-use sockeye::api::events::{Command as Order, Event};
+use sockeye::api::events::{Command as Order, Event, Tuning};
 use sockeye::api::scrape;
 use sockeye::api::server::{Answerers, ControlSocket};
 use sockeye::config::Config;
@@ -117,18 +117,13 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
     let (ports, workers) =
         worker::start(threads, rings, count, &stop_workers, &wake_control).context("cannot start the workers")?;
     let enrichment = start_enrichment(args, config, threads).context("cannot start the enrichment threads")?;
-    let timeouts = timeouts(args);
     let options = ControlOptions {
-        timeouts: if kernel.misses_orphans() { timeouts.without_orphans() } else { timeouts },
+        tuning: tuning(args),
         flows_max: usize::try_from(args.flows_max).unwrap_or(usize::MAX),
-        scan_every: Duration::from_secs(args.scan_interval),
         figures: Arc::clone(&heartbeat.agent),
         threads: threads.clone(),
         limits: preflight::limits(!args.no_cgroup),
         window: Window::of_reports_every(Duration::from_secs(args.report_interval)),
-        keep: keep(args),
-        filter: args.filter(),
-        tells_ports: !args.no_listening_ports,
         prometheus_series: args.prometheus.map(|_| args.prometheus_series_max as usize),
         cgroup_root: preflight::find_cgroup2().filter(|root| preflight::is_cgroup_root(root)),
         command_lines: args.command_line,
@@ -160,19 +155,20 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
     Ok(())
 }
 
-/// When things happen, as it is configured.
-pub(crate) fn timeouts(args: &Args) -> Timeouts {
-    Timeouts {
-        idle_ns: args.idle_timeout * 1_000_000_000,
-        active_ns: args.active_timeout * 1_000_000_000,
-        report_ns: args.report_interval * 1_000_000_000,
-        ..Timeouts::default()
+/// What may change while the agent runs, as it is configured.
+pub(crate) fn tuning(args: &Args) -> Tuning {
+    Tuning {
+        timeouts: Timeouts {
+            idle_ns: args.idle_timeout * 1_000_000_000,
+            active_ns: args.active_timeout * 1_000_000_000,
+            report_ns: args.report_interval * 1_000_000_000,
+            ..Timeouts::default()
+        },
+        scan_every: Duration::from_secs(args.scan_interval),
+        keep: Keep { flows_max: args.closed_max as usize, for_ns: args.closed_seconds * 1_000_000_000 },
+        filter: args.filter(),
+        tells_ports: !args.no_listening_ports,
     }
-}
-
-/// How much of the past is kept, likewise.
-pub(crate) fn keep(args: &Args) -> Keep {
-    Keep { flows_max: args.closed_max as usize, for_ns: args.closed_seconds * 1_000_000_000 }
 }
 
 /// Signals, and the end that the agent's own threads may want, as orders.

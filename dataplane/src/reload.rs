@@ -16,7 +16,7 @@ use sockeye::threads::Threads;
 use sockeye_ctl::protocol::{Answer, Request, Table};
 use sockeye_ctl::rows;
 
-use crate::agent::{keep, timeouts, zmq_options};
+use crate::agent::{tuning, zmq_options};
 use crate::cli::Args;
 use crate::settings::{self, Setting, Settings};
 
@@ -211,16 +211,7 @@ impl Configuration {
     /// Hands a change to control. Returns the exporters that are not wanted any more.
     fn change(&self, wanted: &Args, gone: Vec<String>, new: Vec<ExportPort>) -> Result<Vec<ExportPort>, String> {
         let (reply, replied) = sync_channel(1);
-        let change = Change {
-            timeouts: timeouts(wanted),
-            scan_every: Duration::from_secs(wanted.scan_interval),
-            keep: keep(wanted),
-            filter: wanted.filter(),
-            tells_ports: !wanted.no_listening_ports,
-            gone,
-            new,
-            reply,
-        };
+        let change = Change { tuning: tuning(wanted), gone, new, reply };
         let failed = || "the agent is ending, or too busy to take another configuration".to_owned();
         self.control.send(Event::Change(Box::new(change))).map_err(|_| failed())?;
         replied.recv_timeout(CHANGE_MAX).map_err(|_| failed())?

@@ -35,10 +35,11 @@ pub enum Command {
 }
 
 /// What may change while the agent runs.
-pub struct Change {
+#[derive(Debug, Clone)]
+pub struct Tuning {
     /// Timeouts of flows.
     pub timeouts: Timeouts,
-    /// From one scan over all sockets to the next.
+    /// From one scan over all sockets to the next, unless it takes so long that it must be more.
     pub scan_every: Duration,
     /// How much of the recent past is kept.
     pub keep: Keep,
@@ -46,6 +47,12 @@ pub struct Change {
     pub filter: Filter,
     /// Collectors hear of listening ports.
     pub tells_ports: bool,
+}
+
+/// Another tuning, and other exporters.
+pub struct Change {
+    /// All of it, whether or not it is another.
+    pub tuning: Tuning,
     /// Names of exporters that are not wanted any more.
     pub gone: Vec<String>,
     /// Exporters that are new.

@@ -25,7 +25,7 @@ use sockeye_bpf::records::{FlowRecord, KINDS, Kind};
 use sockeye_bpf::scan::Scanned;
 use tokio::sync::mpsc::Sender;
 
-use crate::api::events::{Change, Event, Question};
+use crate::api::events::{Change, Event, Question, Tuning};
 use crate::api::pass::Pass;
 use crate::api::questions::EnrichmentFigures;
 use crate::api::stats::Totals;
@@ -33,9 +33,8 @@ use crate::export::ExportPort;
 use crate::export::messages::AgentFigures;
 use crate::flows::aggregates::Aggregates;
 use crate::flows::conversations::Conversations;
-use crate::flows::filter::Filter;
 use crate::flows::report::FlowReport;
-use crate::flows::{FlowTable, Keep, TICK_NS, Timeouts};
+use crate::flows::{FlowTable, TICK_NS};
 use crate::ingest::shard::{RingCounts, Shard};
 use crate::ingest::udp::{Drained, Drainer};
 use crate::ingest::worker::{CLOCK_SKEW_NS, WorkerPort};
@@ -59,12 +58,10 @@ const SCAN_EVERY_MAX: Duration = Duration::from_secs(10);
 /// How the control thread works.
 #[derive(Clone)]
 pub struct ControlOptions {
-    /// Timeouts of flows.
-    pub timeouts: Timeouts,
+    /// What may change later.
+    pub tuning: Tuning,
     /// Most flows in the table.
     pub flows_max: usize,
-    /// From one scan over all sockets to the next, unless it takes so long that it must be more.
-    pub scan_every: Duration,
     /// Figures that the exporters tell collectors.
     pub figures: Arc<AgentFigures>,
     /// All threads, for their figures.
@@ -73,12 +70,6 @@ pub struct ControlOptions {
     pub limits: Vec<Need>,
     /// Of how long a time rates are.
     pub window: Window,
-    /// How much of the recent past is kept.
-    pub keep: Keep,
-    /// Which flows are left out.
-    pub filter: Filter,
-    /// Collectors hear of listening ports.
-    pub tells_ports: bool,
     /// Where the host's cgroups are, if they can be seen.
     pub cgroup_root: Option<PathBuf>,
     /// How much of command lines is kept.
@@ -175,10 +166,8 @@ impl Control {
     ) -> Self {
         let now = Instant::now();
         let rings = workers.iter().flat_map(|worker| &worker.cpus).max().map_or(0, |cpu| cpu + 1);
-        let mut table = FlowTable::new(options.flows_max, options.timeouts);
-        table.keep_closed(options.keep);
-        table.set_filter(options.filter.clone());
-        Self {
+        let table = FlowTable::new(options.flows_max, options.tuning.timeouts);
+        let mut control = Self {
             kernel,
             workers,
             table,
@@ -215,7 +204,9 @@ impl Control {
                 walk: [now, now + owners::WALK_EVERY],
                 ports: now + report::PORTS_FIRST,
             },
-        }
+        };
+        control.tune_table();
+        control
     }
 
     /// Works until `stop`, which must come after the workers have ended.
@@ -245,22 +236,24 @@ impl Control {
         self.end();
     }
 
+    /// The table does as it is tuned, and as its kernel allows.
+    fn tune_table(&mut self) {
+        let Tuning { timeouts, keep, filter, .. } = &self.options.tuning;
+        let orphans_are_seen = !self.kernel.misses_orphans();
+        self.table.set_timeouts(if orphans_are_seen { *timeouts } else { timeouts.without_orphans() });
+        self.table.keep_closed(*keep);
+        self.table.set_filter(filter.clone());
+    }
+
     /// Takes another configuration. What is scheduled already stays so: it is a report interval away at most.
     fn change(&mut self, change: Change) {
-        let Change { timeouts, scan_every, keep, filter, tells_ports, gone, mut new, reply } = change;
-        if let Err(err) = self.kernel.set_filter(&filter.of_sockets()) {
-            new.iter_mut().for_each(ExportPort::close);
+        let Change { tuning, gone, new, reply } = change;
+        if let Err(err) = self.kernel.set_filter(&tuning.filter.of_sockets()) {
             let _ = reply.send(Err(format!("{:#}", anyhow::Error::from(err))));
             return;
         }
-        self.table.set_filter(filter.clone());
-        self.options.filter = filter;
-        self.options.tells_ports = tells_ports;
-        self.options.timeouts = if self.kernel.misses_orphans() { timeouts.without_orphans() } else { timeouts };
-        self.options.scan_every = scan_every;
-        self.options.keep = keep;
-        self.table.set_timeouts(self.options.timeouts);
-        self.table.keep_closed(keep);
+        self.options.tuning = tuning;
+        self.tune_table();
         let ports = std::mem::take(&mut self.exporters).into_iter().zip(std::mem::take(&mut self.joined));
         let (gone, kept): (Vec<_>, Vec<_>) = ports.partition(|(port, _)| gone.contains(&port.name));
         // Whoever has come to a new one already is noticed with the next tick.
@@ -444,7 +437,7 @@ impl Control {
         let now = Instant::now();
         self.due.scanned = Some(now);
         let affordable = (Duration::from_nanos(self.totals.scan_ns) * SCAN_SHARE).min(SCAN_EVERY_MAX);
-        let wait = self.options.scan_every.max(affordable);
+        let wait = self.options.tuning.scan_every.max(affordable);
         self.due.scan = now + self.until_half_second(wait);
     }
 

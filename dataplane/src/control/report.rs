@@ -79,7 +79,7 @@ impl Control {
     }
 
     fn send_listening_ports(&mut self) {
-        if !self.options.tells_ports {
+        if !self.options.tuning.tells_ports {
             return;
         }
         let addresses = match self.local_addresses() {
