@@ -5,6 +5,7 @@
 //! * [`scan`] reads all tracked sockets and drains the UDP table.
 //! * [`preflight`] says what the host lacks before anything is loaded.
 //! * [`programs`] says what the programs cost.
+//! * [`peer`] has no BPF, but is unsafe as well: who is at the other end of a Unix socket.
 //! * `harness`, behind the feature of that name, has programs that only the load harness loads.
 
 mod charge;
@@ -14,6 +15,7 @@ pub mod filter;
 #[cfg(feature = "harness")]
 pub mod harness;
 pub mod kernel;
+pub mod peer;
 pub mod preflight;
 pub mod programs;
 pub mod records;

@@ -60,9 +60,13 @@ fn optional(has: impl Fn(Capability) -> bool) -> Vec<Need> {
         (
             "CAP_SYS_PTRACE",
             Capability::CAP_SYS_PTRACE,
-            "programs and command lines of processes that are older than the agent",
+            "packages of programs in containers, and, in a container, the names of the host's users",
         ),
-        ("CAP_DAC_READ_SEARCH", Capability::CAP_DAC_READ_SEARCH, "packages of programs in containers of other users"),
+        (
+            "CAP_DAC_READ_SEARCH",
+            Capability::CAP_DAC_READ_SEARCH,
+            "packages of programs in containers of other users, where CAP_DAC_OVERRIDE is missing, too",
+        ),
         ("CAP_DAC_OVERRIDE", Capability::CAP_DAC_OVERRIDE, "names of containers of users' own engines"),
         (
             "CAP_SYS_NICE",

@@ -87,6 +87,7 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
     let socket = ControlSocket::start(
         threads,
         &args.control_socket,
+        args.control_group.clone(),
         Answerers { control: control.clone(), main: main.clone() },
     )?;
     if let Some(address) = args.prometheus {

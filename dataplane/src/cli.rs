@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use sockeye::api::server::ControlGroup;
 use sockeye::export::endpoint::{ServerKey, ZmqEndpoint};
 use sockeye::export::lines::Target;
 use sockeye::export::zmq::Format;
@@ -84,6 +85,10 @@ pub(crate) struct Args {
     /// Where ctl finds the agent.
     #[arg(long, value_name = "PATH", default_value = sockeye_ctl::DEFAULT_SOCKET)]
     pub(crate) control_socket: PathBuf,
+
+    /// Members of this group may ask, besides root and the agent's own user [default: the agent's own group].
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) control_group: Option<ControlGroup>,
 
     /// UDP flows without traffic for this long are over.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]

@@ -1,7 +1,11 @@
 //! What the agent may do, thread by thread: capabilities belong to threads. Those that load the kernel programs are given up when
-//! they are loaded, and no thread but the one that loads them ever has them.
+//! they are loaded, and no thread but the one that loads them ever has them. Threads that read what others send have no business
+//! with files either.
+
+use std::cell::Cell;
 
 use caps::{CapSet, Capability, CapsHashSet};
+use landlock::{ABI, AccessFs, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _};
 
 /// What a thread may need as long as the agent runs; each has it if the agent was given it.
 const KEPT: [Capability; 5] = [
@@ -22,8 +26,38 @@ const KEPT_BY_CONTROL: [Capability; 1] = [Capability::CAP_SYS_ADMIN];
 /// Name of the thread that may do a little more than others.
 pub const CONTROL: &str = "sockeye-control";
 
+/// Threads that answer strangers, read what engines say, or only pass on what the kernel tells, and those that they start. Landlock
+/// also hides other processes' files below /proc from whoever it confines: so the threads that look at processes are not here.
+const WITHOUT_FILES: [&str; 6] =
+    ["sockeye-ctl", "sockeye-http", "sockeye-names", "sockeye-text", "sockeye-udp", "sockeye-zmq"];
+/// The newest version of Landlock whose rights are known here; of an older kernel's, those that it has.
+const LANDLOCK: ABI = ABI::V5;
+
 /// The calling thread, and those that it starts, give up what they do not need. What was not there stays away.
 pub fn confine(thread: &str) {
+    give_up_capabilities(thread);
+    let is_worker = thread.strip_prefix("sockeye-w").is_some_and(|number| number.parse::<usize>().is_ok());
+    if is_worker || WITHOUT_FILES.contains(&thread) {
+        // A kernel without Landlock has nothing to say.
+        let _ = give_up_files();
+    }
+}
+
+/// From now on no file can be written, made, removed or executed by its name; what is open stays open.
+fn give_up_files() -> Result<(), landlock::RulesetError> {
+    thread_local! {
+        // A thread that is started again does not need a second layer, of which there are 16 at most.
+        static GIVEN_UP: Cell<bool> = const { Cell::new(false) };
+    }
+    if !GIVEN_UP.replace(true) {
+        let rights = AccessFs::from_write(LANDLOCK) | AccessFs::Execute;
+        let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(rights)?;
+        rules.create()?.restrict_self()?;
+    }
+    Ok(())
+}
+
+fn give_up_capabilities(thread: &str) {
     let of_control: &[Capability] = if thread == CONTROL { &KEPT_BY_CONTROL } else { &[] };
     let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
     let kept: CapsHashSet = KEPT.iter().chain(of_control).copied().filter(|cap| held.contains(cap)).collect();
@@ -50,6 +84,43 @@ mod tests {
 
     fn held() -> CapsHashSet {
         caps::read(None, CapSet::Permitted).unwrap()
+    }
+
+    /// What a thread may do with a file of the test, and with another process.
+    fn attempts(thread: &'static str) -> [bool; 4] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "before").unwrap();
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let exe = format!("/proc/{}/exe", other.id());
+        gain_nothing();
+        let attempt = move || {
+            confine(thread);
+            // It is started again.
+            confine(thread);
+            let reads = std::fs::read(&path).is_ok();
+            let writes = std::fs::write(&path, "after").is_ok();
+            let executes = std::process::Command::new("true").status().is_ok();
+            [reads, writes, executes, std::fs::read_link(exe).is_ok()]
+        };
+        let attempts = std::thread::spawn(attempt).join().unwrap();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        attempts
+    }
+
+    #[test]
+    fn who_answers_strangers_can_only_read() {
+        let is_confined = attempts("sockeye-http")[1..] == [false; 3];
+        // Who insists is told by a kernel that lacks it.
+        let has_landlock = Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessFs::from_write(ABI::V1))
+            .is_ok();
+        assert_eq!(is_confined, has_landlock);
+        assert_eq!(attempts("sockeye-w12")[..3], [true, !has_landlock, !has_landlock]);
+        assert_eq!(attempts("sockeye-enrich"), [true; 4], "it looks at processes");
+        assert_eq!(attempts("sockeye-watch"), [true; 4], "no worker");
     }
 
     #[test]

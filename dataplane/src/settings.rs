@@ -234,8 +234,18 @@ mod tests {
         let with_key = uncommented.replace("/etc/sockeye/ntopng.pub", "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7");
         let settings = with_file(&with_key, &[]).ok().unwrap();
         // Those without a default of their own are examples.
-        let examples =
-            ["zmq", "prometheus", "zmq_encryption_key", "json", "log_level", "workers", "ring_kib", "ignore", "only"];
+        let examples = [
+            "zmq",
+            "prometheus",
+            "zmq_encryption_key",
+            "json",
+            "log_level",
+            "control_group",
+            "workers",
+            "ring_kib",
+            "ignore",
+            "only",
+        ];
         for setting in settings.all.iter().filter(|setting| !examples.contains(&setting.key.as_str())) {
             assert_eq!(setting.value, find(&plain, &setting.key).value, "{}", setting.key);
         }

@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, sync_channel};
@@ -14,7 +16,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::Mode;
-use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::process::geteuid;
+use sockeye_bpf::peer::groups_of_peer;
 use sockeye_bpf::preflight::find_cgroup2;
 use sockeye_ctl::protocol::{Answer, REQUEST_BYTES_MAX, Request, Response, VERSION};
 
@@ -42,6 +46,43 @@ pub struct Answerers {
     pub main: Sender<Command>,
 }
 
+/// Who may ask, besides root and the agent's own user: the members of this group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlGroup {
+    gid: u32,
+    name: String,
+}
+
+impl FromStr for ControlGroup {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let group = |group: nix::unistd::Group| Self { gid: group.gid.as_raw(), name: group.name };
+        if let Ok(Some(found)) = nix::unistd::Group::from_name(text) {
+            return Ok(group(found));
+        }
+        let gid: u32 = text.parse().map_err(|_| "there is no such group: create it, or give its number".to_owned())?;
+        Ok(Self { gid, name: text.to_owned() })
+    }
+}
+
+impl ControlGroup {
+    /// Whether whoever has connected may ask. The mode of the socket's file says the same, until somebody changes it.
+    fn refuses(&self, stream: &UnixStream) -> Option<String> {
+        let Ok(peer) = sockopt::socket_peercred(stream) else {
+            return Some("the agent cannot tell who asks".into());
+        };
+        let groups = || groups_of_peer(stream.as_fd()).unwrap_or_default();
+        let may = peer.uid.is_root()
+            || peer.uid == geteuid()
+            || peer.gid.as_raw() == self.gid
+            || groups().contains(&self.gid);
+        (!may).then(|| {
+            format!("user {} may not ask: become root, or a member of the group {}", peer.uid.as_raw(), self.name)
+        })
+    }
+}
+
 /// The socket. Its file goes away with it.
 pub struct ControlSocket {
     path: PathBuf,
@@ -49,12 +90,18 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Binds the socket with mode 0660 and starts accepting.
+    /// Binds the socket with mode 0660 and starts accepting. Its group is the one that is given, or the agent's own.
     ///
     /// # Errors
-    /// If another agent holds the socket, or it cannot be created.
-    pub fn start(threads: &Threads, path: &Path, answerers: Answerers) -> Result<Self> {
+    /// If another agent holds the socket, or it cannot be created, or not be given to the group.
+    pub fn start(threads: &Threads, path: &Path, group: Option<ControlGroup>, answerers: Answerers) -> Result<Self> {
         let listener = bind(path)?;
+        if let Some(group) = &group {
+            std::os::unix::fs::chown(path, None, Some(group.gid)).with_context(|| {
+                let path = path.display();
+                format!("cannot give {path} to the group {}: let the agent be root, or in that group", group.name)
+            })?;
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&stop);
         let clients = Arc::new(AtomicUsize::new(0));
@@ -68,7 +115,13 @@ impl ControlSocket {
                     return Ok(());
                 }
                 match accepted {
-                    Ok((stream, _)) => accept(stream, &clients, &answerers),
+                    Ok((stream, _)) => match group.as_ref().and_then(|group| group.refuses(&stream)) {
+                        None => accept(stream, &clients, &answerers),
+                        Some(why) => {
+                            let _ = stream.set_write_timeout(Some(CLIENT_TIMEOUT));
+                            let _ = respond(&stream, Err(why));
+                        }
+                    },
                     // Mostly the limit of open files: whoever waits is accepted when there is room, and none is lost.
                     Err(err) => {
                         if !std::mem::replace(&mut refused, true) {
@@ -217,7 +270,8 @@ mod tests {
 
     fn answering(path: &Path) -> ControlSocket {
         let (control, asked) = mpsc::channel();
-        let socket = ControlSocket::start(&threads(), path, Answerers { control, main: mpsc::channel().0 }).unwrap();
+        let socket =
+            ControlSocket::start(&threads(), path, None, Answerers { control, main: mpsc::channel().0 }).unwrap();
         thread::spawn(move || {
             while let Ok(Event::Question(question)) = asked.recv() {
                 let _ = question.reply.send(Ok(Answer::default()));
@@ -252,11 +306,11 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         let living = answering(&path);
         let nobody = Answerers { control: mpsc::channel().0, main: mpsc::channel().0 };
-        let refused = ControlSocket::start(&threads(), &path, nobody.clone()).err().unwrap().to_string();
+        let refused = ControlSocket::start(&threads(), &path, None, nobody.clone()).err().unwrap().to_string();
         assert!(refused.contains("another sockeye is running"), "{refused}");
         drop(living);
         fs::write(&path, "precious").unwrap();
-        let refused = ControlSocket::start(&threads(), &path, nobody).err().unwrap().to_string();
+        let refused = ControlSocket::start(&threads(), &path, None, nobody).err().unwrap().to_string();
         assert!(refused.contains("is no socket"), "{refused}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
