@@ -42,11 +42,13 @@ pub struct KernelOptions {
     pub blind: bool,
     /// What is left out.
     pub filter: SocketFilter,
+    /// Messages of DNS are copied.
+    pub dns: bool,
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        Self { cgroup: None, ring_bytes: None, udp_table_entries: 32768, blind: false, filter: SocketFilter::default() }
+        Self { cgroup: None, ring_bytes: None, udp_table_entries: 32768, blind: false, filter: SocketFilter::default(), dns: false }
     }
 }
 
@@ -94,6 +96,7 @@ impl Kernel {
         open.maps.se_rings.set_max_entries(cpus as u32).map_err(set)?;
         if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
             constants.se_blind = u8::from(options.blind);
+            constants.se_dns_wanted = u8::from(options.dns);
         }
         let charged = match create_uncharged(open.open_object(), &open.maps.se_socks) {
             Ok(map) => open.maps.se_socks.reuse_fd(map.as_fd()).map(|()| None).map_err(bpf("cannot use a map"))?,

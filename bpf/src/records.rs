@@ -19,7 +19,7 @@ pub const CLOSE_RTT: usize = 8;
 /// Bytes of the name of a congestion control in a [`FlowRecord`].
 pub const CONGESTION_LEN: usize = 3;
 /// Kinds of records; also the length of the per-kind counters.
-pub const KINDS: usize = 8;
+pub const KINDS: usize = 9;
 
 /// First byte of every record (`enum se_kind`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub enum Kind {
     Identity = 6,
     /// A cgroup, at the first process in it that is seen.
     Cgroup = 7,
+    /// A message to or from a DNS server, of one of its clients.
+    Dns = 8,
 }
 
 impl Kind {
@@ -54,6 +56,7 @@ impl Kind {
         Self::UdpClose,
         Self::Identity,
         Self::Cgroup,
+        Self::Dns,
     ];
 
     /// The kind of the record that starts with `byte`.
@@ -74,6 +77,7 @@ impl Kind {
             Self::UdpClose => "udp_close",
             Self::Identity => "identity",
             Self::Cgroup => "cgroup",
+            Self::Dns => "dns",
         }
     }
 }
@@ -130,8 +134,8 @@ pub struct FlowRecord {
     pub at_ns: u64,
     /// Start time of the owner, 10 ms units since boot, truncated to 32 bits.
     pub start_ticks: u32,
-    /// Since the socket connected or was accepted, milliseconds.
-    pub age_ms: u32,
+    /// Since the socket connected or was accepted: microseconds, or with [`AGE_MS`] milliseconds. See [`Self::age_ns`].
+    pub age: u32,
     /// Network order, IPv4 as `::ffff:a.b.c.d`.
     pub local_addr: [u8; 16],
     /// Network order, IPv4 as `::ffff:a.b.c.d`.
@@ -170,6 +174,19 @@ pub struct FlowRecord {
     pub seq_local: u32,
     /// ISN of the peer.
     pub seq_remote: u32,
+}
+
+/// Marks a [`FlowRecord::age`] in milliseconds: microseconds have room for 35 minutes.
+pub const AGE_MS: u32 = 0x8000_0000;
+
+impl FlowRecord {
+    /// Since the socket connected or was accepted, nanoseconds, in steps of a microsecond, or after 35 minutes of a millisecond.
+    #[must_use]
+    #[inline]
+    pub fn age_ns(&self) -> u64 {
+        let step_ns = if self.age & AGE_MS == 0 { 1000 } else { 1_000_000 };
+        u64::from(self.age & !AGE_MS) * step_ns
+    }
 }
 
 /// A connection that is over, with the round-trip samples that were not sent before (`struct se_close`).
@@ -389,6 +406,56 @@ pub struct CgroupRecord {
     pub path: [u8; CGROUP_LEN],
 }
 
+/// A message to or from a DNS server, of one of its clients (`struct se_dns`). Its first bytes follow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DnsHead {
+    /// [`Kind::Dns`].
+    pub kind: u8,
+    /// 1: went out, 0: came in.
+    pub sent: u8,
+    /// [`flags`] of the owner.
+    pub flags: u8,
+    /// 1: a segment of TCP, which may begin with the length of the message, or be nothing else.
+    pub is_tcp: u8,
+    /// Owner.
+    pub pid: u32,
+    /// `CLOCK_BOOTTIME`, nanoseconds.
+    pub at_ns: u64,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Start time of the owner, 10 ms units.
+    pub start_ticks: u32,
+    /// Inode of the network namespace, 0 = not known (TCP).
+    pub netns: u32,
+    /// Whom it asks, as it knows that. Network order, IPv4 as `::ffff:a.b.c.d`.
+    pub remote_addr: [u8; 16],
+    /// Host order.
+    pub local_port: u16,
+    /// Bytes that follow.
+    pub copied: u16,
+    /// Bytes of the datagram or segment; if it is large, fewer were copied.
+    pub bytes: u32,
+}
+
+/// A record of [`DnsHead`] and the beginning of the message.
+#[derive(Debug, Clone, Copy)]
+pub struct DnsRecord<'a> {
+    /// Whose message.
+    pub head: &'a DnsHead,
+    /// As much of it as was copied.
+    pub message: &'a [u8],
+}
+
+impl<'a> DnsRecord<'a> {
+    /// `None` if the bytes are no such record.
+    #[must_use]
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let (head, rest) = DnsHead::ref_from_prefix(bytes).ok()?;
+        Some(Self { head, message: rest.get(..usize::from(head.copied))? })
+    }
+}
+
 /// Counters of one CPU (`struct se_stats`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -413,6 +480,8 @@ pub struct CpuStats {
     pub ignored_tcp: u64,
     /// UDP packets that a filter left out.
     pub ignored_udp: u64,
+    /// Messages of DNS that were more than is looked at.
+    pub dns_left_out: u64,
 }
 
 impl CpuStats {
@@ -440,11 +509,13 @@ pub enum Record<'a> {
     Identity(&'a IdentityRecord),
     /// Path of a cgroup.
     Cgroup(&'a CgroupRecord),
+    /// A message of DNS.
+    Dns(DnsRecord<'a>),
 }
 
 impl<'a> Record<'a> {
     /// Reads a record from the bytes of a ring entry, which are aligned to 8 bytes there. The length of an entry is the
-    /// record's, rounded up to 8, which all of them are. `None` if the bytes are no record.
+    /// record's, rounded up to 8, which all of them are; a message of DNS has room for more than it needs. `None` if the bytes are no record.
     #[must_use]
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
@@ -456,6 +527,7 @@ impl<'a> Record<'a> {
             Kind::UdpClose => Self::UdpClose(UdpCloseRecord::ref_from_bytes(bytes).ok()?),
             Kind::Identity => Self::Identity(IdentityRecord::ref_from_bytes(bytes).ok()?),
             Kind::Cgroup => Self::Cgroup(CgroupRecord::ref_from_bytes(bytes).ok()?),
+            Kind::Dns => Self::Dns(DnsRecord::parse(bytes)?),
         })
     }
 }

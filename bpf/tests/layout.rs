@@ -7,7 +7,7 @@ use std::mem::{offset_of, size_of};
 use libbpf_rs::btf::types::{MemberAttr, Struct};
 use libbpf_rs::btf::{Btf, HasSize};
 use sockeye_bpf::records::{
-    CgroupRecord, CloseRecord, CpuStats, DatagramRecord, FlowRecord, IdentityRecord, RttRecord, UdpCloseRecord, UdpKey,
+    CgroupRecord, CloseRecord, CpuStats, DatagramRecord, DnsHead, FlowRecord, IdentityRecord, RttRecord, UdpCloseRecord, UdpKey,
     UdpValue,
 };
 
@@ -36,10 +36,10 @@ fn c_and_rust_agree_on_every_record() {
     let mut object = tempfile::NamedTempFile::new().expect("a file");
     object.write_all(sockeye_bpf::object_bytes()).expect("written");
     let btf = Btf::from_path(object.path()).expect("the object has BTF");
-    let pairs: [(&str, Layout); 10] = [
+    let pairs: [(&str, Layout); 11] = [
         (
             "se_flow",
-            rust_layout!(FlowRecord: kind flags state error pid cookie at_ns start_ticks age_ms local_addr remote_addr
+            rust_layout!(FlowRecord: kind flags state error pid cookie at_ns start_ticks age local_addr remote_addr
                 local_port remote_port netns bytes_sent bytes_received segs_out segs_in retrans out_of_order
                 srtt_us rttvar_us window_local window_remote congestion traits seq_local seq_remote),
         ),
@@ -64,9 +64,14 @@ fn c_and_rust_agree_on_every_record() {
         ),
         ("se_cgroup", rust_layout!(CgroupRecord: kind complete len pad0 cgroup_id path)),
         (
+            "se_dns",
+            rust_layout!(DnsHead: kind sent flags is_tcp pid at_ns cookie start_ticks netns remote_addr local_port copied
+                bytes),
+        ),
+        (
             "se_stats",
             rust_layout!(CpuStats: offered lost close_overflow storage_failed untracked_close udp_table_full
-                udp_unparsed args_unreadable ignored_tcp ignored_udp),
+                udp_unparsed args_unreadable ignored_tcp ignored_udp dns_left_out),
         ),
     ];
     for (name, (size, fields)) in pairs {

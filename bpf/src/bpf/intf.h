@@ -28,7 +28,8 @@ enum se_kind {
 	SE_UDP_CLOSE = 5, /* se_udp_close: a UDP socket is gone */
 	SE_IDENTITY = 6,  /* se_identity: a process, at its first socket */
 	SE_CGROUP = 7,    /* se_cgroup: a cgroup, at the first process in it that is seen */
-	SE_KINDS = 8,
+	SE_DNS = 8,       /* se_dns: a message to or from a DNS server, of one of its clients */
+	SE_KINDS = 9,
 };
 
 enum se_role { SE_ROLE_UNKNOWN = 0, SE_INITIATOR = 1, SE_RESPONDER = 2, SE_ROLE_LISTENER = 3 };
@@ -49,6 +50,9 @@ enum se_traits {
 	SE_DEFERS = 0x08,   /* accepted by, or itself a listener that waits for data (TCP_DEFER_ACCEPT) */
 };
 
+/* Names are found by what was asked before a connection was opened, so microseconds count; after 35 minutes they do not. */
+#define SE_AGE_MS 0x80000000
+
 struct se_flow {
 	__u8 kind;
 	__u8 flags;
@@ -58,7 +62,7 @@ struct se_flow {
 	__u64 cookie;
 	__u64 at_ns;
 	__u32 start_ticks; /* of the owner */
-	__u32 age_ms;      /* since the socket was opened */
+	__u32 age;         /* since the socket was opened: microseconds, or with SE_AGE_MS milliseconds */
 	__u8 local_addr[16];
 	__u8 remote_addr[16];
 	__u16 local_port;
@@ -186,6 +190,23 @@ struct se_cgroup {
 	__u8 path[SE_CGROUP_LEN]; /* path components, the last one first, each with a NUL */
 };
 
+/* The bytes that were copied follow it. */
+struct se_dns {
+	__u8 kind;
+	__u8 sent;  /* 1: went out, 0: came in */
+	__u8 flags; /* of the owner */
+	__u8 is_tcp;
+	__u32 pid;
+	__u64 at_ns;
+	__u64 cookie;
+	__u32 start_ticks;
+	__u32 netns; /* 0 = not known (TCP) */
+	__u8 remote_addr[16];
+	__u16 local_port;
+	__u16 copied; /* bytes that follow */
+	__u32 bytes;  /* of the datagram or segment; less were copied if it is large */
+};
+
 /* One per CPU: what was offered to the rings and what did not fit, by kind of record, and every other loss. */
 struct se_stats {
 	__u64 offered[SE_KINDS];
@@ -198,6 +219,7 @@ struct se_stats {
 	__u64 args_unreadable; /* command lines that were not in memory */
 	__u64 ignored_tcp;     /* TCP sockets that were left out: see filter.h */
 	__u64 ignored_udp;     /* UDP packets, likewise */
+	__u64 dns_left_out;    /* messages of DNS that were more than is looked at */
 };
 
 #endif

@@ -137,6 +137,13 @@ static __always_inline void read_counters(struct se_flow *f, const struct se_soc
 	*(__u32 *)f->congestion = *(const __u32 *)tp->inet_conn.icsk_ca_ops->name & bpf_htonl(0xffffff00);
 }
 
+static __always_inline __u32 age_of(__u64 ns)
+{
+	__u64 us = ns / 1000;
+
+	return us < SE_AGE_MS ? us : SE_AGE_MS | (us / 1000);
+}
+
 static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, const struct se_sock *s,
 				      struct sock *sk)
 {
@@ -150,7 +157,7 @@ static __always_inline void fill_flow(struct se_flow *f, __u8 kind, __u8 state, 
 	f->start_ticks = s->start_ticks;
 	f->cookie = s->cookie;
 	f->at_ns = bpf_ktime_get_boot_ns();
-	f->age_ms = s->opened_ns ? (f->at_ns - s->opened_ns) / 1000000 : 0;
+	f->age = s->opened_ns ? age_of(f->at_ns - s->opened_ns) : 0;
 	read_tuple(f, sk, tp);
 	f->netns = sk->__sk_common.skc_net.net->ns.inum;
 	*(__u32 *)f->congestion = 0;

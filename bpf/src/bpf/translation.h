@@ -10,6 +10,28 @@
 #define SE_NFCT_REPLY 3
 #define SE_IPS_NAT 0x30 /* IPS_SRC_NAT | IPS_DST_NAT */
 
+struct ip4_header {
+	__u8 version_ihl;
+	__u8 tos;
+	__be16 total_len;
+	__be16 id;
+	__be16 frag_off;
+	__u8 ttl;
+	__u8 protocol;
+	__be16 check;
+	__be32 saddr;
+	__be32 daddr;
+};
+
+struct ip6_header {
+	__be32 version_class_flow;
+	__be16 payload_len;
+	__u8 next;
+	__u8 hop_limit;
+	__u8 saddr[16];
+	__u8 daddr[16];
+};
+
 /* Since Linux 6.2. */
 extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
 
@@ -21,6 +43,7 @@ struct se_packet {
 	__u16 wire_remote_port;
 	__u32 bytes; /* payload */
 	__u32 packets;
+	__u32 payload_at; /* in the packet */
 	__u64 head;
 	__u8 traits;
 	bool sent;

@@ -9,28 +9,6 @@
 #define SE_PACKET_MULTICAST 2
 #define SE_PACKET_LOOPBACK 5
 
-struct ip4_header {
-	__u8 version_ihl;
-	__u8 tos;
-	__be16 total_len;
-	__be16 id;
-	__be16 frag_off;
-	__u8 ttl;
-	__u8 protocol;
-	__be16 check;
-	__be32 saddr;
-	__be32 daddr;
-};
-
-struct ip6_header {
-	__be32 version_class_flow;
-	__be16 payload_len;
-	__u8 next;
-	__u8 hop_limit;
-	__u8 saddr[16];
-	__u8 daddr[16];
-};
-
 struct udp_header {
 	__be16 source;
 	__be16 dest;
@@ -145,7 +123,8 @@ static __always_inline int parse_udp(struct __sk_buff *skb, struct se_packet *p)
 		return -1;
 	p->key.local_port = bpf_ntohs(p->sent ? udp->source : udp->dest);
 	p->key.remote_port = bpf_ntohs(p->sent ? udp->dest : udp->source);
-	p->bytes = skb->len - at - sizeof(*udp);
+	p->payload_at = at + sizeof(*udp);
+	p->bytes = skb->len - p->payload_at;
 	p->packets = skb->gso_segs ? skb->gso_segs : 1;
 	return 1;
 }
@@ -313,8 +292,11 @@ static __always_inline void on_packet(struct __sk_buff *skb, bool sent)
 	struct se_sock *s;
 	int is_udp;
 
-	if (is_tcp(skb))
+	if (is_tcp(skb)) {
+		if (se_dns_wanted)
+			on_dns_segment(skb, sent);
 		return;
+	}
 	sk = skb->sk;
 	sk = sk ? bpf_sk_fullsock(sk) : NULL;
 	if (!sk || sk->protocol != IPPROTO_UDP)
@@ -344,6 +326,8 @@ static __always_inline void on_packet(struct __sk_buff *skb, bool sent)
 		p.key.netns = s->netns;
 	p.key.cookie = s ? s->cookie : bpf_get_socket_cookie(skb);
 	account(&p, s);
+	if (se_dns_wanted && s)
+		on_dns_datagram(skb, &p, s);
 }
 
 SEC("cgroup_skb/egress")

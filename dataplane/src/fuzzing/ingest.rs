@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use sockeye_bpf::records::{
-    CgroupRecord, CloseRecord, DatagramRecord, FlowRecord, IdentityRecord, KINDS, Kind, RttRecord, UdpCloseRecord,
+    CgroupRecord, CloseRecord, DnsHead, DatagramRecord, FlowRecord, IdentityRecord, KINDS, Kind, RttRecord, UdpCloseRecord,
 };
 use zerocopy::IntoBytes;
 
@@ -60,6 +60,7 @@ fn length_of(kind: Kind) -> usize {
         Kind::UdpClose => size_of::<UdpCloseRecord>(),
         Kind::Identity => size_of::<IdentityRecord>(),
         Kind::Cgroup => size_of::<CgroupRecord>(),
+        Kind::Dns => size_of::<DnsHead>(),
     }
 }
 

@@ -11,6 +11,7 @@ use sockeye_bpf::records::{
 use zerocopy::FromZeros;
 
 use crate::ingest::latest::LatestBySocket;
+use crate::ingest::messages::Messages;
 use crate::model::flow::{ProcKey, Side};
 use crate::model::rtt::{Network, RttHistogram, RttStats, rtt_histogram};
 
@@ -25,6 +26,9 @@ pub const FLOWS_USUAL: usize = 2048;
 pub const GROUPS_MAX: usize = 512;
 /// Process identities that one shard holds.
 pub const IDENTITIES_MAX: usize = 1 << 12;
+
+/// Messages of DNS that one shard holds.
+pub const MESSAGES_MAX: usize = 1 << 12;
 
 /// Records taken from one CPU's ring.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -113,6 +117,8 @@ pub struct Shard {
     pub identities: Vec<IdentityRecord>,
     /// Cgroups seen for the first time.
     pub cgroups: Vec<CgroupRecord>,
+    /// What DNS servers were asked, and have answered.
+    pub dns: Messages,
     /// Round-trip samples by connection, as they came.
     pub flow_rtt: Vec<FlowSamples>,
     /// Round-trip samples of all sockets.
@@ -139,6 +145,7 @@ impl Shard {
             udp_closed: Vec::new(),
             identities: Vec::new(),
             cgroups: Vec::new(),
+            dns: Messages::default(),
             flow_rtt: Vec::with_capacity(FLOWS_MAX + VISIT_RECORDS_MAX * RTT_BATCH.div_ceil(CLOSE_RTT)),
             rtt: rtt_histogram(),
             process_rtt: RttGroups::default(),
@@ -157,6 +164,7 @@ impl Shard {
         self.udp_closed.clear();
         self.identities.clear();
         self.cgroups.clear();
+        self.dns.clear();
         self.flow_rtt.clear();
         self.rtt.reset();
         self.process_rtt.clear();
@@ -190,6 +198,7 @@ impl Shard {
     pub fn is_full(&self) -> bool {
         (self.flows() + self.udp_closed.len()).max(self.flow_rtt.len()) >= FLOWS_MAX
             || self.identities.len().max(self.cgroups.len()) >= IDENTITIES_MAX
+            || self.dns.len() >= MESSAGES_MAX
             || self.process_rtt.len().max(self.peer_rtt.len()) >= GROUPS_MAX
     }
 
@@ -216,6 +225,7 @@ impl Shard {
             Record::UdpClose(close) => self.udp_closed.push(close.cookie),
             Record::Identity(identity) => self.identities.push(*identity),
             Record::Cgroup(cgroup) => self.cgroups.push(*cgroup),
+            Record::Dns(message) => self.dns.push(&message),
         }
     }
 

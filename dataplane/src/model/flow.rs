@@ -461,7 +461,7 @@ impl TcpObservation {
             remote: Endpoint { addr: Addr(r.remote_addr), port: r.remote_port },
             side,
             seq_remote: r.seq_remote,
-            opened_ns: r.at_ns.saturating_sub(u64::from(r.age_ms) * 1_000_000),
+            opened_ns: r.at_ns.saturating_sub(r.age_ns()),
             windows: [r.window_local, r.window_remote],
             congestion: r.congestion,
             end: End {

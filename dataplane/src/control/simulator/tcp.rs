@@ -90,7 +90,7 @@ impl Socket {
         let mut r = FlowRecord::new_zeroed();
         (r.kind, r.flags, r.state, r.error) = (kind as u8, self.flags, state, self.error);
         (r.pid, r.start_ticks, r.cookie, r.at_ns, r.netns) = (self.pid, 1, self.cookie, at_ns, self.netns);
-        r.age_ms = if self.opened_ns == 0 { 0 } else { (at_ns.saturating_sub(self.opened_ns) / 1_000_000) as u32 };
+        r.age = if self.opened_ns == 0 { 0 } else { (at_ns.saturating_sub(self.opened_ns) / 1000) as u32 };
         (r.local_addr, r.local_port) = (self.local.addr.0, self.local.port);
         (r.remote_addr, r.remote_port) = (self.remote.addr.0, self.remote.port);
         let (figures, is_open) = (&self.figures, self.seq_remote != 0);

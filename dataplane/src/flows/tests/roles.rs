@@ -21,8 +21,8 @@ fn no_syn_is_taken_for_data_when_both_ends_have_connected() {
     for order in [[Side::Initiator, Side::Responder], [Side::Responder, Side::Initiator]] {
         let mut t = table();
         for side in order {
-            let age_ms = if side == Side::Initiator { 900 } else { 800 };
-            let r = FlowRecord { age_ms, ..crossed(&c, side, Kind::Close, 10 * S) };
+            let age = if side == Side::Initiator { 900_000 } else { 800_000 };
+            let r = FlowRecord { age, ..crossed(&c, side, Kind::Close, 10 * S) };
             t.tcp_record(&r, 10 * S);
         }
         let reported = reports(&mut t, 13 * S);
