@@ -1,6 +1,7 @@
 //! What clients say at the beginning of their connections.
 
-use super::input::assert_clean;
+use super::input::{Input, assert_clean};
+use crate::names::quic::{Initials, frames};
 use crate::names::tls::{Hello, handshake};
 use crate::names::{hosts, http, tls};
 
@@ -35,7 +36,24 @@ pub fn request_host(data: &[u8]) {
     }
 }
 
-pub(super) fn assert_hello(hello: &Hello, most: usize) {
+/// A QUIC client's first datagrams, each with its length in two bytes before it, and the same bytes as what is in one.
+pub fn quic_initial(data: &[u8]) {
+    let (mut input, mut initials, mut told) = (Input(data), Initials::default(), 0);
+    while !input.is_empty() {
+        let length = input.u16();
+        let hello = initials.add(input.take(length.into()));
+        told += usize::from(hello.is_some());
+        for hello in hello.into_iter().chain(initials.so_far()) {
+            assert_hello(&hello, data.len());
+        }
+    }
+    assert!(told <= 1, "told {told} times");
+    if let Some(hello) = frames(data) {
+        assert_hello(&hello, data.len());
+    }
+}
+
+fn assert_hello(hello: &Hello, most: usize) {
     if let Some(name) = &hello.server_name {
         assert_host(name, most);
     }

@@ -3,5 +3,5 @@
 
 pub mod hosts;
 pub mod http;
-// pub mod quic;
+pub mod quic;
 pub mod tls;
