@@ -9,6 +9,7 @@
 //! 7. [`metrics`]: and for Prometheus.
 //!
 //! [`threads`] starts each thread and notices when it ends, [`log`] has the agent's own messages.
+//! [`names`] reads what clients call the far end of their connections.
 //! [`model`] has the words that all of them use, [`config`] what the operator has written.
 
 pub mod api;
@@ -22,6 +23,7 @@ pub mod ingest;
 pub mod log;
 pub mod metrics;
 pub mod model;
+pub mod names;
 pub mod owners;
 pub mod privileges;
 pub mod threads;

@@ -8,19 +8,21 @@ mod export;
 mod http;
 mod ingest;
 mod input;
+mod names;
 mod owners;
 
 pub use control::{control_request, control_response};
 pub use export::tlv;
 pub use http::http_request;
 pub use ingest::ring;
+pub use names::{client_hello, host_name, quic_initial, request_host};
 pub use owners::{cgroup_path, config, cri, docker, packages};
 
 /// Something to try an input on.
 pub type Target = fn(&[u8]);
 
 /// All of them, each by the name of its file and of its folder in the corpus.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("ring", ring),
     ("control_request", control_request),
     ("control_response", control_response),
@@ -31,4 +33,8 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("config", config),
     ("tlv", tlv),
     ("http_request", http_request),
+    ("host_name", host_name),
+    ("client_hello", client_hello),
+    ("request_host", request_host),
+    ("quic_initial", quic_initial),
 ];
