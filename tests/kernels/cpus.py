@@ -39,7 +39,10 @@ def wait_for(what, probe):
 
 online, possible = (int(read(name).rpartition("-")[2]) + 1 for name in ("online", "possible"))
 last = online - 1
-said = subprocess.run([f"{BIN}/sockeye", "check"], capture_output=True, text=True, check=True).stdout
+# It may lack something that the agent does without (1), and says so.
+check = subprocess.run([f"{BIN}/sockeye", "check"], capture_output=True, text=True)
+assert check.returncode in (0, 1), check
+said = check.stdout
 rings = int(re.search(r"rings +(\d+) of", said)[1])
 assert rings == online + (possible > online), f"{rings} rings, {online} CPUs of {possible}"
 
