@@ -200,6 +200,56 @@ impl Default for RttArguments {
     }
 }
 
+/// Questions to DNS servers: added up by what, in which order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DnsArguments {
+    /// What figures are added up by.
+    pub by: DnsBy,
+    /// Figure to sort by, largest first.
+    pub sort: DnsSort,
+    /// At most this many, 0 for all.
+    pub limit: usize,
+    /// Part of the name of the row.
+    pub name: Option<String>,
+}
+
+impl Default for DnsArguments {
+    fn default() -> Self {
+        Self { by: DnsBy::Process, sort: DnsSort::Queries, limit: 50, name: None }
+    }
+}
+
+/// What figures of DNS are added up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DnsBy {
+    /// Who asks.
+    #[default]
+    Process,
+    /// The container or service that asks.
+    Container,
+    /// Who is asked.
+    Server,
+    /// What is asked for.
+    Name,
+    /// All of the host.
+    Host,
+}
+
+/// Orders of figures of DNS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DnsSort {
+    /// Questions.
+    #[default]
+    Queries,
+    /// Questions without an answer, or with one that does not help.
+    Failures,
+    /// Median time from question to answer.
+    Latency,
+}
+
 /// Which flows, in which order. A flow must match each of them that is given; of a list, one value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -222,6 +272,8 @@ pub struct FlowsArguments {
     pub port: Vec<u16>,
     /// Address on either side, or a network that it is in.
     pub address: Vec<Network>,
+    /// What the responder is called; `*` stands for any part of it.
+    pub name: Vec<String>,
     /// State, as in the column of that name.
     pub state: Vec<String>,
     /// Transport protocol.
@@ -256,6 +308,7 @@ impl Default for FlowsArguments {
             user: Vec::new(),
             port: Vec::new(),
             address: Vec::new(),
+            name: Vec::new(),
             state: Vec::new(),
             protocol: Vec::new(),
             direction: Vec::new(),

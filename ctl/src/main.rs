@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use sockeye_ctl::protocol::{
-    Answer, Direction, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments, PeersArguments, Protocol, Request,
+    Answer, Direction, DnsArguments, DnsBy, DnsSort, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments, PeersArguments, Protocol, Request,
     RttArguments, SortBy, Table, VERSION,
 };
 use sockeye_ctl::{Client, ClientError, exit, pages, render};
@@ -56,6 +56,8 @@ enum Command {
     Ports,
     /// Distributions of round-trip times, drawn as histograms.
     Rtt(Rtt),
+    /// Who asks which DNS server for what, and how long the answers take.
+    Dns(Dns),
     /// What is configured, and where each setting comes from.
     Config,
     /// Let the agent read its configuration again, as SIGHUP does: says what has changed, and what needs a restart.
@@ -107,6 +109,21 @@ struct Rtt {
 }
 
 #[derive(Debug, Args)]
+struct Dns {
+    /// What figures are added up by.
+    #[arg(long, value_enum, default_value_t)]
+    by: DnsBy,
+    /// Sort by this figure, largest first.
+    #[arg(long, value_enum, default_value_t)]
+    sort: DnsSort,
+    /// At most this many; 0 for all.
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    /// Only rows whose name contains this.
+    name: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct Flows {
     /// Sort by this figure, largest first.
     #[arg(long, value_enum, default_value_t)]
@@ -133,6 +150,9 @@ struct Flows {
     /// Address on either side, or a network such as 10.0.0.0/8.
     #[arg(long)]
     address: Vec<Network>,
+    /// What the responder is called, by what its peer has asked DNS; * stands for any part: *.example.net.
+    #[arg(long)]
+    name: Vec<String>,
     /// As in the column of that name: open, closed, refused, ...
     #[arg(long)]
     state: Vec<String>,
@@ -183,6 +203,7 @@ impl Flows {
             user: self.user,
             port: self.port,
             address: self.address,
+            name: self.name,
             state: self.state,
             protocol: self.protocol,
             direction: self.direction,
@@ -217,6 +238,7 @@ fn main() -> ExitCode {
         Command::Workloads(owners) => Request::Workloads(owners.into_arguments()),
         Command::Peers(Peers { by, sort, limit, name }) => Request::Peers(PeersArguments { by, sort, limit, name }),
         Command::Ports => Request::Ports,
+        Command::Dns(Dns { by, sort, limit, name }) => Request::Dns(DnsArguments { by, sort, limit, name }),
         Command::Config => Request::Config,
         Command::Reload => Request::Reload,
         Command::Rtt(rtt) => Request::Rtt(RttArguments { by: rtt.by, limit: rtt.limit, name: rtt.name }),

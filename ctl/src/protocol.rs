@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 pub use crate::arguments::{
-    Direction, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments, PeersArguments, Protocol, RttArguments,
+    Direction, DnsArguments, DnsBy, DnsSort, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments, PeersArguments, Protocol, RttArguments,
     SortBy, keep,
 };
 
@@ -35,6 +35,8 @@ pub enum Request {
     Ports,
     /// Distributions of round-trip times.
     Rtt(RttArguments),
+    /// Questions to DNS servers.
+    Dns(DnsArguments),
     /// What is configured.
     Config,
     /// Read the configuration again.
@@ -57,7 +59,7 @@ pub enum RequestError {
     },
     /// No such request.
     #[error(
-        "there is no request {0:?}: stats, flows, processes, containers, pods, workloads, peers, ports, rtt, config and reload are known"
+        "there is no request {0:?}: stats, flows, processes, containers, pods, workloads, peers, ports, rtt, dns, config and reload are known"
     )]
     Unknown(String),
     /// The arguments do not fit the request.
@@ -111,6 +113,7 @@ impl Request {
             "workloads" => Self::Workloads(arguments.read()?),
             "peers" => Self::Peers(arguments.read()?),
             "rtt" => Self::Rtt(arguments.read()?),
+            "dns" => Self::Dns(arguments.read()?),
             unknown => return Err(RequestError::Unknown(unknown.to_owned())),
         })
     }
@@ -133,6 +136,7 @@ impl Request {
             Self::Workloads(arguments) => ("workloads", value(arguments)),
             Self::Peers(arguments) => ("peers", value(arguments)),
             Self::Rtt(arguments) => ("rtt", value(arguments)),
+            Self::Dns(arguments) => ("dns", value(arguments)),
         };
         let envelope = Envelope { version: VERSION, request: request.into(), arguments };
         serde_json::to_string(&envelope).unwrap_or_default()

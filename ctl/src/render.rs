@@ -41,6 +41,7 @@ pub fn answer(answer: &Answer, request: &Request, style: Style) -> String {
         Request::Workloads(_) => owners(answer, &WORKLOADS, style),
         Request::Peers(_) => owners(answer, &PEERS, style),
         Request::Ports => owners(answer, &PORTS, style),
+        Request::Dns(_) => owners(answer, &DNS, style),
         Request::Rtt(_) => rtt(answer, style),
     }
 }
@@ -228,6 +229,22 @@ pub const PEERS: [Shown; 3] =
     [("INITIATOR", "initiator", 48), ("RESPONDER", "responder", 48), ("SERVICE", "service", 24)];
 /// `ctl flows --by`.
 pub const GROUPS: [Shown; 1] = [("NAME", "name", 60)];
+/// `ctl dns`.
+pub const DNS: [Shown; 13] = [
+    ("NAME", "name", 60),
+    ("QUERIES", "queries", 8),
+    ("ANSWERS", "answers", 8),
+    ("NXDOMAIN", "nxdomain", 8),
+    ("SERVFAIL", "servfail", 8),
+    ("REFUSED", "refused", 8),
+    ("OTHER", "other", 8),
+    ("TRUNCATED", "truncated", 9),
+    ("RETRIED", "retried", 8),
+    ("TIMEOUTS", "timeouts", 8),
+    ("P50", "latency_p50", 8),
+    ("P90", "latency_p90", 8),
+    ("P99", "latency_p99", 8),
+];
 /// `ctl ports`.
 pub const PORTS: [Shown; 8] = [
     ("PROTO", "protocol", 5),
@@ -318,6 +335,15 @@ fn fit_processes(rows: &mut [Vec<String>], titles: &[(&str, bool)], columns: usi
 
 fn endpoint(row: &Map<String, Value>, side: &str) -> String {
     let known = row.get(side).map_or_else(|| "-".into(), text);
+    let known = match row.get(&format!("{side}_name")) {
+        // Whoever else has asked may have meant another one.
+        Some(name) => {
+            let source = row.get("name_source").and_then(Value::as_str);
+            let doubt = if matches!(source, Some("process" | "parent")) { "" } else { "?" };
+            format!("{}{doubt} ({known})", text(name))
+        }
+        None => known,
+    };
     human::endpoint(known, row.get(&format!("translated_{side}")).map(text))
 }
 

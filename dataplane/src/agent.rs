@@ -306,6 +306,7 @@ pub(crate) fn kernel_options(args: &Args) -> KernelOptions {
         cgroup: if args.no_cgroup { None } else { preflight::find_cgroup2() },
         ring_bytes: args.ring_kib.map(|kib| kib * 1024),
         blind: !preflight::is_in_hosts_pid_namespace(),
+        dns: !args.no_dns,
         filter: args.filter().of_sockets(),
         ..KernelOptions::default()
     }

@@ -126,6 +126,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KIB", value_parser = parse_ring_kib)]
     pub(crate) ring_kib: Option<u32>,
 
+    /// Do not read messages of DNS: no names of far ends by what was asked, and no `ctl dns`.
+    #[arg(long)]
+    pub(crate) no_dns: bool,
+
     /// Run without cgroup hooks: no UDP, and no cost for each packet of TCP.
     #[arg(long)]
     pub(crate) no_cgroup: bool,

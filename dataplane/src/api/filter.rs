@@ -52,6 +52,7 @@ impl Wanted {
             && one_of(&a.direction, |direction| *direction == direction_of(flow))
             && one_of(&a.port, |port| endpoints().any(|e| e.port == *port))
             && one_of(&a.address, |network| endpoints().any(|e| network.contains(e.addr.ip())))
+            && one_of(&a.name, |pattern| flow.peer_name().is_some_and(|peer| peer.names.iter().any(|name| is_like(name, pattern))))
             && a.min_bytes.is_none_or(|least| flow.totals().bytes.iter().sum::<u64>() >= least)
             && a.rtt_over_us.is_none_or(|us| flow.ends().any(|end| u64::from(end.srtt_us) > us))
     }
@@ -93,6 +94,19 @@ impl Wanted {
 /// Nothing was asked for, or one of several.
 fn one_of<T>(wanted: &[T], is: impl Fn(&T) -> bool) -> bool {
     wanted.is_empty() || wanted.iter().any(is)
+}
+
+/// Whether a name is one of a pattern, in which `*` stands for any part, also none. Upper case is the same.
+fn is_like(name: &str, pattern: &str) -> bool {
+    let pattern = pattern.to_ascii_lowercase();
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
 }
 
 fn protocol_of(flow: &Flow) -> Protocol {
@@ -181,6 +195,18 @@ mod tests {
             assert!(is_workload(&unit, text), "{text}");
         }
         assert!(unit.is_container("db.service") && !unit.is_pod(""));
+    }
+
+    #[test]
+    fn patterns_of_names() {
+        let is = |pattern| is_like("downloads.example.net", pattern);
+        for pattern in ["downloads.example.net", "*.Example.net", "*", "down*", "*example*", "d*.*.net", "downloads.example.net*"] {
+            assert!(is(pattern), "{pattern}");
+        }
+        for pattern in ["", "example.net", "*.example.org", "downloads", "*.net.", "d*x*z*", "*downloads.example.net.*"] {
+            assert!(!is(pattern), "{pattern}");
+        }
+        assert!(!is_like("ab", "ab*ab"), "no letter counts twice");
     }
 
     #[test]

@@ -27,6 +27,10 @@ rows! {
         translated_initiator: Text = Option<String>,
         /// the responder as it knows itself, likewise
         translated_responder: Text = Option<String>,
+        /// what the responder is called, by what the initiator has asked DNS; "a or b": one of both
+        responder_name: Text = Option<String>,
+        /// who has asked: process, parent, container, network namespace, host
+        name_source: Text = Option<&'static str>,
         /// out, in, or local: which side is on this host
         direction: Text = &'static str,
         /// how it stands
@@ -246,6 +250,8 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) -> R
         responder: flow.key.text(Side::Responder),
         translated_initiator: translated(Side::Initiator),
         translated_responder: translated(Side::Responder),
+        responder_name: flow.peer_name().map(ToString::to_string),
+        name_source: flow.peer_name().map(|name| name.source.name()),
         direction: match direction_of(flow) {
             Direction::Local => "local",
             Direction::Out => "out",

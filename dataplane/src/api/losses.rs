@@ -59,6 +59,8 @@ pub(super) fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
             s.totals.ports_cut,
             "a collector does not hear of these ports: one address has too many",
         ),
+        counted("dns_not_read", s.names.left_out(), "more DNS than can be read: no flow has a name for a minute"),
+        counted("dns_name_full", s.names.table.refused(), "a name was forgotten early, or not kept: flows have none"),
         counted("log_lines_dropped", log::dropped_lines(), "who reads the agent's messages was too slow for them"),
         counted("kernel_read_failed", s.totals.kernel_errors, "a scan or drain failed and was repeated"),
     ]);
@@ -140,6 +142,7 @@ fn kernel_losses(cpus: &[CpuStats]) -> Vec<Loss> {
         full(Kind::Cgroup, "the container is looked up in /proc, and unknown if it is gone"),
         per_cpu("socket_untracked", &|cpu| cpu.storage_failed, "no kernel memory: the socket's flow is not seen"),
         per_cpu("close_untracked", &|cpu| cpu.untracked_close, "a connection ended that was never tracked"),
+        per_cpu("dns_left_out", &|cpu| cpu.dns_left_out, "more DNS than is looked at: no flow has a name for a minute"),
         per_cpu("udp_unparsed", &|cpu| cpu.udp_unparsed, "a UDP packet with unreadable headers is not counted"),
         per_cpu(
             "args_unreadable",

@@ -1,6 +1,7 @@
 //! The control socket, and one handler for each query, which reads what it needs and answers with tables
 //! that explain themselves.
 
+pub(crate) mod dns;
 pub mod events;
 mod filter;
 mod flows;

@@ -22,6 +22,7 @@ use crate::model::clock::boot_ns;
 use crate::model::flow::{Counters, Proto, State};
 use crate::model::rtt::RttHistogram;
 use crate::model::text::clean;
+use crate::names::Names;
 use crate::owners::process::ProcessTable;
 use crate::owners::runtimes::{NamingStats, RuntimeClient, RuntimeList};
 use crate::threads::{Role, ThreadStats, Threads};
@@ -34,6 +35,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) processes: &'a ProcessTable,
     pub(crate) aggregates: &'a Aggregates,
     pub(crate) conversations: &'a Conversations,
+    pub(crate) names: &'a Names,
     pub(crate) enrichment: &'a EnrichmentFigures,
     pub(crate) runtimes: &'a RuntimeList,
     pub(crate) naming: &'a NamingStats,

@@ -95,6 +95,7 @@ impl Control {
             (Request::Peers(arguments), _) => {
                 api::peers::peers(&self.conversations, self.aggregates.window(), arguments, boot_ns())
             }
+            (Request::Dns(arguments), _) => api::dns::dns(&self.names.service, &self.processes, arguments),
             (Request::Rtt(arguments), _) => api::rtt::rtt(&self.owners(&none), arguments),
             // The others are about flows, above.
             (_, _) => api::ports::ports(&self.table, &self.processes),
@@ -120,6 +121,7 @@ impl Control {
             processes: &self.processes,
             aggregates: &self.aggregates,
             conversations: &self.conversations,
+            names: &self.names,
             enrichment,
             runtimes: &self.enrichment.runtimes,
             naming: &self.enrichment.naming,

@@ -41,6 +41,7 @@ use crate::ingest::worker::{CLOCK_SKEW_NS, WorkerPort};
 use crate::model::clock::{WallClock, boot_ns, thread_cpu_ns};
 use crate::model::rate::Window;
 use crate::model::rtt::{RttHistogram, rtt_histogram};
+use crate::names::Names;
 use crate::owners::cmdline::CommandLines;
 use crate::owners::desk::Desk;
 use crate::owners::packages::{PackageRequest, PackageStats};
@@ -108,6 +109,7 @@ pub struct Control {
     rtt: RttHistogram,
     aggregates: Aggregates,
     conversations: Conversations,
+    names: Names,
     metrics: Option<Box<scrapes::Metrics>>,
     enrichment: Enrichment,
     totals: Totals,
@@ -181,6 +183,7 @@ impl Control {
             rtt: rtt_histogram(),
             aggregates: Aggregates::new(options.window),
             conversations: Conversations::new(options.window),
+            names: Names::default(),
             metrics: options.prometheus_series.map(|most| Box::new(scrapes::Metrics::new(most))),
             enrichment,
             totals: Totals { rings: vec![RingCounts::default(); rings], ..Totals::default() },
@@ -305,7 +308,10 @@ impl Control {
                 let _ = self.workers[index].recycle.push(shard);
             }
         }
-        self.table.drained_through(drained_ns.unwrap_or(0).min(self.late_until_ns));
+        let drained_ns = drained_ns.unwrap_or(0);
+        self.table.drained_through(drained_ns.min(self.late_until_ns));
+        self.names.read(drained_ns, &self.processes, now_ns);
+        self.table.questions_through(if self.names.is_empty() { u64::MAX } else { drained_ns });
         self.ask_for_processes();
     }
 
@@ -324,6 +330,7 @@ impl Control {
             self.table.udp(key, value, now_ns);
         }
         self.udp_closed.extend_from_slice(&shard.udp_closed);
+        self.names.take(&shard.dns, now_ns);
         for samples in &shard.flow_rtt {
             self.table.tcp_samples(samples.cookie, samples.seq_local, samples.samples_us());
         }
@@ -365,6 +372,7 @@ impl Control {
         self.update_agent_figures();
         self.notice_cpus();
         self.aggregates.roll_up(&self.processes, now_ns);
+        self.names.expire(now_ns);
         let (processes, cgroups) = self.processes.expire(now_ns);
         processes.iter().for_each(|key| self.kernel.forget_process(key.pid, key.start_ticks));
         cgroups.iter().for_each(|id| self.kernel.forget_cgroup(*id));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use sockeye_bpf::records::CpuStats;
+use sockeye_bpf::records::{CpuStats, Kind};
 
 use super::Control;
 use crate::export::listening::LocalAddresses;
@@ -26,6 +26,7 @@ impl Control {
         let mut reports = std::mem::take(&mut self.reports);
         loop {
             let more = self.table.tick(now_ns, &self.clock, &mut self.processes, |report| reports.push(report));
+            self.name_peers(&mut reports);
             for report in &reports {
                 self.aggregates.account(report, &self.processes, now_ns);
                 self.conversations.account(report, now_ns);
@@ -43,6 +44,16 @@ impl Control {
             metrics.accounts.settle(&self.processes, now_ns);
         }
         self.ask_for_processes();
+    }
+
+    /// What the far ends are called that are told of for the first time.
+    fn name_peers(&mut self, reports: &mut [FlowReport]) {
+        if self.names.is_empty() {
+            return;
+        }
+        for (place, name) in self.names.name_reports(reports, &self.processes) {
+            self.table.name_peer(place, name);
+        }
     }
 
     /// All flows, at the end.
@@ -118,8 +129,11 @@ impl Control {
     }
 
     /// For the events that the exporters send.
-    pub(super) fn update_agent_figures(&self) {
-        let lost = self.kernel.cpu_stats().map_or(0, |cpus| cpus.iter().map(CpuStats::lost_records).sum());
+    pub(super) fn update_agent_figures(&mut self) {
+        let cpus = self.kernel.cpu_stats().unwrap_or_default();
+        let lost = cpus.iter().map(CpuStats::lost_records).sum();
+        let unread = cpus.iter().map(|cpu| cpu.dns_left_out + cpu.lost[Kind::Dns as usize]).sum();
+        self.names.kernel_left_out(unread, boot_ns());
         let (figures, reported) = (&self.options.figures, &self.totals.reported);
         figures.bytes.store(reported.bytes.iter().sum(), Ordering::Relaxed);
         figures.packets.store(reported.packets.iter().sum(), Ordering::Relaxed);

@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Flow;
 use super::entry::{Rare, Rate, Reported};
 use crate::flows::report::Identity;
 use crate::model::flow::{Counters, End, FlowKey, ProcKey, Side, State};
+use crate::names::table::PeerName;
 
 /// How much is kept of the recent past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +48,7 @@ struct Kept {
     total: Counters,
     opened_ns: u64,
     active_ns: u64,
-    told: Option<([Identity; 2], Rate)>,
+    told: Option<([Identity; 2], Rate, Option<Arc<PeerName>>)>,
 }
 
 impl KeptEnd {
@@ -97,7 +99,7 @@ impl Kept {
             opened_ns: flow.opened_ns,
             active_ns: flow.active_ns,
             rare: flow.rare,
-            told: flow.reported.map(|reported| (reported.identity, reported.rate)),
+            told: flow.reported.map(|reported| (reported.identity, reported.rate, reported.peer_name)),
         }
     }
 
@@ -114,8 +116,8 @@ impl Kept {
         flow.active_ns = self.active_ns;
         flow.verdict = Some(self.state);
         flow.exported = self.total;
-        flow.reported = self.told.clone().map(|(identity, rate)| {
-            Box::new(Reported { identity, rate, until_ns: self.active_ns, ..Reported::default() })
+        flow.reported = self.told.clone().map(|(identity, rate, peer_name)| {
+            Box::new(Reported { identity, rate, peer_name, until_ns: self.active_ns, ..Reported::default() })
         });
         flow.last_look = true;
         Some(flow)

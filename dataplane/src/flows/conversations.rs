@@ -215,6 +215,7 @@ impl Talker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flows::report::Opening;
     use crate::flows::report::Identity;
     use crate::model::flow::{Addr, Counters, FlowKey, ProcKey, Proto, State};
 
@@ -243,6 +244,9 @@ mod tests {
             connecting: false,
             state: State::Open,
             reset_by: None,
+            peer_name: None,
+            dns: None,
+            opening: Opening::default(),
         }
     }
 

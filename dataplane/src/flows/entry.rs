@@ -1,8 +1,11 @@
 //! One entry of the flow table.
 
+use std::sync::Arc;
+
 use super::details::{Details, FlowRtt};
 use super::schedule::{SECOND_NS, TICK_NS};
-use crate::flows::report::Identity;
+use crate::flows::report::{Identity, Opening};
+use crate::names::table::PeerName;
 use crate::model::flow::{Counters, End, Endpoint, FlowKey, ProcKey, Proto, Side, State, TcpObservation};
 
 /// What came within less time makes no rate.
@@ -42,6 +45,8 @@ pub(super) struct Reported {
     pub(super) tick: u32,
     /// Number of the collectors that had come by then.
     pub(super) epoch: u32,
+    /// What the responder is called.
+    pub(super) peer_name: Option<Arc<PeerName>>,
 }
 
 /// What few flows have.
@@ -163,6 +168,18 @@ impl Flow {
     /// Who else received what the responder did (multicast, broadcast), or had its port before.
     pub fn other_owners(&self) -> impl Iterator<Item = ProcKey> {
         self.others().iter().map(|other| other.end.owner)
+    }
+
+    /// How it was opened, where the table has it at this place.
+    pub(super) fn opening(&self, place: u32) -> Opening {
+        let end = self.end(Side::Initiator);
+        let is_older = self.ends().any(|end| end.has(End::PRE_EXISTING));
+        Opening {
+            at_ns: if is_older { 0 } else { self.opened_ns },
+            cookie: end.map_or(0, |end| end.cookie),
+            netns: end.map_or(0, |end| end.netns),
+            place,
+        }
     }
 
     /// The end that is this socket.
@@ -352,6 +369,12 @@ impl Flow {
     #[must_use]
     pub fn told(&self, side: Side) -> Option<&Identity> {
         self.reported.as_ref().map(|reported| &reported.identity[side as usize])
+    }
+
+    /// What the responder is called, if that was found out with the first report.
+    #[must_use]
+    pub fn peer_name(&self) -> Option<&PeerName> {
+        self.reported.as_ref()?.peer_name.as_deref()
     }
 
     /// Since the last report, or in the time before it when that was just made.

@@ -118,6 +118,8 @@ pub struct FlowTable {
     whole_scan_next: Option<(u64, u64)>,
     /// All that the kernel told of before this moment has been taken.
     drained_through_ns: u64,
+    /// What DNS servers were asked before this moment has been read: what was opened later waits for it before it is told of.
+    questions_through_ns: u64,
     /// The same for UDP's counters.
     udp_through_ns: u64,
     /// Addresses of this host that ends of flows had, loopback ones left out: the network namespace that had it last, and when.
@@ -158,6 +160,7 @@ impl FlowTable {
             whole_scan_ns: 0,
             whole_scan_next: None,
             drained_through_ns: u64::MAX,
+            questions_through_ns: u64::MAX,
             udp_through_ns: 0,
             local_addrs: Map::default(),
             timers: TimerQueue::default(),
@@ -281,6 +284,11 @@ impl FlowTable {
         if let Some((began_ns, _)) = self.whole_scan_next.take_if(|(_, ended_ns)| *ended_ns <= at_ns) {
             self.whole_scan_ns = began_ns;
         }
+    }
+
+    /// What DNS servers were asked before this moment has been read.
+    pub fn questions_through(&mut self, at_ns: u64) {
+        self.questions_through_ns = at_ns;
     }
 
     /// All that happened on the host before this moment is in the table.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::model::flow::{Counters, FlowKey, ProcKey, Side, State};
 use crate::model::rtt::RttSummary;
+use crate::names::service::Last;
+use crate::names::table::PeerName;
 use crate::owners::process::Process;
 use crate::owners::workload::Workload;
 
@@ -40,6 +42,19 @@ impl FlowReport {
     pub fn current(&self) -> &[Identity; 2] {
         self.changed.as_deref().unwrap_or(&self.identity)
     }
+}
+
+/// How a flow was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// `CLOCK_BOOTTIME` nanoseconds; 0 = before the agent.
+    pub at_ns: u64,
+    /// The initiator's socket, 0 = not on this host.
+    pub cookie: u64,
+    /// Its network namespace.
+    pub netns: u32,
+    /// Where the table has the flow.
+    pub place: u32,
 }
 
 /// What exporters get: one flow at one moment.
@@ -89,4 +104,10 @@ pub struct FlowReport {
     pub connecting: bool,
     /// Which side sent a reset, when `state` is [`State::Reset`] and it is known.
     pub reset_by: Option<Side>,
+    /// What the responder is called, by what the initiator's process has asked.
+    pub peer_name: Option<Arc<PeerName>>,
+    /// What was asked over it, of a flow to a DNS server.
+    pub dns: Option<Arc<Last>>,
+    /// Its opening, which decides about the name.
+    pub opening: Opening,
 }

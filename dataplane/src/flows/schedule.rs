@@ -7,6 +7,7 @@
 //! * last: when both ends are closed, or UDP was idle; then it lingers, for records that come late.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use slab::Slab;
 
@@ -18,6 +19,7 @@ use super::{Flow, FlowTable};
 use crate::flows::report::{FlowReport, Identity};
 use crate::model::clock::WallClock;
 use crate::model::flow::{Counters, End, ProcKey, Proto, Side, State};
+use crate::names::table::PeerName;
 use crate::owners::process::ProcessTable;
 
 /// Resolution of the schedule.
@@ -249,6 +251,10 @@ impl FlowTable {
             self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
             return;
         }
+        if unreported && self.flows[id as usize].opened_ns >= self.questions_through_ns {
+            self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
+            return;
+        }
         if unreported {
             match self.meets(id, now_ns) {
                 Meets::Alone => {}
@@ -419,6 +425,8 @@ impl FlowTable {
         reported.rate = Rate::of(&delta, now_ns.saturating_sub(before_ns));
         (reported.until_ns, reported.tick, reported.epoch) = (until_ns, tick_of(now_ns), epoch);
         let identity = reported.identity.clone();
+        let peer_name = reported.peer_name.clone();
+        let opening = flow.opening(id);
         FlowReport {
             key: flow.key,
             translated: flow.translated().map(|view| Box::new(*view)),
@@ -442,6 +450,16 @@ impl FlowTable {
             state: flow.state(),
             connecting: flow.key.proto == Proto::Tcp && flow.ends().any(End::is_connecting),
             reset_by: flow.reset_by(),
+            peer_name,
+            dns: None,
+            opening,
+        }
+    }
+
+    /// The responder of a flow that was just told of for the first time has this name.
+    pub fn name_peer(&mut self, place: u32, name: Arc<PeerName>) {
+        if let Some(reported) = self.flows.get_mut(place as usize).and_then(|flow| flow.reported.as_mut()) {
+            reported.peer_name = Some(name);
         }
     }
 }

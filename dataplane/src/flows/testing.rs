@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use crate::flows::report::{FlowReport, Identity};
+use crate::flows::report::{FlowReport, Identity, Opening};
 use crate::model::flow::{Counters, Endpoint, FlowKey, ProcKey, Proto, State};
 use crate::model::rtt::RttSummary;
 use crate::owners::cgroup::Runtime;
@@ -39,6 +39,9 @@ pub(crate) fn report() -> FlowReport {
         connecting: false,
         state: State::Closed,
         reset_by: None,
+        peer_name: None,
+        dns: None,
+        opening: Opening::default(),
     }
 }
 

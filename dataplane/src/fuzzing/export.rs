@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::input::{Input, assert_clean};
 use crate::export::decoder::{Item, Record, decode, sum};
 use crate::export::tlv::{BYTES_MAX, Encoder, RECORDS_MAX, Writer};
-use crate::flows::report::{FlowReport, Identity};
+use crate::flows::report::{FlowReport, Identity, Opening};
 use crate::model::flow::{Addr, Counters, Endpoint, FlowKey, ProcKey, Proto, Side, State};
 use crate::model::rtt::RttSummary;
 use crate::model::text::clean;
@@ -196,6 +196,9 @@ fn report(input: &mut Input<'_>) -> FlowReport {
         state,
         connecting: state == State::Connecting,
         reset_by: (choice & 3 == 3).then_some(Side::Responder),
+        peer_name: None,
+        dns: None,
+        opening: Opening::default(),
     }
 }
 
