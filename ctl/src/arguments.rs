@@ -42,13 +42,15 @@ pub enum GroupBy {
     Slice,
     /// The peer's network, /24 or /64.
     Network,
+    /// What the responder is called, by what the initiator has asked DNS.
+    Name,
     /// The value of a label.
     Label(String),
 }
 
 impl GroupBy {
     /// Those without an argument.
-    pub const NAMED: [Self; 11] = [
+    pub const NAMED: [Self; 12] = [
         Self::Host,
         Self::Process,
         Self::User,
@@ -60,6 +62,7 @@ impl GroupBy {
         Self::Image,
         Self::Slice,
         Self::Network,
+        Self::Name,
     ];
 
     fn name(&self) -> &'static str {
@@ -75,6 +78,7 @@ impl GroupBy {
             Self::Image => "image",
             Self::Slice => "slice",
             Self::Network => "network",
+            Self::Name => "name",
             Self::Label(_) => "label",
         }
     }

@@ -82,7 +82,7 @@ struct Owners {
 #[derive(Debug, Args)]
 struct Peers {
     /// What both sides are added up by: process, user, container, pod, namespace, workload, service, image, slice, network,
-    /// host, or label:KEY.
+    /// name, host, or label:KEY.
     #[arg(long, default_value_t = GroupBy::Workload)]
     by: GroupBy,
     /// Sort by this figure, largest first.
@@ -131,7 +131,7 @@ struct Flows {
     /// At most this many; 0 for all.
     #[arg(long, default_value_t = 50)]
     limit: usize,
-    /// Add them up by: process, user, container, pod, namespace, workload, service, image, slice, network, host, or label:KEY.
+    /// Add them up by: process, user, container, pod, namespace, workload, service, image, slice, network, name, host, or label:KEY.
     #[arg(long)]
     by: Option<GroupBy>,
     /// Those that ended lately, instead of those that are open.

@@ -5,6 +5,7 @@
 pub mod capture;
 pub mod cri;
 pub mod daemonset;
+pub mod dns;
 pub mod engines;
 pub mod net;
 pub mod podman;
@@ -485,6 +486,17 @@ pub fn serve(program: &str, host: &str) -> (Traffic, u16, Value) {
     let said = server.says();
     let port = said["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
     (server, port, said)
+}
+
+/// The server of `traffic.py` in a network namespace, and its port.
+///
+/// # Panics
+/// If it does not start.
+#[must_use]
+pub fn serve_in(netns: &net::Namespace, host: &str) -> (Traffic, u16) {
+    let mut server = Traffic::start(netns.some(), &["serve", host, "0"]);
+    let port = server.says()["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
+    (server, port)
 }
 
 /// A TCP port that nobody uses.

@@ -52,6 +52,10 @@ impl Groups {
                 let side = if ends[1].is_some() { Side::Responder } else { Side::Initiator };
                 self.add(Some(name), flow, side, true);
             }
+            GroupBy::Name => {
+                let side = if ends[0].is_some() { Side::Initiator } else { Side::Responder };
+                self.add(flow.peer_name().map(ToString::to_string), flow, side, true);
+            }
             GroupBy::Network => {
                 for side in local_sides(ends) {
                     let network = Network::of(flow.key.endpoint(side.other()).addr.0);

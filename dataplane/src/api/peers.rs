@@ -61,7 +61,10 @@ type Pair = (Option<String>, Option<String>, Option<String>);
 pub fn peers(conversations: &Conversations, window: Window, a: &PeersArguments, now_ns: u64) -> Answer {
     let mut pairs: BTreeMap<Pair, Figures> = BTreeMap::new();
     for pair in conversations.iter() {
-        let [initiator, responder] = pair.talkers.each_ref().map(|talker| group_of_talker(&a.by, talker));
+        let [initiator, mut responder] = pair.talkers.each_ref().map(|talker| group_of_talker(&a.by, talker));
+        if a.by == GroupBy::Name && pair.name.is_some() {
+            responder = pair.name.as_deref().map(str::to_owned);
+        }
         let is_named = |name: &Option<String>, wanted: &str| name.as_ref().is_some_and(|name| name.contains(wanted));
         let is_wanted =
             a.name.as_deref().is_none_or(|wanted| is_named(&initiator, wanted) || is_named(&responder, wanted));

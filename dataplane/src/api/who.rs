@@ -66,7 +66,7 @@ pub(super) fn group_of_workload(by: &GroupBy, workload: &Workload) -> Option<Str
         GroupBy::Image => container.and_then(|container| known(&container.image)),
         GroupBy::Slice => workload.slice.clone(),
         GroupBy::Label(key) => container.and_then(|container| container.label(key)).map(str::to_owned),
-        GroupBy::Process | GroupBy::User | GroupBy::Network => None,
+        GroupBy::Process | GroupBy::User | GroupBy::Network | GroupBy::Name => None,
     }
 }
 
@@ -96,6 +96,8 @@ pub(super) fn workload_name(workload: &Workload) -> Option<(String, String)> {
 
 /// What one side of a conversation belongs to; a network that is not on this host by its address.
 pub(super) fn group_of_talker(by: &GroupBy, talker: &Talker) -> Option<String> {
+    // Who connects has no name of that kind.
+    let by = if *by == GroupBy::Name { &GroupBy::Workload } else { by };
     if !talker.is_local || *by == GroupBy::Network {
         return Some(talker.network.to_string());
     }

@@ -15,6 +15,8 @@ use super::community_id::CommunityId;
 use super::people::{Encoded, People, ProcessField};
 use crate::flows::report::FlowReport;
 use crate::model::flow::{Counters, Proto, Side, State};
+use crate::names::dns;
+use crate::names::service::Last;
 
 use serde_json::value::RawValue;
 
@@ -57,9 +59,11 @@ struct Line<'a> {
     agent: Agent,
     host: Host<'a>,
     event: Event,
-    source: End,
-    destination: End,
+    source: End<'a>,
+    destination: End<'a>,
     network: Network,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<Dns<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<ProcessField<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,7 +136,10 @@ impl Event {
 
 /// One side. Counters are those since the report before.
 #[derive(Serialize)]
-struct End {
+struct End<'a> {
+    /// Where there is no doubt about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domain: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ip: Option<Text<IpAddr>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -150,12 +157,14 @@ struct Nat {
     port: u16,
 }
 
-impl End {
-    fn new(report: &FlowReport, side: Side) -> Self {
+impl<'a> End<'a> {
+    fn new(report: &'a FlowReport, side: Side) -> Self {
         let endpoint = report.key.endpoint(side);
         let has_address = !is_nobody(report, side);
         let other = report.translated.as_deref().map(|view| view.endpoint(side)).filter(|other| *other != endpoint);
+        let name = report.peer_name.as_deref().filter(|name| side == Side::Responder && name.source.is_sure());
         Self {
+            domain: name.and_then(|name| name.sole()).map(|name| &**name),
             ip: has_address.then(|| Text(endpoint.addr.ip())),
             port: has_address.then_some(endpoint.port),
             bytes: (!report.bypassed).then_some(report.delta.bytes[side as usize]),
@@ -163,6 +172,36 @@ impl End {
             nat: other.map(|other| Nat { ip: Text(other.addr.ip()), port: other.port }),
         }
     }
+}
+
+/// What was asked over a flow to a DNS server, last.
+#[derive(Serialize)]
+struct Dns<'a> {
+    question: DnsQuestion<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_code: Option<String>,
+}
+
+#[derive(Serialize)]
+struct DnsQuestion<'a> {
+    name: &'a str,
+    r#type: String,
+}
+
+impl<'a> Dns<'a> {
+    fn new(last: &'a Last) -> Self {
+        Self {
+            question: DnsQuestion { name: &last.name, r#type: dns::type_name(last.rtype) },
+            response_code: last.rcode.map(dns::rcode_name),
+        }
+    }
+}
+
+/// What the responder is called, and who knew it: also where there is doubt.
+#[derive(Serialize)]
+struct Name<'a> {
+    one_of: Vec<&'a str>,
+    source: &'static str,
 }
 
 /// It stands for many peers.
@@ -219,6 +258,8 @@ struct Own<'a> {
     not_counted: Option<&'static str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     other_peers: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    responder_name: Option<Name<'a>>,
     delta: Delta,
     total: Sides,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -317,7 +358,7 @@ impl<'a> Local<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn new(report: &FlowReport, host: &'a str, [initiator, responder]: [Option<&'a Encoded>; 2]) -> Self {
+    fn new(report: &'a FlowReport, host: &'a str, [initiator, responder]: [Option<&'a Encoded>; 2]) -> Self {
         // Who acted: the initiator, if it is here.
         let (side, who) = if report.local[0] { (0, initiator) } else { (1, responder) };
         let event = Event::new(report);
@@ -330,6 +371,7 @@ impl<'a> Line<'a> {
             source: End::new(report, Side::Initiator),
             destination: End::new(report, Side::Responder),
             network: Network::new(report),
+            dns: report.dns.as_deref().map(Dns::new),
             process: ProcessField::new(who, report.owners[side]),
             user: who.and_then(|who| who.user.as_deref()),
             container: who.and_then(|who| who.container.as_deref()),
@@ -340,6 +382,10 @@ impl<'a> Line<'a> {
                 reset_by: report.reset_by.map(|side| if side == Side::Initiator { "initiator" } else { "responder" }),
                 not_counted: report.bypassed.then_some("sockmap"),
                 other_peers: report.key.is_of_other_peers(),
+                responder_name: report.peer_name.as_deref().map(|name| Name {
+                    one_of: name.names.iter().map(|name| &**name).collect(),
+                    source: name.source.name(),
+                }),
                 delta: Delta { since: Time(report.since_unix_ns), sides: Sides::new(report, &report.delta) },
                 total: Sides::new(report, &report.total),
                 rtt_samples: report.rtt_samples.as_ref().map(|rtt| Samples {

@@ -48,6 +48,9 @@ const CLIENT_NW_LATENCY_MS: Element = Element(57595, "CLIENT_NW_LATENCY_MS");
 const SERVER_NW_LATENCY_MS: Element = Element(57596, "SERVER_NW_LATENCY_MS");
 const TCP_WIN_MAX_IN: Element = Element(57888, "");
 const TCP_WIN_MAX_OUT: Element = Element(57892, "");
+const DNS_QUERY: Element = Element(57677, "DNS_QUERY");
+const DNS_QUERY_TYPE: Element = Element(57679, "DNS_QUERY_TYPE");
+const DNS_RET_CODE: Element = Element(57680, "DNS_RET_CODE");
 const NPROBE_IPV4_ADDRESS: Element = Element(57943, "NPROBE_IPV4_ADDRESS");
 const L7_PROTO_RISK: Element = Element(57981, "L7_PROTO_RISK");
 const FLOW_SOURCE: Element = Element(58051, "");
@@ -183,6 +186,18 @@ pub(super) fn write_flow(report: &FlowReport, part: &Part<'_>, sink: &mut impl S
     sink.text(&NPROBE_IPV4_ADDRESS, part.probe);
     if key.proto == Proto::Tcp {
         tcp_elements(report, part.delta, sink);
+    }
+    if let Some(name) = &report.peer_name {
+        let by = if name.source.is_sure() { "" } else { ", asked for by its " };
+        let source = if name.source.is_sure() { "" } else { name.source.name() };
+        sink.row("Server Name", &format!("{name}{by}{source}"));
+    }
+    if let Some(dns) = &report.dns {
+        sink.text(&DNS_QUERY, &dns.name);
+        sink.uint(&DNS_QUERY_TYPE, dns.rtype.into());
+        if let Some(rcode) = dns.rcode {
+            sink.uint(&DNS_RET_CODE, rcode.into());
+        }
     }
     if let Some(translated) = &report.translated {
         sink.row("Translated To", &format!("{} → {}", translated.initiator, translated.responder));

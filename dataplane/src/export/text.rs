@@ -159,7 +159,14 @@ pub fn line(report: &FlowReport, style: &Style) -> String {
 
 fn endpoint(report: &FlowReport, side: Side) -> String {
     let translated = report.translated.as_deref().map(|view| view.endpoint(side).to_string());
-    human::endpoint(report.key.text(side), translated)
+    let known = report.key.text(side);
+    // Whoever else has asked may have meant another one.
+    let name = report.peer_name.as_deref().filter(|_| side == Side::Responder);
+    let known = match name {
+        Some(name) => format!("{name}{} ({known})", if name.source.is_sure() { "" } else { "?" }),
+        None => known,
+    };
+    human::endpoint(known, translated)
 }
 
 /// `curl[123] alice`, and for a host-local flow both sides.

@@ -99,11 +99,14 @@ pub struct Conversation {
     pub talkers: [Talker; 2],
     /// What the initiator asked for, where something else has answered.
     pub service: Option<Endpoint>,
+    /// What the responder is called, by what the initiator has asked DNS.
+    pub name: Option<Arc<str>>,
     /// How much.
     pub figures: Figures,
 }
 
-type Key = ([Who; 2], Option<Endpoint>);
+/// The last: a hash of the name.
+type Key = ([Who; 2], Option<Endpoint>, Option<u64>);
 
 /// All conversations. Owned by the control thread.
 #[derive(Default)]
@@ -126,7 +129,8 @@ impl Conversations {
         let hasher = self.pairs.hasher();
         let who = Side::BOTH.map(|side| who(report, side, hasher));
         let service = report.translated.as_ref().map(|_| report.key.responder);
-        let key = (who, service);
+        let name = report.peer_name.as_ref().and_then(|name| name.sole());
+        let key = (who, service, name.map(|name| hasher.hash_one(name)));
         if let Some(known) = self.pairs.get_mut(&key) {
             known.figures.account(report, self.window, now_ns);
             for side in Side::BOTH {
@@ -140,7 +144,7 @@ impl Conversations {
         let mut figures = Figures::default();
         figures.account(report, self.window, now_ns);
         let talkers = Side::BOTH.map(|side| Talker::new(report, side));
-        self.pairs.insert(key, Conversation { talkers, service, figures });
+        self.pairs.insert(key, Conversation { talkers, service, name: name.cloned(), figures });
     }
 
     /// Those that were quiet for longest become others.

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use domain::base::iana::{Class, Opcode, Rtype};
+use domain::base::iana::{Class, Opcode, Rcode, Rtype};
 use domain::base::{Message as Wire, ParsedName, Ttl};
 use domain::rdata::{A, Aaaa, Cname};
 
@@ -137,6 +137,12 @@ pub fn in_segment<'a>(mut rest: &'a [u8], bytes: usize, expected: &mut Option<u1
 #[must_use]
 pub fn type_name(rtype: u16) -> String {
     Rtype::from_int(rtype).to_string()
+}
+
+/// A server's verdict, likewise.
+#[must_use]
+pub fn rcode_name(rcode: u8) -> String {
+    Rcode::masked_from_int(rcode).to_string()
 }
 
 #[cfg(test)]

@@ -56,6 +56,14 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Nobody else's question stands for that of the process.
+    #[must_use]
+    pub fn is_sure(self) -> bool {
+        matches!(self, Self::Process | Self::Parent)
+    }
+}
+
 /// What the far end of a connection is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerName {
@@ -295,11 +303,13 @@ impl NameTable {
         was_used(before_ns, newest_ns) && !was_used(newest_ns, connection.opened_ns)
     }
 
+    /// A connection uses what its process has asked for, or else its parent: it may have asked for its child.
     fn note(&mut self, connection: &Connection<'_>) {
-        let task = task_of(connection.asker.process);
-        if !self.asked.contains_key(&task) {
-            return;
-        }
+        let process = connection.asker.process;
+        let parents = connection.ancestors.iter().filter_map(|pid| Some((*pid, *self.tasks.get(pid)?)));
+        let parents = parents.filter(|(_, started)| *started <= process.start_ticks);
+        let mut tasks = std::iter::once(task_of(process)).chain(parents);
+        let Some(task) = tasks.find(|task| self.asked.contains_key(task)) else { return };
         if self.connected.len() >= ANSWERS_MAX {
             self.connected.clear();
         }
@@ -429,6 +439,18 @@ mod tests {
         assert_eq!(connect(&mut table, 11, &[10, 1], 3 * S).unwrap(), "b.example or a.example, parent");
         tell(&mut table, 10, "c.example", 2 * S);
         assert_eq!(connect(&mut table, 11, &[10, 1], 3 * S), None);
+    }
+
+    #[test]
+    fn a_child_uses_what_its_parent_asked_for() {
+        let mut table = NameTable::default();
+        tell(&mut table, 10, "a.example", S);
+        assert_eq!(connect(&mut table, 11, &[10], 2 * S).unwrap(), "a.example, parent");
+        tell(&mut table, 10, "b.example", 3 * S);
+        assert_eq!(connect(&mut table, 10, &[], 4 * S).unwrap(), "b.example, process");
+        tell(&mut table, 10, "c.example", 5 * S);
+        assert_eq!(connect(&mut table, 12, &[10], 6 * S), None);
+        assert_eq!(connect(&mut table, 10, &[], 7 * S), None, "it or its child may have meant c");
     }
 
     #[test]

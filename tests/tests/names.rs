@@ -1,0 +1,194 @@
+//! What the far end of a connection is called, by what its process has asked.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use sockeye_ctl::protocol::{DnsArguments, DnsBy, FlowsArguments, Request};
+use sockeye_tests::dns::Dns;
+use sockeye_tests::{Agent, Guard, exporting_agent_with, here, serve_in, wait_for};
+
+const ZONES: [&str; 6] = [
+    "--host-record=downloads.example.net,203.0.113.7",
+    "--host-record=other.example.net,203.0.113.7",
+    "--host-record=third.example.net,203.0.113.7",
+    "--cname=www.example.org,downloads.example.net",
+    "--address=/crowd.example/203.0.113.8",
+    "--address=/missing.example/",
+];
+
+fn start(dns: &Dns, args: &[&str]) -> Child {
+    let mut command = dns.command("/usr/bin/python3");
+    command.arg(here("programs/names.py")).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.spawn().expect("python3")
+}
+
+/// Runs a program to its end, and returns what it said.
+fn run(dns: &Dns, args: &[&str]) -> Vec<Value> {
+    let output = start(dns, args).wait_with_output().expect("an end");
+    assert!(output.status.success(), "{args:?}");
+    String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Flows to a port, those that are over, by the port that they come from.
+fn closed(agent: &Agent, port: u16) -> BTreeMap<u64, Map<String, Value>> {
+    let arguments = FlowsArguments { port: vec![port], closed: true, limit: 0, ..FlowsArguments::default() };
+    let from = |row: &Map<String, Value>| row["initiator"].as_str().and_then(|text| text.rsplit(':').next()?.parse().ok());
+    agent.flows(arguments).into_iter().map(|row| (from(&row).expect("a port"), row)).collect()
+}
+
+fn named(flows: &BTreeMap<u64, Map<String, Value>>, said: &Value) -> (String, String) {
+    let row = flows.get(&said["local"].as_u64().expect("a port")).unwrap_or_else(|| panic!("no flow of {said}"));
+    let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
+    (text("responder_name"), text("name_source"))
+}
+
+#[test]
+fn a_connection_has_the_name_that_its_process_asked_for() {
+    let dns = Dns::start(&ZONES);
+    let agent = Agent::start(&[]);
+    let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
+    let text = port.to_string();
+    let twice = run(&dns, &["visit", &text, "downloads.example.net", "=", "www.example.org", "203.0.113.7"]);
+    let of_two = run(&dns, &["visit", &text, "downloads.example.net", "other.example.net", "=", "third.example.net", "="]);
+    let child = run(&dns, &["child_of", &text, "downloads.example.net"]);
+    let children = run(&dns, &["child_of", &text, "downloads.example.net", "other.example.net", "third.example.net"]);
+    agent.settle();
+    let flows = closed(&agent, port);
+    let own = |name: &str| (name.to_owned(), "process".to_owned());
+    assert_eq!(named(&flows, &twice[0]), own("downloads.example.net"));
+    assert_eq!(named(&flows, &twice[1]), own("downloads.example.net"), "the same, without asking again");
+    assert_eq!(named(&flows, &twice[2]), own("www.example.org"), "not what that is an alias of");
+    assert_eq!(named(&flows, &twice[3]), own("www.example.org or downloads.example.net"), "an address: one of them");
+    assert_eq!(named(&flows, &of_two[1]), own("other.example.net"));
+    assert_eq!(named(&flows, &of_two[2]), own("other.example.net or downloads.example.net"));
+    assert_eq!(named(&flows, &of_two[3]), own("third.example.net"));
+    assert_eq!(named(&flows, &of_two[4]), ("-".into(), "-".into()), "one of three");
+    assert_eq!(named(&flows, &child[0]), ("downloads.example.net".into(), "parent".into()));
+    assert_eq!(named(&flows, &children[0]), ("-".into(), "-".into()), "its parent has asked for three");
+    let wanted = |pattern: &str| {
+        let arguments = FlowsArguments { name: vec![pattern.into()], closed: true, limit: 0, ..FlowsArguments::default() };
+        agent.flows(arguments).len()
+    };
+    assert_eq!((wanted("*.example.org"), wanted("www.*"), wanted("example.org")), (2, 2, 0));
+}
+
+/// Many names of one address, and clients that fork: no name is better than a wrong one.
+#[test]
+fn of_a_crowd_of_names_none_is_wrong() {
+    let dns = Dns::start(&ZONES);
+    let agent = Agent::start(&[]);
+    let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
+    let crowd: Vec<Child> = (0..8).map(|seed| start(&dns, &["crowd", &port.to_string(), "50", &seed.to_string()])).collect();
+    let mut truth = BTreeMap::new();
+    for child in crowd {
+        let output = child.wait_with_output().expect("an end");
+        let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        for (local, told) in said["told"].as_object().expect("an object") {
+            let text = |at: usize| told[at].as_str().expect("text").to_owned();
+            truth.insert(local.parse::<u64>().expect("a port"), (text(0), text(1)));
+        }
+    }
+    agent.settle();
+    let flows = closed(&agent, port);
+    let (mut right, mut own) = (0, 0);
+    for (local, (name, who)) in &truth {
+        let row = flows.get(local).unwrap_or_else(|| panic!("no flow of {local}"));
+        own += usize::from(who == "process");
+        let Some(said) = row.get("responder_name").and_then(Value::as_str) else { continue };
+        assert!(said.split(" or ").any(|one| one == name), "{local} is {name} ({who}), and not {said}: {row:#?}");
+        right += usize::from(said == name);
+    }
+    println!("{right} of {} right, {own} by the process that has asked", truth.len());
+    assert_eq!(truth.len(), 400);
+    assert!(right >= own, "{right} right of {own} whose process has asked");
+}
+
+fn figures(agent: &Agent, by: DnsBy) -> BTreeMap<String, Map<String, Value>> {
+    let arguments = DnsArguments { by, limit: 0, ..DnsArguments::default() };
+    let rows = agent.ask(&Request::Dns(arguments)).expect("an answer").rows("dns");
+    rows.into_iter().map(|row| (row.get("name").and_then(Value::as_str).unwrap_or("-").to_owned(), row)).collect()
+}
+
+#[test]
+fn questions_and_answers_are_counted() {
+    let many: Vec<String> = (1..=40).map(|i| format!("--host-record=many.example,192.0.2.{i}")).collect();
+    let zones: Vec<&str> = ZONES.into_iter().chain(many.iter().map(String::as_str)).collect();
+    let dns = Dns::start(&zones);
+    let agent = Agent::start(&[]);
+    let dig = |args: &[&str]| {
+        let output = dns.command("dig").args(["+noedns", "@127.0.0.1"]).args(args).output().expect("dig");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(dig(&["many.example"]).contains("192.0.2.40"), "by TCP, after one that did not fit");
+    assert!(dig(&["nothing.missing.example"]).contains("NXDOMAIN"));
+    agent.settle();
+    let names = figures(&agent, DnsBy::Name);
+    let figure = |row: &Map<String, Value>, name: &str| row[name].as_u64().unwrap_or_else(|| panic!("{name}: {row:#?}"));
+    assert_eq!(figure(&names["many.example"], "queries"), 2, "over UDP, and over TCP");
+    let asked = run(&dns, &["ask", "127.0.0.1", "1000", "1000", "n"]);
+    assert_eq!((&asked[0]["asked"], &asked[0]["answers"]), (&1000.into(), &1000.into()));
+    let lost = run(&dns, &["ask", "203.0.113.66", "1", "1", "lost"]);
+    agent.settle();
+    let of_server = || figures(&agent, DnsBy::Server).remove("127.0.0.1").expect("the server");
+    let server = of_server();
+    assert_eq!(figure(&server, "queries"), dns.queries() as u64, "as dnsmasq has counted");
+    assert_eq!((figure(&server, "answers"), figure(&server, "timeouts")), (1003, 0), "{server:#?}");
+    assert_eq!((figure(&server, "truncated"), figure(&server, "nxdomain")), (1, 1));
+    let asker = figures(&agent, DnsBy::Process).remove(&format!("python3[{}]", asked[0]["pid"])).expect("who asked");
+    assert_eq!(figure(&asker, "answers"), 1000);
+    let _ = lost;
+    wait_for("the one that nobody answers", Duration::from_secs(10), || {
+        let silent = figures(&agent, DnsBy::Server).remove("203.0.113.66")?;
+        (figure(&silent, "timeouts") == 1 && figure(&silent, "answers") == 0).then_some(())
+    });
+    let losses = agent.ask(&Request::Stats).expect("an answer").rows("losses");
+    assert!(losses.iter().filter(|row| row["reason"].as_str().is_some_and(|r| r.contains("dns"))).all(|row| row["count"] == 0));
+}
+
+#[test]
+fn hostile_answers_name_nothing_and_break_nothing() {
+    let dns = Dns::start(&ZONES);
+    let agent = Agent::start(&[]);
+    let mut server = Guard(start(&dns, &["hostile", "203.0.113.66"]));
+    let mut ready = String::new();
+    BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut ready).expect("a line");
+    let (_web, port) = serve_in(&dns.netns, "0.0.0.0");
+    let asked = run(&dns, &["ask", "203.0.113.66", "60", "100000", "hostile"]);
+    let visited = run(&dns, &["visit", &port.to_string(), "203.0.113.66"]);
+    agent.settle();
+    assert_eq!(named(&closed(&agent, port), &visited[0]), ("-".into(), "-".into()));
+    let told = figures(&agent, DnsBy::Server).remove("203.0.113.66").expect("the server");
+    assert_eq!(told["queries"], asked[0]["asked"]);
+    assert!(told["answers"].as_u64() < asked[0]["answers"].as_u64(), "not each is one: {told:#?}");
+    assert_eq!(agent.sum("rings", "lost"), 0);
+}
+
+#[test]
+fn collectors_hear_what_was_asked_and_what_a_server_is_called() {
+    let dns = Dns::start(&ZONES);
+    let (agent, collector) = exporting_agent_with(&[]);
+    let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
+    let visited = run(&dns, &["visit", &port.to_string(), "downloads.example.net"]);
+    agent.settle();
+    drop(agent);
+    let collected = collector.finish();
+    collected.assert_clean();
+    let flow = collected.flow(visited[0]["local"].as_u64().expect("a port"), port.into());
+    assert_eq!(flow["Server Name"], "downloads.example.net", "{flow:#}");
+    let questions: Vec<&Value> = collected.flows().iter().filter(|flow| flow["dst_port"] == 53).collect();
+    assert!(questions.iter().any(|flow| flow["dns_query"] == "downloads.example.net"), "{questions:#?}");
+}
+
+#[test]
+fn without_dns_nothing_is_read() {
+    let dns = Dns::start(&ZONES);
+    let agent = Agent::start(&["--no-dns"]);
+    let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
+    let visited = run(&dns, &["visit", &port.to_string(), "downloads.example.net"]);
+    agent.settle();
+    assert_eq!(named(&closed(&agent, port), &visited[0]), ("-".into(), "-".into()));
+    assert!(figures(&agent, DnsBy::Host).is_empty());
+}
