@@ -93,8 +93,11 @@ fn it_says_of_one_connection_what_other_programs_list() {
         .map(|(kind, address, port)| Traffic::start(net.server.some(), &[kind, address, port]));
     servers.iter_mut().for_each(|server| drop(server.says()));
     let mut tcp = Traffic::start(net.client.some(), &["client", "10.96.0.80", "80", "10", "20", "never"]);
-    let mut udp = Traffic::start(net.client.some(), &["udp_client", "fd00:96::53", "53", "3", "30", "connected"]);
-    let [tcp_port, udp_port] = [&mut tcp, &mut udp].map(|client| client.says()["local"].as_u64().expect("a port"));
+    let tcp_port = tcp.says()["local"].as_u64().expect("a port");
+    let udp_port = 4053;
+    let from = ["udp_from", "fd00:71::2", "4053", "fd00:96::53", "53", "3"];
+    let mut udp = Traffic::odd(net.client.some(), &from);
+    udp.says();
 
     let mut router = Conntrack::in_namespace(netns(&net.router).as_fd()).expect("the router's");
     let keys = [
@@ -174,9 +177,9 @@ fn who_may_not_ask_is_told_so() {
     });
 }
 
-/// The tracking of the namespace that one is in needs no other capability, and no second thread.
+/// It is tracked, and that is not the same as translated.
 #[test]
-fn a_connection_of_the_own_namespace() {
+fn a_connection_that_is_tracked_and_not_translated() {
     let net = Namespace::new();
     // A rule that looks at states switches the tracking on, and translates nothing.
     net.nft("table inet f { chain input { type filter hook input priority 0; ct state established accept; }\n}\n");

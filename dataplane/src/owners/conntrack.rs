@@ -62,11 +62,6 @@ impl Translated {
     pub fn is_translated(&self) -> bool {
         self.reply.reversed() != self.original
     }
-
-    /// Whether an end of this connection knows it by that tuple.
-    fn is_of(&self, tuple: Tuple) -> bool {
-        [self.original, self.reply].iter().any(|own| *own == tuple || own.reversed() == tuple)
-    }
 }
 
 /// Why there is no answer: not the same as none.
@@ -106,13 +101,13 @@ impl From<Errno> for Error {
 /// What was asked so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConntrackFigures {
-    /// Questions to the kernel.
+    /// Connections that the kernel was asked for.
     pub asked: u64,
-    /// Connections that it tracks.
+    /// Those that it tracks.
     pub found: u64,
-    /// Those with translated addresses.
+    /// Those of them with translated addresses.
     pub translated: u64,
-    /// Questions that were not asked, since nothing was translated of late.
+    /// Those that it was not asked for, since nothing was translated of late.
     pub skipped: u64,
 }
 
@@ -174,7 +169,7 @@ impl Conntrack {
         })
     }
 
-    /// What the kernel knows of one connection, whichever of its two ends' addresses are given, up to a second after its
+    /// What the kernel knows of one connection, whichever of its two ends' addresses are given, and for some time after its
     /// end. None: it does not track it, or it translated nothing of late.
     ///
     /// # Errors
@@ -213,20 +208,30 @@ impl Conntrack {
         self.figures
     }
 
+    /// The initiator's end knows a connection as it was sent, the responder's as it is answered.
     fn ask_batch(&mut self, keys: &[FlowKey], answers: &mut [Option<Translated>]) -> Result<(), Error> {
+        self.ask_by(keys, answers, |key| Tuple { from: key.initiator, to: key.responder })?;
+        self.ask_by(keys, answers, |key| Tuple { from: key.responder, to: key.initiator })
+    }
+
+    /// Asks for those that have no answer yet.
+    fn ask_by(
+        &mut self,
+        keys: &[FlowKey],
+        answers: &mut [Option<Translated>],
+        tuple: fn(&FlowKey) -> Tuple,
+    ) -> Result<(), Error> {
         self.request.clear();
         let first = self.next_sequence(keys.len());
         let mut open = 0_u64;
-        for (at, key) in keys.iter().enumerate() {
-            let tuple = Tuple { from: key.initiator, to: key.responder };
-            if message::put_question(&mut self.request, first.wrapping_add(at as u32), key.proto, tuple) {
+        for (at, key) in keys.iter().enumerate().filter(|(at, _)| answers[*at].is_none()) {
+            if message::put_question(&mut self.request, first.wrapping_add(at as u32), key.proto, tuple(key)) {
                 open |= 1 << at;
             }
         }
         self.exchange(first, open, |at, answer| {
             let Answer::Entry(proto, found) = answer else { return };
-            let key = keys[at];
-            if proto == key.proto.number() && found.is_of(Tuple { from: key.initiator, to: key.responder }) {
+            if proto == keys[at].proto.number() && [found.original, found.reply].contains(&tuple(&keys[at])) {
                 answers[at] = Some(found);
             }
         })
