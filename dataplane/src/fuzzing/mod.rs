@@ -16,13 +16,13 @@ pub use export::tlv;
 pub use http::http_request;
 pub use ingest::ring;
 pub use names::{client_hello, host_name, quic_initial, request_host};
-pub use owners::{cgroup_path, config, cri, docker, packages};
+pub use owners::{cgroup_path, config, conntrack, cri, docker, packages};
 
 /// Something to try an input on.
 pub type Target = fn(&[u8]);
 
 /// All of them, each by the name of its file and of its folder in the corpus.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("ring", ring),
     ("control_request", control_request),
     ("control_response", control_response),
@@ -37,4 +37,5 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("client_hello", client_hello),
     ("request_host", request_host),
     ("quic_initial", quic_initial),
+    ("conntrack", conntrack),
 ];

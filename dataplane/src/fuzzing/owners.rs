@@ -7,6 +7,7 @@ use prost::Message as _;
 use super::input::{Input, assert_clean};
 use crate::config::Config;
 use crate::owners::cgroup::{can_be_asked, path_in_proc, read_path};
+use crate::owners::conntrack::read_answers;
 use crate::owners::files::lines;
 use crate::owners::packages::dpkg::{DpkgIndex, is_path_of, may_be_executed, of_list, spellings};
 use crate::owners::runtimes::messages::{
@@ -125,6 +126,13 @@ pub fn config(data: &[u8]) {
         }
         Err(err) => assert_clean(&err.to_string(), 1000),
     }
+}
+
+/// What the kernel says of tracked connections.
+pub fn conntrack(data: &[u8]) {
+    let mut answers = 0;
+    read_answers(data, |_, _| answers += 1);
+    assert!(16 * answers <= data.len());
 }
 
 /// A container gets these names, which are cut first.

@@ -5,6 +5,7 @@ pub mod cgroup;
 mod cgroup_layouts;
 pub mod cgroup_tree;
 pub mod cmdline;
+pub mod conntrack;
 pub mod controller;
 pub mod desk;
 pub(crate) mod files;

@@ -57,6 +57,19 @@ fn first_flights_of_real_clients() {
     assert!((0..whole.len()).all(|end| told(&[&whole[..end]]).is_none()), "what is cut cannot be trusted");
 }
 
+/// Its hello comes shuffled, in two datagrams; the third one repeats.
+#[test]
+fn first_flight_of_a_browser() {
+    let caught = caught!("chromium");
+    let (at, hello) = told(&caught).expect("a hello");
+    assert_eq!((at, hello.server_name.as_deref(), hello.is_cut), (1, Some("chromium.example"), false));
+    assert_eq!((hello.alpn, hello.ech), (vec!["h3".into()], true));
+    assert_eq!(told(&[caught[1], caught[0]]).map(|(at, _)| at), Some(1));
+    let mut initials = Initials::default();
+    assert_eq!(initials.add(caught[1]), None);
+    assert_eq!(initials.so_far(), None, "its beginning is in the first one");
+}
+
 #[test]
 fn a_hello_of_several_datagrams() {
     let caught = caught!("aioquic-long");

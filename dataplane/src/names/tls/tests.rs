@@ -13,7 +13,8 @@ fn hello(server_name: Option<&str>, alpn: &[&str]) -> Hello {
     Hello { server_name: server_name.map(str::to_owned), alpn, ech: false, is_cut: false }
 }
 
-/// `tests/programs/hellos.py` caught them. Browsers are those that curl_cffi imitates, with their TLS library.
+/// `tests/programs/hellos.py` caught them. Browsers are those that curl_cffi imitates, with their TLS library, and a real
+/// Chromium 153.
 #[test]
 fn hellos_of_real_clients() {
     let web = ["h2", "http/1.1"];
@@ -30,6 +31,7 @@ fn hellos_of_real_clients() {
         (caught!("edge"), hello(Some("edge.example"), &web)),
         (caught!("safari"), hello(Some("safari.example"), &web)),
         (caught!("firefox"), Hello { ech: true, ..hello(Some("firefox.example"), &web) }),
+        (caught!("chromium"), Hello { ech: true, ..hello(Some("chromium.example"), &web) }),
         (caught!("crafted-records"), hello(Some("records.example"), &[])),
         (caught!("crafted-two-names"), hello(None, &[])),
         (caught!("crafted-ech"), Hello { ech: true, ..hello(Some("front.example"), &[]) }),
