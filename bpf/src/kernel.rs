@@ -44,11 +44,21 @@ pub struct KernelOptions {
     pub filter: SocketFilter,
     /// Messages of DNS are copied.
     pub dns: bool,
+    /// The first data of clients is.
+    pub hello: bool,
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        Self { cgroup: None, ring_bytes: None, udp_table_entries: 32768, blind: false, filter: SocketFilter::default(), dns: false }
+        Self {
+            cgroup: None,
+            ring_bytes: None,
+            udp_table_entries: 32768,
+            blind: false,
+            filter: SocketFilter::default(),
+            dns: false,
+            hello: false,
+        }
     }
 }
 
@@ -97,6 +107,7 @@ impl Kernel {
         if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
             constants.se_blind = u8::from(options.blind);
             constants.se_dns_wanted = u8::from(options.dns);
+            constants.se_hello_wanted = u8::from(options.hello);
         }
         let charged = match create_uncharged(open.open_object(), &open.maps.se_socks) {
             Ok(map) => open.maps.se_socks.reuse_fd(map.as_fd()).map(|()| None).map_err(bpf("cannot use a map"))?,

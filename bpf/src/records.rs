@@ -19,7 +19,7 @@ pub const CLOSE_RTT: usize = 8;
 /// Bytes of the name of a congestion control in a [`FlowRecord`].
 pub const CONGESTION_LEN: usize = 3;
 /// Kinds of records; also the length of the per-kind counters.
-pub const KINDS: usize = 9;
+pub const KINDS: usize = 10;
 
 /// First byte of every record (`enum se_kind`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum Kind {
     Cgroup = 7,
     /// A message to or from a DNS server, of one of its clients.
     Dns = 8,
+    /// The first data that a client sends, if that is wanted.
+    Hello = 9,
 }
 
 impl Kind {
@@ -57,6 +59,7 @@ impl Kind {
         Self::Identity,
         Self::Cgroup,
         Self::Dns,
+        Self::Hello,
     ];
 
     /// The kind of the record that starts with `byte`.
@@ -78,6 +81,7 @@ impl Kind {
             Self::Identity => "identity",
             Self::Cgroup => "cgroup",
             Self::Dns => "dns",
+            Self::Hello => "hello",
         }
     }
 }
@@ -406,11 +410,12 @@ pub struct CgroupRecord {
     pub path: [u8; CGROUP_LEN],
 }
 
-/// A message to or from a DNS server, of one of its clients (`struct se_dns`). Its first bytes follow it.
+/// A message to or from a DNS server, of one of its clients, or the first data of a client (`struct se_payload`). Its first bytes
+/// follow it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct DnsHead {
-    /// [`Kind::Dns`].
+pub struct PayloadHead {
+    /// [`Kind::Dns`] or [`Kind::Hello`].
     pub kind: u8,
     /// 1: went out, 0: came in.
     pub sent: u8,
@@ -438,20 +443,20 @@ pub struct DnsHead {
     pub bytes: u32,
 }
 
-/// A record of [`DnsHead`] and the beginning of the message.
+/// A record of [`PayloadHead`] and the beginning of the message.
 #[derive(Debug, Clone, Copy)]
-pub struct DnsRecord<'a> {
+pub struct PayloadRecord<'a> {
     /// Whose message.
-    pub head: &'a DnsHead,
+    pub head: &'a PayloadHead,
     /// As much of it as was copied.
     pub message: &'a [u8],
 }
 
-impl<'a> DnsRecord<'a> {
+impl<'a> PayloadRecord<'a> {
     /// `None` if the bytes are no such record.
     #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let (head, rest) = DnsHead::ref_from_prefix(bytes).ok()?;
+        let (head, rest) = PayloadHead::ref_from_prefix(bytes).ok()?;
         Some(Self { head, message: rest.get(..usize::from(head.copied))? })
     }
 }
@@ -482,6 +487,8 @@ pub struct CpuStats {
     pub ignored_udp: u64,
     /// Messages of DNS that were more than is looked at.
     pub dns_left_out: u64,
+    /// First data of clients, likewise.
+    pub hellos_left_out: u64,
 }
 
 impl CpuStats {
@@ -509,8 +516,8 @@ pub enum Record<'a> {
     Identity(&'a IdentityRecord),
     /// Path of a cgroup.
     Cgroup(&'a CgroupRecord),
-    /// A message of DNS.
-    Dns(DnsRecord<'a>),
+    /// A message of DNS, or the first data of a client.
+    Payload(PayloadRecord<'a>),
 }
 
 impl<'a> Record<'a> {
@@ -527,7 +534,7 @@ impl<'a> Record<'a> {
             Kind::UdpClose => Self::UdpClose(UdpCloseRecord::ref_from_bytes(bytes).ok()?),
             Kind::Identity => Self::Identity(IdentityRecord::ref_from_bytes(bytes).ok()?),
             Kind::Cgroup => Self::Cgroup(CgroupRecord::ref_from_bytes(bytes).ok()?),
-            Kind::Dns => Self::Dns(DnsRecord::parse(bytes)?),
+            Kind::Dns | Kind::Hello => Self::Payload(PayloadRecord::parse(bytes)?),
         })
     }
 }

@@ -7,8 +7,8 @@ use std::mem::{offset_of, size_of};
 use libbpf_rs::btf::types::{MemberAttr, Struct};
 use libbpf_rs::btf::{Btf, HasSize};
 use sockeye_bpf::records::{
-    CgroupRecord, CloseRecord, CpuStats, DatagramRecord, DnsHead, FlowRecord, IdentityRecord, RttRecord, UdpCloseRecord, UdpKey,
-    UdpValue,
+    CgroupRecord, CloseRecord, CpuStats, DatagramRecord, FlowRecord, IdentityRecord, PayloadHead, RttRecord,
+    UdpCloseRecord, UdpKey, UdpValue,
 };
 
 type Layout = (usize, BTreeMap<&'static str, usize>);
@@ -64,14 +64,14 @@ fn c_and_rust_agree_on_every_record() {
         ),
         ("se_cgroup", rust_layout!(CgroupRecord: kind complete len pad0 cgroup_id path)),
         (
-            "se_dns",
-            rust_layout!(DnsHead: kind sent flags is_tcp pid at_ns cookie start_ticks netns remote_addr local_port copied
+            "se_payload",
+            rust_layout!(PayloadHead: kind sent flags is_tcp pid at_ns cookie start_ticks netns remote_addr local_port copied
                 bytes),
         ),
         (
             "se_stats",
             rust_layout!(CpuStats: offered lost close_overflow storage_failed untracked_close udp_table_full
-                udp_unparsed args_unreadable ignored_tcp ignored_udp dns_left_out),
+                udp_unparsed args_unreadable ignored_tcp ignored_udp dns_left_out hellos_left_out),
         ),
     ];
     for (name, (size, fields)) in pairs {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use sockeye_ctl::protocol::{
-    Answer, Direction, DnsArguments, DnsBy, DnsSort, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments, PeersArguments, Protocol, Request,
-    RttArguments, SortBy, Table, VERSION,
+    Answer, Direction, DnsArguments, DnsBy, DnsSort, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments,
+    PeersArguments, Protocol, Request, RttArguments, SortBy, Table, VERSION,
 };
 use sockeye_ctl::{Client, ClientError, exit, pages, render};
 

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 pub use crate::arguments::{
-    Direction, DnsArguments, DnsBy, DnsSort, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments, PeersArguments, Protocol, RttArguments,
-    SortBy, keep,
+    Direction, DnsArguments, DnsBy, DnsSort, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments,
+    PeersArguments, Protocol, RttArguments, SortBy, keep,
 };
 
 /// Version of the protocol. Agent and client must agree on it.

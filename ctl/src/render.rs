@@ -339,7 +339,7 @@ fn endpoint(row: &Map<String, Value>, side: &str) -> String {
         // Whoever else has asked may have meant another one.
         Some(name) => {
             let source = row.get("name_source").and_then(Value::as_str);
-            let doubt = if matches!(source, Some("process" | "parent")) { "" } else { "?" };
+            let doubt = if !matches!(source, Some("container" | "network namespace" | "host")) { "" } else { "?" };
             format!("{}{doubt} ({known})", text(name))
         }
         None => known,

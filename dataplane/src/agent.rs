@@ -307,6 +307,7 @@ pub(crate) fn kernel_options(args: &Args) -> KernelOptions {
         ring_bytes: args.ring_kib.map(|kib| kib * 1024),
         blind: !preflight::is_in_hosts_pid_namespace(),
         dns: !args.no_dns,
+        hello: args.sni,
         filter: args.filter().of_sockets(),
         ..KernelOptions::default()
     }

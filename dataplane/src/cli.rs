@@ -130,6 +130,10 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) no_dns: bool,
 
+    /// Read the first data that each client sends: whom it means by TLS (server name), HTTP (Host) and QUIC.
+    #[arg(long)]
+    pub(crate) sni: bool,
+
     /// Run without cgroup hooks: no UDP, and no cost for each packet of TCP.
     #[arg(long)]
     pub(crate) no_cgroup: bool,

@@ -31,13 +31,15 @@ for line in sys.stdin:
     m = json.loads(line)
     if m.get("profile", {}).get("test") and m.get("executable") and "test" in m["target"]["kind"]:
         print(m["target"]["name"], m["executable"])')
-TESTS=${TESTS:-verifier records scan bytes owners sides translation load}
+TESTS=${TESTS:-verifier records scan bytes owners sides translation names load}
 for name in $TESTS; do
   path=$(awk -v name="$name" '$1 == name { print $2 }' <<<"$built")
   [ -n "$path" ] || { echo "run.sh: there is no end-to-end test '$name' in tests/tests" >&2; exit 1; }
   strip -o "$ours/e2e/$name" "$path"
 done
+mkdir -p "$ours/tests/fuzz/corpus"
 cp -r tests/oracle tests/programs "$ours/tests/"
+cp -r tests/fuzz/corpus/quic_initial "$ours/tests/fuzz/corpus/"
 cp tests/kernels/cpus.py "$ours/"
 printf 'root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/:/bin/false\n' > "$pay/etc/passwd"
 stdlib=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
@@ -46,7 +48,9 @@ cp -r "$stdlib/." "$pay$stdlib/"
 rm -rf "$pay$stdlib"/{test,idlelib,tkinter,lib2to3,ensurepip,distutils,config-*,pydoc_data}
 find "$pay$stdlib" -name __pycache__ -prune -exec rm -rf {} +
 cp -r /usr/lib/python3/dist-packages/zmq "$pay/usr/lib/python3/dist-packages/"
-tests/kernels/mkpay.sh "$pay" /usr/bin/python3 ip nft nsenter setpriv unshare chrt taskset bpftool id \
+mkdir -p "$pay/etc/ssl" "$pay/usr/lib/ssl"
+cp /etc/ssl/openssl.cnf "$pay/usr/lib/ssl/"
+tests/kernels/mkpay.sh "$pay" /usr/bin/python3 ip nft nsenter setpriv unshare chrt taskset bpftool id dnsmasq dig curl openssl mount \
   "$ours"/bin/* "$ours"/e2e/* \
   $(find "$pay$stdlib/lib-dynload" "$pay/usr/lib/python3/dist-packages/zmq" -name '*.so')
 

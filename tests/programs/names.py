@@ -7,6 +7,7 @@ import json
 import os
 import random
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -125,6 +126,60 @@ def hostile(address):
         ]
         if number % 10:
             s.sendto(answers[number % len(answers)], peer)
+
+
+def secure(address, port, certificate):
+    """A server of TLS that says one line and ends the connection."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with socket.create_server((address, int(port)), backlog=64) as listener:
+        say(port=listener.getsockname()[1])
+        while True:
+            connection, _ = listener.accept()
+            try:
+                with context.wrap_socket(connection, server_side=True) as s:
+                    s.recv(4096)
+                    s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n")
+            except OSError:
+                pass
+
+
+def greet(address, port, name, *alpn):
+    """A client of TLS."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if alpn:
+        context.set_alpn_protocols(alpn)
+    with socket.create_connection((address, int(port))) as s:
+        local = s.getsockname()[1]
+        with context.wrap_socket(s, server_hostname=name or None) as t:
+            t.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            t.recv(4096)
+    say(local=local)
+
+
+def later(address, port, name, protocol):
+    """A client that says what it means with its second data only, after something else."""
+    with socket.create_connection((address, int(port))) as s:
+        local = s.getsockname()[1]
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(4):
+            s.sendall(b"something else\r\n")
+            time.sleep(0.01)
+        s.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+    say(local=local, protocol=protocol)
+
+
+def datagrams(address, name):
+    """Sends what is in a file to port 443, from one socket: datagrams, each with its length before it."""
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    # Not connected: nobody may be there.
+    s.bind(("", 0))
+    with open(name, "rb") as file:
+        while prefix := file.read(2):
+            s.sendto(file.read(struct.unpack("<H", prefix)[0]), (address, 443))
+    say(local=s.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 //! What the far end of a connection is called, by what its process has asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -35,7 +37,8 @@ fn run(dns: &Dns, args: &[&str]) -> Vec<Value> {
 /// Flows to a port, those that are over, by the port that they come from.
 fn closed(agent: &Agent, port: u16) -> BTreeMap<u64, Map<String, Value>> {
     let arguments = FlowsArguments { port: vec![port], closed: true, limit: 0, ..FlowsArguments::default() };
-    let from = |row: &Map<String, Value>| row["initiator"].as_str().and_then(|text| text.rsplit(':').next()?.parse().ok());
+    let from =
+        |row: &Map<String, Value>| row["initiator"].as_str().and_then(|text| text.rsplit(':').next()?.parse().ok());
     agent.flows(arguments).into_iter().map(|row| (from(&row).expect("a port"), row)).collect()
 }
 
@@ -52,7 +55,8 @@ fn a_connection_has_the_name_that_its_process_asked_for() {
     let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
     let text = port.to_string();
     let twice = run(&dns, &["visit", &text, "downloads.example.net", "=", "www.example.org", "203.0.113.7"]);
-    let of_two = run(&dns, &["visit", &text, "downloads.example.net", "other.example.net", "=", "third.example.net", "="]);
+    let of_two =
+        run(&dns, &["visit", &text, "downloads.example.net", "other.example.net", "=", "third.example.net", "="]);
     let child = run(&dns, &["child_of", &text, "downloads.example.net"]);
     let children = run(&dns, &["child_of", &text, "downloads.example.net", "other.example.net", "third.example.net"]);
     agent.settle();
@@ -69,7 +73,8 @@ fn a_connection_has_the_name_that_its_process_asked_for() {
     assert_eq!(named(&flows, &child[0]), ("downloads.example.net".into(), "parent".into()));
     assert_eq!(named(&flows, &children[0]), ("-".into(), "-".into()), "its parent has asked for three");
     let wanted = |pattern: &str| {
-        let arguments = FlowsArguments { name: vec![pattern.into()], closed: true, limit: 0, ..FlowsArguments::default() };
+        let arguments =
+            FlowsArguments { name: vec![pattern.into()], closed: true, limit: 0, ..FlowsArguments::default() };
         agent.flows(arguments).len()
     };
     assert_eq!((wanted("*.example.org"), wanted("www.*"), wanted("example.org")), (2, 2, 0));
@@ -81,7 +86,8 @@ fn of_a_crowd_of_names_none_is_wrong() {
     let dns = Dns::start(&ZONES);
     let agent = Agent::start(&[]);
     let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
-    let crowd: Vec<Child> = (0..8).map(|seed| start(&dns, &["crowd", &port.to_string(), "50", &seed.to_string()])).collect();
+    let crowd: Vec<Child> =
+        (0..8).map(|seed| start(&dns, &["crowd", &port.to_string(), "50", &seed.to_string()])).collect();
     let mut truth = BTreeMap::new();
     for child in crowd {
         let output = child.wait_with_output().expect("an end");
@@ -126,7 +132,8 @@ fn questions_and_answers_are_counted() {
     assert!(dig(&["nothing.missing.example"]).contains("NXDOMAIN"));
     agent.settle();
     let names = figures(&agent, DnsBy::Name);
-    let figure = |row: &Map<String, Value>, name: &str| row[name].as_u64().unwrap_or_else(|| panic!("{name}: {row:#?}"));
+    let figure =
+        |row: &Map<String, Value>, name: &str| row[name].as_u64().unwrap_or_else(|| panic!("{name}: {row:#?}"));
     assert_eq!(figure(&names["many.example"], "queries"), 2, "over UDP, and over TCP");
     let asked = run(&dns, &["ask", "127.0.0.1", "1000", "1000", "n"]);
     assert_eq!((&asked[0]["asked"], &asked[0]["answers"]), (&1000.into(), &1000.into()));
@@ -145,7 +152,8 @@ fn questions_and_answers_are_counted() {
         (figure(&silent, "timeouts") == 1 && figure(&silent, "answers") == 0).then_some(())
     });
     let losses = agent.ask(&Request::Stats).expect("an answer").rows("losses");
-    assert!(losses.iter().filter(|row| row["reason"].as_str().is_some_and(|r| r.contains("dns"))).all(|row| row["count"] == 0));
+    let count = |reason: &str| losses.iter().find(|row| row["reason"] == reason).map(|row| row["count"].clone());
+    assert_eq!((count("dns_left_out"), count("dns_not_read")), (Some(0.into()), Some(0.into())));
 }
 
 #[test]
@@ -177,7 +185,7 @@ fn collectors_hear_what_was_asked_and_what_a_server_is_called() {
     let collected = collector.finish();
     collected.assert_clean();
     let flow = collected.flow(visited[0]["local"].as_u64().expect("a port"), port.into());
-    assert_eq!(flow["Server Name"], "downloads.example.net", "{flow:#}");
+    assert_eq!(flow["Server Name"], "downloads.example.net (by process)", "{flow:#}");
     let questions: Vec<&Value> = collected.flows().iter().filter(|flow| flow["dst_port"] == 53).collect();
     assert!(questions.iter().any(|flow| flow["dns_query"] == "downloads.example.net"), "{questions:#?}");
 }
@@ -191,4 +199,105 @@ fn without_dns_nothing_is_read() {
     agent.settle();
     assert_eq!(named(&closed(&agent, port), &visited[0]), ("-".into(), "-".into()));
     assert!(figures(&agent, DnsBy::Host).is_empty());
+}
+
+/// A certificate that nobody checks.
+fn certificate(dir: &Path) -> String {
+    let path = dir.join("server.pem").display().to_string();
+    let args =
+        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test", "-keyout", &path, "-out"];
+    let certificate = dir.join("certificate.pem");
+    let status = Command::new("openssl").args(args).arg(&certificate).stderr(Stdio::null()).status().expect("openssl");
+    assert!(status.success());
+    let both = fs::read_to_string(&path).expect("a key") + &fs::read_to_string(&certificate).expect("a certificate");
+    fs::write(&path, both).expect("a file");
+    path
+}
+
+#[test]
+fn clients_that_say_whom_they_mean() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let dns = Dns::start(&ZONES);
+    let (agent, collector) = exporting_agent_with(&["--sni"]);
+    let mut secure = Guard(start(&dns, &["secure", "203.0.113.8", "443", &certificate(dir.path())]));
+    let mut ready = String::new();
+    BufReader::new(secure.0.stdout.take().expect("a pipe")).read_line(&mut ready).expect("a line");
+    let (_plain, plain_port) = serve_in(&dns.netns, "0.0.0.0");
+    let greet = |args: &[&str]| run(&dns, &[&["greet", "203.0.113.8", "443"], args].concat())[0]["local"].clone();
+    let python = greet(&["python.example.net", "h2", "http/1.1"]);
+    let nobody = greet(&[""]);
+    let web = format!("http://203.0.113.7:{plain_port}/");
+    let curl =
+        |args: &[&str]| drop(dns.command("curl").args(["-sk", "-m", "3", "-o", "/dev/null"]).args(args).status());
+    curl(&["--resolve", "curl.example.net:443:203.0.113.8", "https://curl.example.net/"]);
+    curl(&["-H", "Host: plain.example.net", &web]);
+    curl(&["-x", &web, "http://behind.example.net/"]);
+    let openssl = ["s_client", "-connect", "203.0.113.8:443", "-servername", "openssl.example.net"];
+    let status =
+        dns.command("openssl").args(openssl).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    assert!(status.expect("openssl").success());
+    let late = run(&dns, &["later", "203.0.113.7", &plain_port.to_string(), "late.example.net", "http"]);
+    let corpus = |name: &str| here("fuzz/corpus/quic_initial").join(name).display().to_string();
+    let quic = ["chromium", "aioquic-v1", "aioquic-v2", "aioquic-no-name"]
+        .map(|name| run(&dns, &["datagrams", "203.0.113.66", &corpus(name)])[0]["local"].clone());
+    agent.settle();
+    let (secured, plain) = (closed(&agent, 443), closed(&agent, plain_port));
+    let all = agent.flows(FlowsArguments { port: vec![443], limit: 0, ..FlowsArguments::default() });
+    let name_from = |local: &Value| {
+        let from = format!(":{local}");
+        let row = all
+            .iter()
+            .chain(secured.values())
+            .find(|row| row["initiator"].as_str().is_some_and(|i| i.ends_with(&from)));
+        let row = row.unwrap_or_else(|| panic!("no flow from {local}"));
+        ["responder_name", "name_source"].map(|name| row.get(name).and_then(Value::as_str).unwrap_or("-").to_owned())
+    };
+    assert_eq!(name_from(&python), ["python.example.net", "tls"]);
+    assert_eq!(name_from(&nobody), ["-", "-"]);
+    let quic = quic.each_ref().map(name_from);
+    assert_eq!(quic[1..3], [["aioquic.example", "quic"], ["second.example", "quic"]]);
+    assert_eq!((quic[0][0].as_str(), quic[3][0].as_str()), ("chromium.example", "-"));
+    let names = |flows: &BTreeMap<u64, Map<String, Value>>| -> Vec<String> {
+        let mut names: Vec<_> = flows
+            .values()
+            .filter_map(|row| row.get("responder_name").and_then(Value::as_str).map(str::to_owned))
+            .collect();
+        names.sort();
+        names
+    };
+    let of_quic = ["aioquic.example", "chromium.example", "second.example"];
+    let of_tls = ["curl.example.net", "openssl.example.net", "python.example.net"];
+    assert_eq!(names(&secured), BTreeSet::from_iter(of_quic.into_iter().chain(of_tls)).into_iter().collect::<Vec<_>>());
+    // What a proxy shall pass on is not the proxy's name.
+    assert_eq!(names(&plain), ["plain.example.net"]);
+    assert!(plain.contains_key(&late[0]["local"].as_u64().expect("a port")), "and its second data is not read");
+    assert_eq!(agent.sum("rings", "lost"), 0);
+    drop(agent);
+    let collected = collector.finish();
+    collected.assert_clean();
+    let told = collected.flow(python.as_u64().expect("a port"), 443);
+    assert_eq!(
+        (&told["tls_server_name"], &told["ALPN"]),
+        (&"python.example.net".into(), &"h2 http/1.1".into()),
+        "{told:#}"
+    );
+    let sites: BTreeSet<_> = collected.flows().iter().filter_map(|flow| flow["57833"].as_str()).collect();
+    assert_eq!(sites, ["behind.example.net", "plain.example.net"].into());
+}
+
+#[test]
+fn without_sni_no_first_data_is_read() {
+    let dns = Dns::start(&ZONES);
+    let agent = Agent::start(&[]);
+    let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
+    let url = format!("http://203.0.113.7:{port}/");
+    drop(
+        dns.command("curl")
+            .args(["-s", "-m", "3", "-H", "Host: plain.example.net", &url])
+            .stdout(Stdio::null())
+            .status(),
+    );
+    agent.settle();
+    let flows = closed(&agent, port);
+    assert!(flows.len() == 1 && flows.values().all(|row| row.get("responder_name").is_none()), "{flows:#?}");
 }

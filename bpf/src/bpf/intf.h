@@ -28,8 +28,9 @@ enum se_kind {
 	SE_UDP_CLOSE = 5, /* se_udp_close: a UDP socket is gone */
 	SE_IDENTITY = 6,  /* se_identity: a process, at its first socket */
 	SE_CGROUP = 7,    /* se_cgroup: a cgroup, at the first process in it that is seen */
-	SE_DNS = 8,       /* se_dns: a message to or from a DNS server, of one of its clients */
-	SE_KINDS = 9,
+	SE_DNS = 8,       /* se_payload: a message to or from a DNS server, of one of its clients */
+	SE_HELLO = 9,     /* se_payload: the first data that a client sends, if that is wanted */
+	SE_KINDS = 10,
 };
 
 enum se_role { SE_ROLE_UNKNOWN = 0, SE_INITIATOR = 1, SE_RESPONDER = 2, SE_ROLE_LISTENER = 3 };
@@ -191,7 +192,7 @@ struct se_cgroup {
 };
 
 /* The bytes that were copied follow it. */
-struct se_dns {
+struct se_payload {
 	__u8 kind;
 	__u8 sent;  /* 1: went out, 0: came in */
 	__u8 flags; /* of the owner */
@@ -220,6 +221,7 @@ struct se_stats {
 	__u64 ignored_tcp;     /* TCP sockets that were left out: see filter.h */
 	__u64 ignored_udp;     /* UDP packets, likewise */
 	__u64 dns_left_out;    /* messages of DNS that were more than is looked at */
+	__u64 hellos_left_out; /* first data of clients, likewise */
 };
 
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * sockeye's kernel side. Read in this order: maps.h (state, rings, loss counters), filter.h (what is left out), identity.h (who
- * owns a socket), rtt.h and tcp.h, translation.h, dns.h and udp.h, scan.h and holders.h (the iterators).
+ * owns a socket), rtt.h and tcp.h, translation.h, payload.h with dns.h and hello.h, udp.h, scan.h and holders.h (the iterators).
  */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -15,7 +15,9 @@
 #include "rtt.h"
 #include "tcp.h"
 #include "translation.h"
+#include "payload.h"
 #include "dns.h"
+#include "hello.h"
 #include "udp.h"
 #include "scan.h"
 #include "holders.h"
@@ -33,6 +35,6 @@ const volatile union {
 	struct se_udp_value udp_value;
 	struct se_identity identity;
 	struct se_cgroup cgroup;
-	struct se_dns dns;
+	struct se_payload payload;
 	struct se_stats stats;
 } se_layouts;

@@ -295,6 +295,8 @@ static __always_inline void on_packet(struct __sk_buff *skb, bool sent)
 	if (is_tcp(skb)) {
 		if (se_dns_wanted)
 			on_dns_segment(skb, sent);
+		if (se_hello_wanted && sent)
+			on_hello_segment(skb);
 		return;
 	}
 	sk = skb->sk;
@@ -328,6 +330,8 @@ static __always_inline void on_packet(struct __sk_buff *skb, bool sent)
 	account(&p, s);
 	if (se_dns_wanted && s)
 		on_dns_datagram(skb, &p, s);
+	if (se_hello_wanted && s && sent)
+		on_hello_datagram(skb, &p, s);
 }
 
 SEC("cgroup_skb/egress")

@@ -107,7 +107,13 @@ fn sort_key(figures: &Figures, sort: DnsSort) -> u64 {
     match sort {
         DnsSort::Queries => figures.queries,
         DnsSort::Failures => figures.timeouts + figures.rcodes[1..].iter().sum::<u64>(),
-        DnsSort::Latency => if figures.latency.samples() > 0 { figures.latency.quantile_us(0.5) } else { 0 },
+        DnsSort::Latency => {
+            if figures.latency.samples() > 0 {
+                figures.latency.quantile_us(0.5)
+            } else {
+                0
+            }
+        }
     }
 }
 

@@ -52,7 +52,9 @@ impl Wanted {
             && one_of(&a.direction, |direction| *direction == direction_of(flow))
             && one_of(&a.port, |port| endpoints().any(|e| e.port == *port))
             && one_of(&a.address, |network| endpoints().any(|e| network.contains(e.addr.ip())))
-            && one_of(&a.name, |pattern| flow.peer_name().is_some_and(|peer| peer.names.iter().any(|name| is_like(name, pattern))))
+            && one_of(&a.name, |pattern| {
+                flow.peer_name().is_some_and(|peer| peer.names.iter().any(|name| is_like(name, pattern)))
+            })
             && a.min_bytes.is_none_or(|least| flow.totals().bytes.iter().sum::<u64>() >= least)
             && a.rtt_over_us.is_none_or(|us| flow.ends().any(|end| u64::from(end.srtt_us) > us))
     }
@@ -200,10 +202,13 @@ mod tests {
     #[test]
     fn patterns_of_names() {
         let is = |pattern| is_like("downloads.example.net", pattern);
-        for pattern in ["downloads.example.net", "*.Example.net", "*", "down*", "*example*", "d*.*.net", "downloads.example.net*"] {
+        for pattern in
+            ["downloads.example.net", "*.Example.net", "*", "down*", "*example*", "d*.*.net", "downloads.example.net*"]
+        {
             assert!(is(pattern), "{pattern}");
         }
-        for pattern in ["", "example.net", "*.example.org", "downloads", "*.net.", "d*x*z*", "*downloads.example.net.*"] {
+        for pattern in ["", "example.net", "*.example.org", "downloads", "*.net.", "d*x*z*", "*downloads.example.net.*"]
+        {
             assert!(!is(pattern), "{pattern}");
         }
         assert!(!is_like("ab", "ab*ab"), "no letter counts twice");

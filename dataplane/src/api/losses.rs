@@ -142,6 +142,11 @@ fn kernel_losses(cpus: &[CpuStats]) -> Vec<Loss> {
         full(Kind::Cgroup, "the container is looked up in /proc, and unknown if it is gone"),
         per_cpu("socket_untracked", &|cpu| cpu.storage_failed, "no kernel memory: the socket's flow is not seen"),
         per_cpu("close_untracked", &|cpu| cpu.untracked_close, "a connection ended that was never tracked"),
+        per_cpu(
+            "hellos_left_out",
+            &|cpu| cpu.hellos_left_out,
+            "more clients than are looked at: flows have no name by TLS",
+        ),
         per_cpu("dns_left_out", &|cpu| cpu.dns_left_out, "more DNS than is looked at: no flow has a name for a minute"),
         per_cpu("udp_unparsed", &|cpu| cpu.udp_unparsed, "a UDP packet with unreadable headers is not counted"),
         per_cpu(

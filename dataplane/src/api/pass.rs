@@ -86,9 +86,12 @@ impl Pass {
             Request::Processes(_) | Request::Containers(_) | Request::Pods(_) | Request::Workloads(_) => {
                 Gathered::Open(OpenFlows::default())
             }
-            Request::Ports | Request::Rtt(_) | Request::Peers(_) | Request::Dns(_) | Request::Config | Request::Reload => {
-                Gathered::Nothing
-            }
+            Request::Ports
+            | Request::Rtt(_)
+            | Request::Peers(_)
+            | Request::Dns(_)
+            | Request::Config
+            | Request::Reload => Gathered::Nothing,
             Request::Flows(arguments) => match Selection::new(arguments) {
                 Ok(selection) => Gathered::Flows(Box::new(selection)),
                 Err(why) => {

@@ -16,7 +16,9 @@ use super::people::{Encoded, People, ProcessField};
 use crate::flows::report::FlowReport;
 use crate::model::flow::{Counters, Proto, Side, State};
 use crate::names::dns;
+use crate::names::hello::Hello;
 use crate::names::service::Last;
+use crate::names::table::Source;
 
 use serde_json::value::RawValue;
 
@@ -64,6 +66,10 @@ struct Line<'a> {
     network: Network,
     #[serde(skip_serializing_if = "Option::is_none")]
     dns: Option<Dns<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<Tls<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<Url<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<ProcessField<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,6 +203,36 @@ impl<'a> Dns<'a> {
     }
 }
 
+/// What a client of TLS or QUIC offers.
+#[derive(Serialize)]
+struct Tls<'a> {
+    client: TlsClient<'a>,
+}
+
+#[derive(Serialize)]
+struct TlsClient<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_name: Option<&'a str>,
+}
+
+impl<'a> Tls<'a> {
+    fn new(hello: &'a Hello) -> Self {
+        Self { client: TlsClient { server_name: hello.name.as_deref() } }
+    }
+}
+
+/// Whom a request of HTTP means.
+#[derive(Serialize)]
+struct Url<'a> {
+    domain: &'a str,
+}
+
+impl<'a> Url<'a> {
+    fn new(hello: &'a Hello) -> Option<Self> {
+        Some(Self { domain: hello.name.as_deref()? })
+    }
+}
+
 /// What the responder is called, and who knew it: also where there is doubt.
 #[derive(Serialize)]
 struct Name<'a> {
@@ -260,6 +296,8 @@ struct Own<'a> {
     other_peers: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     responder_name: Option<Name<'a>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    alpn: &'a [Box<str>],
     delta: Delta,
     total: Sides,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -372,6 +410,8 @@ impl<'a> Line<'a> {
             destination: End::new(report, Side::Responder),
             network: Network::new(report),
             dns: report.dns.as_deref().map(Dns::new),
+            tls: report.hello.as_deref().filter(|hello| hello.source != Source::Http).map(Tls::new),
+            url: report.hello.as_deref().filter(|hello| hello.source == Source::Http).and_then(Url::new),
             process: ProcessField::new(who, report.owners[side]),
             user: who.and_then(|who| who.user.as_deref()),
             container: who.and_then(|who| who.container.as_deref()),
@@ -382,6 +422,7 @@ impl<'a> Line<'a> {
                 reset_by: report.reset_by.map(|side| if side == Side::Initiator { "initiator" } else { "responder" }),
                 not_counted: report.bypassed.then_some("sockmap"),
                 other_peers: report.key.is_of_other_peers(),
+                alpn: report.hello.as_deref().map_or(&[], |hello| &hello.alpn),
                 responder_name: report.peer_name.as_deref().map(|name| Name {
                     one_of: name.names.iter().map(|name| &**name).collect(),
                     source: name.source.name(),

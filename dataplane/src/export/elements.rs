@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::flows::report::{FlowReport, Identity};
 use crate::model::flow::{Addr, Counters, Proto, Side, State};
 use crate::model::rtt::RttSummary;
+use crate::names::table::Source;
 use crate::owners::process::Process;
 use crate::owners::workload::Workload;
 
@@ -48,6 +49,8 @@ const CLIENT_NW_LATENCY_MS: Element = Element(57595, "CLIENT_NW_LATENCY_MS");
 const SERVER_NW_LATENCY_MS: Element = Element(57596, "SERVER_NW_LATENCY_MS");
 const TCP_WIN_MAX_IN: Element = Element(57888, "");
 const TCP_WIN_MAX_OUT: Element = Element(57892, "");
+const TLS_SERVER_NAME: Element = Element(57660, "TLS_SERVER_NAME");
+const HTTP_SITE: Element = Element(57833, "HTTP_SITE");
 const DNS_QUERY: Element = Element(57677, "DNS_QUERY");
 const DNS_QUERY_TYPE: Element = Element(57679, "DNS_QUERY_TYPE");
 const DNS_RET_CODE: Element = Element(57680, "DNS_RET_CODE");
@@ -188,9 +191,12 @@ pub(super) fn write_flow(report: &FlowReport, part: &Part<'_>, sink: &mut impl S
         tcp_elements(report, part.delta, sink);
     }
     if let Some(name) = &report.peer_name {
-        let by = if name.source.is_sure() { "" } else { ", asked for by its " };
-        let source = if name.source.is_sure() { "" } else { name.source.name() };
-        sink.row("Server Name", &format!("{name}{by}{source}"));
+        sink.row("Server Name", &format!("{name} (by {})", name.source.name()));
+    }
+    if let Some(hello) = &report.hello {
+        let element = if hello.source == Source::Http { &HTTP_SITE } else { &TLS_SERVER_NAME };
+        sink.text(element, hello.name.as_deref().unwrap_or_default());
+        sink.row("ALPN", &hello.alpn.join(" "));
     }
     if let Some(dns) = &report.dns {
         sink.text(&DNS_QUERY, &dns.name);

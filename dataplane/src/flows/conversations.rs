@@ -219,8 +219,8 @@ impl Talker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flows::report::Opening;
     use crate::flows::report::Identity;
+    use crate::flows::report::Opening;
     use crate::model::flow::{Addr, Counters, FlowKey, ProcKey, Proto, State};
 
     fn report(network: [u8; 3]) -> FlowReport {
@@ -250,6 +250,7 @@ mod tests {
             reset_by: None,
             peer_name: None,
             dns: None,
+            hello: None,
             opening: Opening::default(),
         }
     }

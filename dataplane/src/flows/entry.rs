@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::details::{Details, FlowRtt};
 use super::schedule::{SECOND_NS, TICK_NS};
 use crate::flows::report::{Identity, Opening};
-use crate::names::table::PeerName;
 use crate::model::flow::{Counters, End, Endpoint, FlowKey, ProcKey, Proto, Side, State, TcpObservation};
+use crate::names::table::PeerName;
 
 /// What came within less time makes no rate.
 const RATE_NS: u64 = 2 * SECOND_NS;
@@ -168,6 +168,11 @@ impl Flow {
     /// Who else received what the responder did (multicast, broadcast), or had its port before.
     pub fn other_owners(&self) -> impl Iterator<Item = ProcKey> {
         self.others().iter().map(|other| other.end.owner)
+    }
+
+    /// Until when something may have been sent that names its far end.
+    pub(super) fn said_until_ns(&self) -> u64 {
+        if self.state().is_over() { self.first_end.at_ns.max(self.opened_ns) } else { self.opened_ns }
     }
 
     /// How it was opened, where the table has it at this place.

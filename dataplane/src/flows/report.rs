@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::model::flow::{Counters, FlowKey, ProcKey, Side, State};
 use crate::model::rtt::RttSummary;
+use crate::names::hello::Hello;
 use crate::names::service::Last;
 use crate::names::table::PeerName;
 use crate::owners::process::Process;
@@ -106,6 +107,8 @@ pub struct FlowReport {
     pub reset_by: Option<Side>,
     /// What the responder is called, by what the initiator's process has asked.
     pub peer_name: Option<Arc<PeerName>>,
+    /// What its client has said at the beginning.
+    pub hello: Option<Arc<Hello>>,
     /// What was asked over it, of a flow to a DNS server.
     pub dns: Option<Arc<Last>>,
     /// Its opening, which decides about the name.

@@ -251,7 +251,7 @@ impl FlowTable {
             self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
             return;
         }
-        if unreported && self.flows[id as usize].opened_ns >= self.questions_through_ns {
+        if unreported && self.flows[id as usize].said_until_ns() >= self.questions_through_ns {
             self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
             return;
         }
@@ -452,6 +452,7 @@ impl FlowTable {
             reset_by: flow.reset_by(),
             peer_name,
             dns: None,
+            hello: None,
             opening,
         }
     }

@@ -41,6 +41,7 @@ pub(crate) fn report() -> FlowReport {
         reset_by: None,
         peer_name: None,
         dns: None,
+        hello: None,
         opening: Opening::default(),
     }
 }

@@ -198,6 +198,7 @@ fn report(input: &mut Input<'_>) -> FlowReport {
         reset_by: (choice & 3 == 3).then_some(Side::Responder),
         peer_name: None,
         dns: None,
+        hello: None,
         opening: Opening::default(),
     }
 }

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 
 use sockeye_bpf::records::{
-    CgroupRecord, CloseRecord, DnsHead, DatagramRecord, FlowRecord, IdentityRecord, KINDS, Kind, RttRecord, UdpCloseRecord,
+    CgroupRecord, CloseRecord, DatagramRecord, FlowRecord, IdentityRecord, KINDS, Kind, PayloadHead, RttRecord,
+    UdpCloseRecord,
 };
 use zerocopy::IntoBytes;
 
@@ -60,7 +61,7 @@ fn length_of(kind: Kind) -> usize {
         Kind::UdpClose => size_of::<UdpCloseRecord>(),
         Kind::Identity => size_of::<IdentityRecord>(),
         Kind::Cgroup => size_of::<CgroupRecord>(),
-        Kind::Dns => size_of::<DnsHead>(),
+        Kind::Dns | Kind::Hello => size_of::<PayloadHead>(),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Messages of DNS on their way to control: one after another, in memory that is kept.
 
-use sockeye_bpf::records::{DnsHead, DnsRecord};
+use sockeye_bpf::records::{PayloadHead, PayloadRecord};
 use zerocopy::IntoBytes;
 
-const HEAD_WORDS: usize = size_of::<DnsHead>() / 8;
+const HEAD_WORDS: usize = size_of::<PayloadHead>() / 8;
 /// Memory that is kept when they have been taken, words of 8 bytes: as much as a few hundred messages need.
 const KEPT_WORDS: usize = 1 << 14;
 
@@ -17,7 +17,7 @@ pub struct Messages {
 
 impl Messages {
     /// Adds one.
-    pub fn push(&mut self, record: &DnsRecord<'_>) {
+    pub fn push(&mut self, record: &PayloadRecord<'_>) {
         let begin = self.words.len();
         self.words.resize(begin + HEAD_WORDS + record.message.len().div_ceil(8), 0);
         let room = self.words[begin..].as_mut_bytes();
@@ -28,10 +28,10 @@ impl Messages {
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = DnsRecord<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = PayloadRecord<'_>> {
         let mut rest = self.words.as_slice();
         std::iter::from_fn(move || {
-            let record = DnsRecord::parse(rest.as_bytes())?;
+            let record = PayloadRecord::parse(rest.as_bytes())?;
             rest = &rest[HEAD_WORDS + record.message.len().div_ceil(8)..];
             Some(record)
         })
@@ -70,9 +70,9 @@ mod tests {
         fn what_is_put_in_comes_out(messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..1025), 0..20)) {
             let mut all = Messages::default();
             for (cookie, message) in (0..).zip(&messages) {
-                let mut head = DnsHead::new_zeroed();
+                let mut head = PayloadHead::new_zeroed();
                 (head.cookie, head.copied) = (cookie, message.len() as u16);
-                all.push(&DnsRecord { head: &head, message });
+                all.push(&PayloadRecord { head: &head, message });
             }
             prop_assert_eq!(all.len(), messages.len());
             let found: Vec<_> = all.iter().map(|record| record.message.to_vec()).collect();

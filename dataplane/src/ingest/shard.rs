@@ -225,7 +225,7 @@ impl Shard {
             Record::UdpClose(close) => self.udp_closed.push(close.cookie),
             Record::Identity(identity) => self.identities.push(*identity),
             Record::Cgroup(cgroup) => self.cgroups.push(*cgroup),
-            Record::Dns(message) => self.dns.push(&message),
+            Record::Payload(message) => self.dns.push(&message),
         }
     }
 

@@ -180,7 +180,8 @@ mod tests {
 
     #[test]
     fn addresses_of_what_was_asked() {
-        let plain = answer("WWW.Example.net", &[("www.example.NET", "203.0.113.1", 300), ("www.example.net", "::1", 9)]);
+        let plain =
+            answer("WWW.Example.net", &[("www.example.NET", "203.0.113.1", 300), ("www.example.net", "::1", 9)]);
         let message = Message::parse(&plain).unwrap();
         assert_eq!((message.id, message.is_answer, message.rcode, message.rtype), (0x1234, true, 0, 1));
         assert_eq!((message.name.as_str(), message.is_host), ("www.example.net", true));

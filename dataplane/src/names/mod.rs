@@ -2,6 +2,7 @@
 //! beginning. All of it is hostile input: whatever is not certain is none.
 
 pub mod dns;
+pub mod hello;
 pub mod hosts;
 pub mod http;
 pub mod quic;
@@ -12,13 +13,14 @@ pub mod tls;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use sockeye_bpf::records::DnsHead;
+use sockeye_bpf::records::{Kind, PayloadHead};
 
 use crate::flows::report::FlowReport;
 use crate::ingest::messages::Messages;
-use crate::model::flow::{Addr, ProcKey, Side};
+use crate::model::flow::{Addr, ProcKey, Proto, Side};
 use crate::owners::process::ProcessTable;
 use dns::Message;
+use hello::Hellos;
 use service::{Client, Service};
 use table::{Asker, Connection, NameTable, PeerName};
 
@@ -33,6 +35,9 @@ const ANCESTORS_MAX: usize = 8;
 /// When messages were left out, what was asked then is not known: for so long no connection has a name.
 const BLIND_NS: u64 = 60_000_000_000;
 
+/// Sockets of TCP have one peer.
+const NO_PEER: Addr = Addr([0; 16]);
+
 /// All that is known of names. Owned by the control thread.
 #[derive(Default)]
 pub struct Names {
@@ -40,7 +45,9 @@ pub struct Names {
     pub table: NameTable,
     /// Questions and answers.
     pub service: Service,
-    inbox: Vec<(DnsHead, Box<[u8]>)>,
+    /// What clients say themselves.
+    pub hellos: Hellos,
+    inbox: Vec<(PayloadHead, Box<[u8]>)>,
     inbox_bytes: usize,
     lengths: HashMap<(u64, u8), u16, ahash::RandomState>,
     /// Messages that were more than can be read.
@@ -60,7 +67,7 @@ impl Names {
     /// Takes what a shard has brought. It is read when everything that was sent before has come.
     pub fn take(&mut self, messages: &Messages, now_ns: u64) {
         for message in messages.iter() {
-            let bytes = size_of::<DnsHead>() + message.message.len();
+            let bytes = size_of::<PayloadHead>() + message.message.len();
             if self.inbox_bytes + bytes > INBOX_BYTES_MAX {
                 self.leave_out(1, now_ns);
                 continue;
@@ -78,7 +85,7 @@ impl Names {
         self.inbox.sort_by_key(|(head, _)| head.at_ns);
         let count = self.inbox.partition_point(|(head, _)| head.at_ns <= through_ns);
         let read: Vec<_> = self.inbox.drain(..count).collect();
-        self.inbox_bytes -= read.iter().map(|(_, message)| size_of::<DnsHead>() + message.len()).sum::<usize>();
+        self.inbox_bytes -= read.iter().map(|(_, message)| size_of::<PayloadHead>() + message.len()).sum::<usize>();
         let excess = read.len().saturating_sub(READ_MAX);
         self.leave_out(excess as u64, now_ns);
         for (head, bytes) in read.iter().take(READ_MAX) {
@@ -86,7 +93,15 @@ impl Names {
         }
     }
 
-    fn read_one(&mut self, head: &DnsHead, bytes: &[u8], processes: &ProcessTable) {
+    fn read_one(&mut self, head: &PayloadHead, bytes: &[u8], processes: &ProcessTable) {
+        if head.kind == Kind::Hello as u8 {
+            if head.is_tcp == 0 {
+                self.hellos.datagram((head.cookie, Addr(head.remote_addr)), bytes, head.at_ns);
+            } else {
+                self.hellos.segment((head.cookie, NO_PEER), bytes, head.at_ns);
+            }
+            return;
+        }
         if head.is_tcp == 0 {
             self.read_message(head, bytes, processes);
             return;
@@ -104,8 +119,10 @@ impl Names {
         }
     }
 
-    fn read_message(&mut self, head: &DnsHead, bytes: &[u8], processes: &ProcessTable) {
-        let Some(message) = Message::parse(bytes).filter(|message| message.is_answer != (head.sent != 0)) else { return };
+    fn read_message(&mut self, head: &PayloadHead, bytes: &[u8], processes: &ProcessTable) {
+        let Some(message) = Message::parse(bytes).filter(|message| message.is_answer != (head.sent != 0)) else {
+            return;
+        };
         let process = ProcKey::new(head.pid, head.start_ticks, head.flags);
         let cgroup_id = processes.peek(process).map_or(0, |process| process.cgroup_id);
         let server = Addr(head.remote_addr).ip();
@@ -145,7 +162,7 @@ impl Names {
     /// Nothing is known, and nothing waits to be read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty() && self.inbox.is_empty() && self.service.total().queries == 0
+        self.table.is_empty() && self.inbox.is_empty() && self.hellos.is_empty() && self.service.total().queries == 0
     }
 
     /// Names the far ends of flows that are told of for the first time, and says what was asked over those to DNS servers.
@@ -158,7 +175,13 @@ impl Names {
             if report.key.responder.port == 53 {
                 report.dns = self.service.last_of(report.opening.cookie).cloned().map(Arc::new);
             }
-            if let Some(name) = self.name_of(report, processes).map(Arc::new) {
+            let key = &report.key;
+            let peer = if key.proto == Proto::Udp { key.responder.addr } else { NO_PEER };
+            report.hello = self.hellos.of((report.opening.cookie, peer), report.opening.at_ns).cloned();
+            let asked = self.name_of(report, processes);
+            let said = report.hello.as_deref().filter(|hello| hello.is_peer);
+            let said = said.and_then(|hello| Some(PeerName { names: vec![hello.name.clone()?], source: hello.source }));
+            if let Some(name) = said.or(asked).map(Arc::new) {
                 report.peer_name = Some(Arc::clone(&name));
                 named.push((report.opening.place, name));
             }
@@ -175,7 +198,8 @@ impl Names {
         }
         let mut ancestors = [0; ANCESTORS_MAX];
         let process = processes.peek(owner);
-        let pids = process.map(|process| std::iter::once(process.ppid).chain(process.ancestors.iter().map(|(_, pid)| *pid)));
+        let pids =
+            process.map(|process| std::iter::once(process.ppid).chain(process.ancestors.iter().map(|(_, pid)| *pid)));
         ancestors.iter_mut().zip(pids.into_iter().flatten()).for_each(|(to, pid)| *to = pid);
         let known = ancestors.iter().position(|pid| *pid == 0).unwrap_or(ANCESTORS_MAX);
         self.table.name_of(&Connection {
@@ -189,6 +213,7 @@ impl Names {
     /// Forgets what is over.
     pub fn expire(&mut self, now_ns: u64) {
         self.table.expire(now_ns);
+        self.hellos.expire(now_ns);
         self.service.expire_waiting(now_ns);
         self.service.expire_groups(now_ns);
     }

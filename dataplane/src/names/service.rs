@@ -186,8 +186,11 @@ impl Service {
 
     /// Counts questions whose answer does not come any more.
     pub fn expire_waiting(&mut self, now_ns: u64) {
-        let over: Vec<_> =
-            self.waiting.extract_if(|_, waiting| waiting.at_ns + TIMEOUT_NS <= now_ns).map(|(_, waiting)| waiting).collect();
+        let over: Vec<_> = self
+            .waiting
+            .extract_if(|_, waiting| waiting.at_ns + TIMEOUT_NS <= now_ns)
+            .map(|(_, waiting)| waiting)
+            .collect();
         for waiting in over {
             self.each(&waiting.client, &waiting.name, |figures| figures.timeouts += 1);
         }

@@ -27,9 +27,19 @@ const KEPT_NS: u64 = 60 * SECOND_NS;
 const LATE_NS: u64 = 30 * SECOND_NS;
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// Who has asked: the nearer, the surer.
+/// Who knew a name: the nearer, the surer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
+    /// The client itself, by TLS.
+    Tls,
+    /// The same, by QUIC.
+    Quic,
+    /// The same, by HTTP.
+    Http,
+    /// By TLS, where the client hides whom it means: the name is that of whoever passes it on.
+    TlsOuter,
+    /// The same by QUIC.
+    QuicOuter,
     /// The process that has connected.
     Process,
     /// Its parent, or one before.
@@ -47,6 +57,11 @@ impl Source {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Tls => "tls",
+            Self::Quic => "quic",
+            Self::Http => "http",
+            Self::TlsOuter => "tls (outer)",
+            Self::QuicOuter => "quic (outer)",
             Self::Process => "process",
             Self::Parent => "parent",
             Self::Container => "container",
@@ -60,7 +75,7 @@ impl Source {
     /// Nobody else's question stands for that of the process.
     #[must_use]
     pub fn is_sure(self) -> bool {
-        matches!(self, Self::Process | Self::Parent)
+        self <= Self::Parent
     }
 }
 
@@ -243,10 +258,8 @@ impl NameTable {
     /// one means depends on those before.
     pub fn name_of(&mut self, connection: &Connection<'_>) -> Option<PeerName> {
         let answers = self.answers.get(&connection.address)?;
-        let valid: Vec<(&Answer, u64)> = answers
-            .iter()
-            .filter_map(|answer| Some((answer, answer.before(connection.opened_ns)?)))
-            .collect();
+        let valid: Vec<(&Answer, u64)> =
+            answers.iter().filter_map(|answer| Some((answer, answer.before(connection.opened_ns)?))).collect();
         let found = self.nearest(connection, &valid).and_then(|(source, mut known)| {
             // The newest first, each name once.
             known.sort_unstable_by_key(|(_, at_ns)| std::cmp::Reverse(*at_ns));
