@@ -128,6 +128,7 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
         prometheus_series: args.prometheus.map(|_| args.prometheus_series_max as usize),
         cgroup_root: preflight::find_cgroup2().filter(|root| preflight::is_cgroup_root(root)),
         command_lines: args.command_line,
+        nat: !args.no_nat,
     };
     for limit in &options.limits {
         tracing::warn!("{}: {}", limit.finding, limit.remedy.as_deref().unwrap_or_default());

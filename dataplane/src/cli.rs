@@ -134,6 +134,10 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) sni: bool,
 
+    /// Do not ask the kernel's connection tracking for flows of which one end is here: those that are translated have one tuple.
+    #[arg(long)]
+    pub(crate) no_nat: bool,
+
     /// Run without cgroup hooks: no UDP, and no cost for each packet of TCP.
     #[arg(long)]
     pub(crate) no_cgroup: bool,

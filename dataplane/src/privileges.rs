@@ -20,8 +20,8 @@ const KEPT: [Capability; 5] = [
     // Endpoints of --zmq at ports below 1024.
     Capability::CAP_NET_BIND_SERVICE,
 ];
-/// The same of control: run times of the kernel programs, while somebody asks.
-const KEPT_BY_CONTROL: [Capability; 1] = [Capability::CAP_SYS_ADMIN];
+/// The same of control: run times of the kernel programs, while somebody asks, and the connection tracking.
+const KEPT_BY_CONTROL: [Capability; 2] = [Capability::CAP_SYS_ADMIN, Capability::CAP_NET_ADMIN];
 
 /// Name of the thread that may do a little more than others.
 pub const CONTROL: &str = "sockeye-control";

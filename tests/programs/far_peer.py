@@ -4,6 +4,7 @@ a line, and goes on at each line that it reads.
 
 usage: far_peer.py MODE
   listener: the peer connected to a server here; closed: its listener is closed after that; out: a process here connected to the peer
+  translated: both, each through nftables: to 10.96.0.80:80, which is the peer's 8080, and from the peer to 8443, which is our 9443
 """
 import ctypes
 import fcntl
@@ -94,8 +95,36 @@ def exchange(peer, s, ports, far, near):
     s.sendall(b"n" * near)
 
 
+RULES = f"""
+table ip t {{
+  chain out {{ type nat hook output priority -100; ip daddr 10.96.0.80 tcp dport 80 dnat to {FAR}:8080; }}
+  chain in {{ type nat hook prerouting priority -100; tcp dport 8443 dnat to {NEAR}:9443; }}
+}}
+"""
+
+
+def translated(peer):
+    """Connections with one end here whose addresses are translated here."""
+    subprocess.run(["nft", "-f", "-"], input=RULES.encode(), check=True)
+    subprocess.run("ip route add 10.96.0.0/16 dev tun0".split(), check=True)
+    listener = socket.create_server((NEAR, 9443))
+    say()
+    sys.stdin.readline()
+    out = socket.create_connection(("10.96.0.80", 80))
+    out.sendall(b"n" * 100)
+    peer.connect((40001, 8443))
+    accepted, _ = listener.accept()
+    peer.write((40001, 8443), b"f" * 50)
+    accepted.recv(50)
+    plain = socket.create_connection((FAR, 8081))
+    say(out=out.getsockname()[1], plain=plain.getsockname()[1])
+    sys.stdin.readline()
+
+
 def main(mode):
     peer = Peer(open_tun())
+    if mode == "translated":
+        return translated(peer)
     if mode == "out":
         s = socket.socket()
         s.bind((NEAR, 38080))

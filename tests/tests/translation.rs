@@ -1,5 +1,6 @@
 //! One connection is one flow, whatever addresses its two ends know, and no two are joined that are not one.
 
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -247,4 +248,42 @@ fn receivers_of_a_group_are_of_one_flow() {
         assert_eq!((to_group[0]["src_port"].as_u64(), to_group[0]["in_bytes"].as_u64()), (Some(local), Some(bytes)));
         assert_eq!(to_group[0]["src_pid"], sender.pid());
     }
+}
+
+/// Only one end is here, and the other one knows other addresses: the kernel's connection tracking knows them all.
+#[test]
+fn with_one_end_here_both_tuples_are_known() {
+    let mut program = Traffic::far_peer("translated");
+    program.says();
+    let mut command = Command::new("nsenter");
+    command.args(["--net", "--target", &program.pid().to_string()]).arg(sockeye_tests::program("sockeye"));
+    let agent = Agent::start_by(command);
+    program.tell();
+    let said = program.says();
+    let flow = |port: u64| {
+        wait_for("the flow", Duration::from_secs(10), || {
+            let flows = agent.flows_of_port(u16::try_from(port).expect("a port"));
+            // It is told of, and not only seen.
+            flows.into_iter().find(|flow| flow.contains_key("translated_responder"))
+        })
+    };
+    let tuples = |flow: &Map<String, Value>| {
+        ["initiator", "responder", "translated_initiator", "translated_responder"]
+            .map(|name| flow.get(name).and_then(Value::as_str).unwrap_or("-").to_owned())
+    };
+    let out = said["out"].as_u64().expect("a port");
+    let from = format!("10.33.0.1:{out}");
+    assert_eq!(tuples(&flow(out)), [&from, "10.96.0.80:80", &from, "10.33.0.2:8080"]);
+    let incoming = flow(40001);
+    assert_eq!(tuples(&incoming), ["10.33.0.2:40001", "10.33.0.1:8443", "10.33.0.2:40001", "10.33.0.1:9443"]);
+    assert_eq!(
+        (incoming["direction"].as_str(), incoming["responder_pid"].as_u64()),
+        (Some("in"), Some(program.pid().into()))
+    );
+    let plain = agent.flows_of_port(said["plain"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port"));
+    assert_eq!(plain.iter().map(tuples).map(|all| all[3].clone()).collect::<Vec<_>>(), ["-"]);
+    assert_eq!(agent.flows_of_port(8443).len(), 1, "by the port that the world knows");
+    program.tell();
+    program.wait();
+    agent.settle();
 }

@@ -59,6 +59,11 @@ pub(super) fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
             s.totals.ports_cut,
             "a collector does not hear of these ports: one address has too many",
         ),
+        counted(
+            "nat_not_asked",
+            s.nat_failed,
+            "the connection tracking did not answer: a translated flow has one tuple",
+        ),
         counted("dns_not_read", s.names.left_out(), "more DNS than can be read: no flow has a name for a minute"),
         counted("dns_name_full", s.names.table.refused(), "a name was forgotten early, or not kept: flows have none"),
         counted("log_lines_dropped", log::dropped_lines(), "who reads the agent's messages was too slow for them"),

@@ -36,6 +36,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) aggregates: &'a Aggregates,
     pub(crate) conversations: &'a Conversations,
     pub(crate) names: &'a Names,
+    pub(crate) nat_failed: u64,
     pub(crate) enrichment: &'a EnrichmentFigures,
     pub(crate) runtimes: &'a RuntimeList,
     pub(crate) naming: &'a NamingStats,

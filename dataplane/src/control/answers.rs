@@ -122,6 +122,7 @@ impl Control {
             aggregates: &self.aggregates,
             conversations: &self.conversations,
             names: &self.names,
+            nat_failed: self.translation.as_ref().map_or(0, |translation| translation.failed()),
             enrichment,
             runtimes: &self.enrichment.runtimes,
             naming: &self.enrichment.naming,

@@ -7,6 +7,7 @@ mod report;
 mod scrapes;
 #[cfg(test)]
 mod simulator;
+mod translation;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -75,6 +76,8 @@ pub struct ControlOptions {
     pub cgroup_root: Option<PathBuf>,
     /// How much of command lines is kept.
     pub command_lines: CommandLines,
+    /// The connection tracking is asked for flows with one end.
+    pub nat: bool,
     /// Most label sets that Prometheus is shown, if it is to be served.
     pub prometheus_series: Option<usize>,
 }
@@ -110,6 +113,8 @@ pub struct Control {
     aggregates: Aggregates,
     conversations: Conversations,
     names: Names,
+    /// None: nobody is to be asked.
+    translation: Option<translation::Translation>,
     metrics: Option<Box<scrapes::Metrics>>,
     enrichment: Enrichment,
     totals: Totals,
@@ -184,6 +189,7 @@ impl Control {
             aggregates: Aggregates::new(options.window),
             conversations: Conversations::new(options.window),
             names: Names::default(),
+            translation: options.nat.then(Default::default),
             metrics: options.prometheus_series.map(|most| Box::new(scrapes::Metrics::new(most))),
             enrichment,
             totals: Totals { rings: vec![RingCounts::default(); rings], ..Totals::default() },

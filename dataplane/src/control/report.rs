@@ -26,6 +26,7 @@ impl Control {
         let mut reports = std::mem::take(&mut self.reports);
         loop {
             let more = self.table.tick(now_ns, &self.clock, &mut self.processes, |report| reports.push(report));
+            self.translate(&mut reports);
             self.name_peers(&mut reports);
             for report in &reports {
                 self.aggregates.account(report, &self.processes, now_ns);

@@ -18,7 +18,7 @@ use super::meeting::Meets;
 use super::{Flow, FlowTable};
 use crate::flows::report::{FlowReport, Identity};
 use crate::model::clock::WallClock;
-use crate::model::flow::{Counters, End, ProcKey, Proto, Side, State};
+use crate::model::flow::{Counters, End, FlowKey, ProcKey, Proto, Side, State};
 use crate::names::table::PeerName;
 use crate::owners::process::ProcessTable;
 
@@ -454,6 +454,13 @@ impl FlowTable {
             dns: None,
             hello: None,
             opening,
+        }
+    }
+
+    /// A flow that was just told of has this 5-tuple on its other side, which is not on this host.
+    pub fn see_translation(&mut self, place: u32, side: Side, view: FlowKey) {
+        if let Some(flow) = self.flows.get_mut(place as usize) {
+            flow.see(side, view);
         }
     }
 
