@@ -159,6 +159,11 @@ def greet(address, port, name, *alpn):
     say(local=local)
 
 
+def beacon(port, name):
+    """What malware does: a script's child asks for a name, and says it again by TLS."""
+    greet(resolve(name), port, name)
+
+
 def later(address, port, name, protocol):
     """A client that says what it means with its second data only, after something else."""
     with socket.create_connection((address, int(port))) as s:

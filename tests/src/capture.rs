@@ -1,6 +1,6 @@
 //! What tshark sees on a device: the packet view, which shares nothing with the agent.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -29,10 +29,19 @@ impl Capture {
     /// If tshark does not start.
     #[must_use]
     pub fn start(netns: &str, device: &str) -> Self {
+        Self::start_of(netns, device, "tcp")
+    }
+
+    /// The same of what a filter lets through.
+    ///
+    /// # Panics
+    /// If tshark does not start.
+    #[must_use]
+    pub fn start_of(netns: &str, device: &str, filter: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");
         let child: Child = net::command(Some(netns), "tshark")
-            .args(["-q", "-i", device, "-f", "tcp", "-w"])
+            .args(["-q", "-i", device, "-f", filter, "-w"])
             .arg(file(&folder))
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).expect("a file"))
@@ -58,6 +67,31 @@ impl Capture {
 }
 
 impl Packets {
+    /// For each name that was asked for once, how long the answer took.
+    ///
+    /// # Panics
+    /// If tshark fails.
+    #[must_use]
+    pub fn dns_us(&self) -> BTreeMap<String, u64> {
+        let path = file(&self.0);
+        let args = [
+            "-n",
+            "-r",
+            path.to_str().expect("UTF-8"),
+            "-Y",
+            "dns.time",
+            "-T",
+            "fields",
+            "-e",
+            "dns.qry.name",
+            "-e",
+            "dns.time",
+        ];
+        let lines = output("tshark", &args);
+        let pairs = lines.lines().filter_map(|line| line.split_once('\t'));
+        pairs.map(|(name, s)| (name.to_owned(), (s.parse::<f64>().expect("seconds") * 1e6) as u64)).collect()
+    }
+
     /// How long after each segment with data to `port` its acknowledgement came, sorted. Segments that were sent again are left out.
     ///
     /// # Panics

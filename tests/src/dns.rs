@@ -37,7 +37,7 @@ impl Dns {
         let log = tempfile::NamedTempFile::new().expect("a file").into_temp_path();
         let server = command(netns.some(), "dnsmasq")
             .args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file="])
-            .args(["--listen-address=127.0.0.1", "--bind-interfaces", "--log-queries", "--user=root"])
+            .args(["--listen-address=127.0.0.1,198.51.100.9", "--bind-interfaces", "--log-queries", "--user=root"])
             .arg(format!("--log-facility={}", log.display()))
             .args(zones)
             .stdin(Stdio::null())

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use sockeye_ctl::protocol::{DnsArguments, DnsBy, FlowsArguments, Request};
+use sockeye_tests::capture::Capture;
 use sockeye_tests::dns::Dns;
+use sockeye_tests::engines::Cgroup;
 use sockeye_tests::{Agent, Guard, exporting_agent_with, here, serve_in, wait_for};
 
 const ZONES: [&str; 6] = [
@@ -300,4 +302,77 @@ fn without_sni_no_first_data_is_read() {
     agent.settle();
     let flows = closed(&agent, port);
     assert!(flows.len() == 1 && flows.values().all(|row| row.get("responder_name").is_none()), "{flows:#?}");
+}
+
+#[test]
+fn answers_take_as_long_as_packets_say() {
+    let dns = Dns::start(&ZONES);
+    let agent = Agent::start(&[]);
+    let capture = Capture::start_of(&dns.netns.name, "lo", "udp port 53");
+    let _ = run(&dns, &["ask", "127.0.0.1", "200", "200", "t"]);
+    let truth = capture.finish().dns_us();
+    agent.settle();
+    let told = figures(&agent, DnsBy::Name);
+    assert_eq!(truth.len(), 200);
+    for (name, truth_us) in truth {
+        let us = told[&name]["latency_p50"].as_u64().expect("a figure");
+        // A bucket of the histogram is 3 % wide.
+        assert!(us.abs_diff(truth_us) <= 100 + truth_us / 20, "{name}: {us} us, and by packets {truth_us} us");
+    }
+}
+
+/// As Docker's resolver at 127.0.0.11: what a program asks goes elsewhere.
+#[test]
+fn a_server_behind_a_translation_is_the_one_that_was_asked() {
+    let dns = Dns::start(&ZONES);
+    dns.netns.nft("table ip t { chain o { type nat hook output priority -100; ip daddr 203.0.113.66 udp dport 53 dnat to 198.51.100.9:53; } }");
+    let agent = Agent::start(&[]);
+    let said = run(&dns, &["ask", "203.0.113.66", "10", "100", "d"]);
+    assert_eq!(said[0]["answers"], 10);
+    agent.settle();
+    let servers = figures(&agent, DnsBy::Server);
+    // Linux 6.1 shows programs no more than a connected socket's peer, which this one has.
+    assert_eq!(servers["203.0.113.66"]["answers"], 10, "{servers:#?}");
+}
+
+/// A connection to a listed host, by a script's child in a container: user, process, ancestry, container and name.
+#[test]
+fn the_story_of_a_connection_to_a_malware_host() {
+    let id = "e".repeat(64);
+    let cgroup = Cgroup::new(&format!("/system.slice/docker-{id}.scope"));
+    let dir = tempfile::tempdir().expect("a folder");
+    let dns = Dns::start(&["--host-record=malware.example.net,203.0.113.66"]);
+    let (agent, collector) = exporting_agent_with(&["--sni"]);
+    let mut server = Guard(start(&dns, &["secure", "203.0.113.66", "443", &certificate(dir.path())]));
+    let mut ready = String::new();
+    BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut ready).expect("a line");
+    let script = "/usr/bin/python3 \"$0\" beacon 443 malware.example.net & wait";
+    let mut command = cgroup.shell();
+    let inside = dns.command("setpriv");
+    command.arg(inside.get_program()).args(inside.get_args());
+    command
+        .args(["--reuid=54324", "--regid=54324", "--clear-groups", "sh", "-c", script])
+        .arg(here("programs/names.py"));
+    let output = command.output().expect("a shell");
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|err| panic!("{err}: {output:?}"));
+    let local = said["local"].as_u64().expect("a port");
+    agent.settle();
+    let flow = closed(&agent, 443).remove(&local).expect("the flow");
+    let told = |name: &str| flow.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
+    assert_eq!([told("responder_name"), told("name_source")], ["malware.example.net", "tls"]);
+    assert_eq!([told("initiator_process"), told("initiator_workload")], ["python3", &id[..12]]);
+    assert_eq!((flow["initiator_uid"].as_u64(), flow["initiator_pid"].as_u64()), (Some(54_324), said["pid"].as_u64()));
+    assert!(told("initiator_parent").starts_with("sh["), "{flow:#?}");
+    assert!(told("initiator_cmdline").contains("beacon 443 malware.example.net"), "{flow:#?}");
+    drop(agent);
+    let collected = collector.finish();
+    collected.assert_clean();
+    let flow = collected.flow(local, 443);
+    assert_eq!(
+        (&flow["tls_server_name"], &flow["src_container"], &flow["src_uid"], &flow["src_father_proc"]),
+        (&"malware.example.net".into(), &id[..12].into(), &54_324.into(), &"sh".into()),
+        "{flow:#}"
+    );
+    let asked = collected.flows().iter().find(|flow| flow["dns_query"] == "malware.example.net").expect("the question");
+    assert_eq!(asked["src_container"], id[..12]);
 }

@@ -15,14 +15,14 @@ pub use control::{control_request, control_response};
 pub use export::tlv;
 pub use http::http_request;
 pub use ingest::ring;
-pub use names::{client_hello, host_name, quic_initial, request_host};
+pub use names::{client_hello, dns_message, host_name, quic_initial, request_host};
 pub use owners::{cgroup_path, config, conntrack, cri, docker, packages};
 
 /// Something to try an input on.
 pub type Target = fn(&[u8]);
 
 /// All of them, each by the name of its file and of its folder in the corpus.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("ring", ring),
     ("control_request", control_request),
     ("control_response", control_response),
@@ -34,6 +34,7 @@ pub const TARGETS: [(&str, Target); 15] = [
     ("tlv", tlv),
     ("http_request", http_request),
     ("host_name", host_name),
+    ("dns_message", dns_message),
     ("client_hello", client_hello),
     ("request_host", request_host),
     ("quic_initial", quic_initial),

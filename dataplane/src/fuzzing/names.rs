@@ -1,6 +1,7 @@
 //! What clients say at the beginning of their connections.
 
 use super::input::{Input, assert_clean};
+use crate::names::dns::{Message, in_segment};
 use crate::names::quic::{Initials, frames};
 use crate::names::tls::{Hello, handshake};
 use crate::names::{hosts, http, tls};
@@ -12,6 +13,22 @@ const NAME_MAX: usize = 253;
 pub fn host_name(data: &[u8]) {
     if let Some(name) = hosts::host_name(data) {
         assert_host(&name, data.len());
+    }
+}
+
+/// A message of DNS, and the same bytes as a segment of TCP after one that held a length.
+pub fn dns_message(data: &[u8]) {
+    if let Some(message) = Message::parse(data) {
+        assert_clean(&message.name, 2048);
+        assert!(message.addresses.len() <= 64 && (message.is_answer || message.addresses.is_empty()));
+        if message.is_host {
+            assert_host(&message.name, data.len());
+        }
+    }
+    let mut expected = data.first().map(|length| u16::from(*length));
+    for message in in_segment(data, data.len(), &mut expected) {
+        assert!(message.len() >= 12 && message.len() <= data.len());
+        let _ = Message::parse(message);
     }
 }
 
