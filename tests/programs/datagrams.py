@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Makes files of the first datagrams of QUIC clients, each with its length in two bytes (little endian) before it:
-datagrams.py FOLDER. Needs aioquic of PyPI."""
+datagrams.py FOLDER. Needs openssl, and aioquic of PyPI. The file `chromium` is not made here: a real Chromium sent it to a
+UDP socket that never answers, started with --origin-to-force-quic-on and --host-resolver-rules."""
 import ssl
 import subprocess
 import sys

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Catches what TLS clients say first: hellos.py FOLDER. Needs openssl, curl, node, and curl_cffi of PyPI."""
+"""Catches what TLS clients say first: hellos.py FOLDER. Needs openssl, curl, node, and curl_cffi of PyPI. The file
+`chromium` is not made here: a real Chromium sent it to a listener, and `crafted-*` have what no client at hand sends."""
 import os, socket, ssl, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
