@@ -130,11 +130,22 @@ fn loaded(args: &Args) -> Vec<Finding> {
         }
     });
     findings.push(Finding::ok("socket scan", scan_kind().why()));
+    findings.push(Finding::ok("payload", payload(args)));
     findings.extend(kernel.programs().iter().map(|program| match program.cost() {
         Ok(cost) => Finding::ok(cost.name, format!("{} instructions verified", cost.verified_instructions)),
         Err(err) => Finding::ok("a program", format!("its figures cannot be read: {err}")),
     }));
     findings
+}
+
+/// What is read of what flows carry.
+fn payload(args: &Args) -> &'static str {
+    match (args.no_dns || args.no_cgroup, args.sni && !args.no_cgroup) {
+        (true, false) => "none is read",
+        (false, false) => "of messages of DNS only (--no-dns: none)",
+        (true, true) => "of the first data of each client only (--sni)",
+        (false, true) => "of messages of DNS (--no-dns: none), and of the first data of each client (--sni)",
+    }
 }
 
 /// Each runtime that has a socket is asked.

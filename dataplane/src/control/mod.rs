@@ -2,6 +2,7 @@
 //! the reports, answers `ctl`.
 
 mod answers;
+mod naming;
 mod owners;
 mod report;
 mod scrapes;
@@ -316,7 +317,7 @@ impl Control {
         }
         let drained_ns = drained_ns.unwrap_or(0);
         self.table.drained_through(drained_ns.min(self.late_until_ns));
-        self.names.read(drained_ns, &self.processes, now_ns);
+        self.names.read(drained_ns, now_ns, &|process| naming::place_of(process, &self.processes));
         self.table.questions_through(if self.names.is_empty() { u64::MAX } else { drained_ns });
         self.ask_for_processes();
     }
@@ -336,7 +337,7 @@ impl Control {
             self.table.udp(key, value, now_ns);
         }
         self.udp_closed.extend_from_slice(&shard.udp_closed);
-        self.names.take(&shard.dns, now_ns);
+        self.names.take(shard.payloads.iter(), now_ns);
         for samples in &shard.flow_rtt {
             self.table.tcp_samples(samples.cookie, samples.seq_local, samples.samples_us());
         }

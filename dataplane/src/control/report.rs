@@ -47,16 +47,6 @@ impl Control {
         self.ask_for_processes();
     }
 
-    /// What the far ends are called that are told of for the first time.
-    fn name_peers(&mut self, reports: &mut [FlowReport]) {
-        if self.names.is_empty() {
-            return;
-        }
-        for (place, name) in self.names.name_reports(reports, &self.processes) {
-            self.table.name_peer(place, name);
-        }
-    }
-
     /// All flows, at the end.
     pub(super) fn report_all(&mut self) {
         let mut reports = std::mem::take(&mut self.reports);

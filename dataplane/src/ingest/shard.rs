@@ -117,8 +117,8 @@ pub struct Shard {
     pub identities: Vec<IdentityRecord>,
     /// Cgroups seen for the first time.
     pub cgroups: Vec<CgroupRecord>,
-    /// What DNS servers were asked, and have answered.
-    pub dns: Messages,
+    /// Messages of DNS, and first data of clients.
+    pub payloads: Messages,
     /// Round-trip samples by connection, as they came.
     pub flow_rtt: Vec<FlowSamples>,
     /// Round-trip samples of all sockets.
@@ -145,7 +145,7 @@ impl Shard {
             udp_closed: Vec::new(),
             identities: Vec::new(),
             cgroups: Vec::new(),
-            dns: Messages::default(),
+            payloads: Messages::default(),
             flow_rtt: Vec::with_capacity(FLOWS_MAX + VISIT_RECORDS_MAX * RTT_BATCH.div_ceil(CLOSE_RTT)),
             rtt: rtt_histogram(),
             process_rtt: RttGroups::default(),
@@ -164,7 +164,7 @@ impl Shard {
         self.udp_closed.clear();
         self.identities.clear();
         self.cgroups.clear();
-        self.dns.clear();
+        self.payloads.clear();
         self.flow_rtt.clear();
         self.rtt.reset();
         self.process_rtt.clear();
@@ -198,7 +198,7 @@ impl Shard {
     pub fn is_full(&self) -> bool {
         (self.flows() + self.udp_closed.len()).max(self.flow_rtt.len()) >= FLOWS_MAX
             || self.identities.len().max(self.cgroups.len()) >= IDENTITIES_MAX
-            || self.dns.len() >= MESSAGES_MAX
+            || self.payloads.len() >= MESSAGES_MAX
             || self.process_rtt.len().max(self.peer_rtt.len()) >= GROUPS_MAX
     }
 
@@ -225,7 +225,7 @@ impl Shard {
             Record::UdpClose(close) => self.udp_closed.push(close.cookie),
             Record::Identity(identity) => self.identities.push(*identity),
             Record::Cgroup(cgroup) => self.cgroups.push(*cgroup),
-            Record::Payload(message) => self.dns.push(&message),
+            Record::Payload(message) => self.payloads.push(&message),
         }
     }
 

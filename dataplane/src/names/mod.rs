@@ -10,19 +10,14 @@ pub mod service;
 pub mod table;
 pub mod tls;
 
-use std::sync::Arc;
-
 use hashbrown::HashMap;
-use sockeye_bpf::records::{Kind, PayloadHead};
+use sockeye_bpf::records::{Kind, PayloadHead, PayloadRecord};
 
-use crate::flows::report::FlowReport;
-use crate::ingest::messages::Messages;
-use crate::model::flow::{Addr, ProcKey, Proto, Side};
-use crate::owners::process::ProcessTable;
+use crate::model::flow::{Addr, ProcKey};
 use dns::Message;
 use hello::Hellos;
 use service::{Client, Service};
-use table::{Asker, Connection, NameTable, PeerName};
+use table::{Asker, NameTable};
 
 /// Messages that wait for those that were sent before them and are on their way, bytes of the heads included.
 const INBOX_BYTES_MAX: usize = 8 << 20;
@@ -30,13 +25,20 @@ const INBOX_BYTES_MAX: usize = 8 << 20;
 const READ_MAX: usize = 5000;
 /// Segments that hold nothing but the length of a message.
 const LENGTHS_MAX: usize = 1024;
-/// Parents whose names are looked at.
-const ANCESTORS_MAX: usize = 8;
 /// When messages were left out, what was asked then is not known: for so long no connection has a name.
 const BLIND_NS: u64 = 60_000_000_000;
 
 /// Sockets of TCP have one peer.
-const NO_PEER: Addr = Addr([0; 16]);
+pub const NO_PEER: Addr = Addr([0; 16]);
+
+/// Where a process lives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Its cgroup, 0 = not known.
+    pub cgroup_id: u64,
+    /// That is one of a container.
+    pub is_container: bool,
+}
 
 /// All that is known of names. Owned by the control thread.
 #[derive(Default)]
@@ -65,8 +67,8 @@ impl Names {
     }
 
     /// Takes what a shard has brought. It is read when everything that was sent before has come.
-    pub fn take(&mut self, messages: &Messages, now_ns: u64) {
-        for message in messages.iter() {
+    pub fn take<'a>(&mut self, messages: impl Iterator<Item = PayloadRecord<'a>>, now_ns: u64) {
+        for message in messages {
             let bytes = size_of::<PayloadHead>() + message.message.len();
             if self.inbox_bytes + bytes > INBOX_BYTES_MAX {
                 self.leave_out(1, now_ns);
@@ -77,8 +79,8 @@ impl Names {
         }
     }
 
-    /// Reads what was sent up to a moment, in that order.
-    pub fn read(&mut self, through_ns: u64, processes: &ProcessTable, now_ns: u64) {
+    /// Reads what was sent up to a moment, in that order. `place` says where a process lives.
+    pub fn read(&mut self, through_ns: u64, now_ns: u64, place: &impl Fn(ProcKey) -> Place) {
         if self.inbox.is_empty() {
             return;
         }
@@ -89,11 +91,11 @@ impl Names {
         let excess = read.len().saturating_sub(READ_MAX);
         self.leave_out(excess as u64, now_ns);
         for (head, bytes) in read.iter().take(READ_MAX) {
-            self.read_one(head, bytes, processes);
+            self.read_one(head, bytes, place);
         }
     }
 
-    fn read_one(&mut self, head: &PayloadHead, bytes: &[u8], processes: &ProcessTable) {
+    fn read_one(&mut self, head: &PayloadHead, bytes: &[u8], place: &impl Fn(ProcKey) -> Place) {
         if head.kind == Kind::Hello as u8 {
             if head.is_tcp == 0 {
                 self.hellos.datagram((head.cookie, Addr(head.remote_addr)), bytes, head.at_ns);
@@ -103,13 +105,13 @@ impl Names {
             return;
         }
         if head.is_tcp == 0 {
-            self.read_message(head, bytes, processes);
+            self.read_message(head, bytes, place);
             return;
         }
         let key = (head.cookie, head.sent);
         let mut expected = self.lengths.remove(&key);
         for message in dns::in_segment(bytes, head.bytes as usize, &mut expected) {
-            self.read_message(head, message, processes);
+            self.read_message(head, message, place);
         }
         if let Some(length) = expected {
             if self.lengths.len() >= LENGTHS_MAX {
@@ -119,18 +121,19 @@ impl Names {
         }
     }
 
-    fn read_message(&mut self, head: &PayloadHead, bytes: &[u8], processes: &ProcessTable) {
+    fn read_message(&mut self, head: &PayloadHead, bytes: &[u8], place: &impl Fn(ProcKey) -> Place) {
         let Some(message) = Message::parse(bytes).filter(|message| message.is_answer != (head.sent != 0)) else {
             return;
         };
         let process = ProcKey::new(head.pid, head.start_ticks, head.flags);
-        let cgroup_id = processes.peek(process).map_or(0, |process| process.cgroup_id);
+        let Place { cgroup_id, is_container } = place(process);
         let server = Addr(head.remote_addr).ip();
         let client = Client { cookie: head.cookie, process, cgroup_id, server };
         if head.sent != 0 {
             self.service.ask(&client, &message, head.at_ns);
         } else if self.service.answer(&client, &message, head.at_ns) && message.is_host && process.is_known() {
-            let asker = asker_of(process, head.netns, processes);
+            let container = if is_container { cgroup_id } else { 0 };
+            let asker = Asker { process, container, netns: head.netns };
             self.table.learn(asker, &message.name, &message.addresses, head.at_ns);
         }
     }
@@ -159,55 +162,16 @@ impl Names {
         }
     }
 
+    /// What was asked before this moment may not have been read: nobody knows what a connection of then means.
+    #[must_use]
+    pub fn is_blind(&self, opened_ns: u64) -> bool {
+        (self.blind_ns[0]..self.blind_ns[1]).contains(&opened_ns)
+    }
+
     /// Nothing is known, and nothing waits to be read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.table.is_empty() && self.inbox.is_empty() && self.hellos.is_empty() && self.service.total().queries == 0
-    }
-
-    /// Names the far ends of flows that are told of for the first time, and says what was asked over those to DNS servers.
-    pub fn name_reports(&mut self, reports: &mut [FlowReport], processes: &ProcessTable) -> Vec<(u32, Arc<PeerName>)> {
-        let wants = |report: &&mut FlowReport| report.first && report.local[Side::Initiator as usize];
-        let mut first: Vec<&mut FlowReport> = reports.iter_mut().filter(wants).collect();
-        first.sort_by_key(|report| report.opening.at_ns);
-        let mut named = Vec::new();
-        for report in first {
-            if report.key.responder.port == 53 {
-                report.dns = self.service.last_of(report.opening.cookie).cloned().map(Arc::new);
-            }
-            let key = &report.key;
-            let peer = if key.proto == Proto::Udp { key.responder.addr } else { NO_PEER };
-            report.hello = self.hellos.of((report.opening.cookie, peer), report.opening.at_ns).cloned();
-            let asked = self.name_of(report, processes);
-            let said = report.hello.as_deref().filter(|hello| hello.is_peer);
-            let said = said.and_then(|hello| Some(PeerName { names: vec![hello.name.clone()?], source: hello.source }));
-            if let Some(name) = said.or(asked).map(Arc::new) {
-                report.peer_name = Some(Arc::clone(&name));
-                named.push((report.opening.place, name));
-            }
-        }
-        named
-    }
-
-    fn name_of(&mut self, report: &FlowReport, processes: &ProcessTable) -> Option<PeerName> {
-        let owner = report.owners[Side::Initiator as usize];
-        let is_blind = (self.blind_ns[0]..self.blind_ns[1]).contains(&report.opening.at_ns);
-        // When one was opened that is older than the agent, nobody knows.
-        if self.table.is_empty() || report.opening.at_ns == 0 || is_blind || !owner.is_known() {
-            return None;
-        }
-        let mut ancestors = [0; ANCESTORS_MAX];
-        let process = processes.peek(owner);
-        let pids =
-            process.map(|process| std::iter::once(process.ppid).chain(process.ancestors.iter().map(|(_, pid)| *pid)));
-        ancestors.iter_mut().zip(pids.into_iter().flatten()).for_each(|(to, pid)| *to = pid);
-        let known = ancestors.iter().position(|pid| *pid == 0).unwrap_or(ANCESTORS_MAX);
-        self.table.name_of(&Connection {
-            asker: asker_of(owner, report.opening.netns, processes),
-            ancestors: &ancestors[..known],
-            address: report.key.responder.addr.ip(),
-            opened_ns: report.opening.at_ns,
-        })
     }
 
     /// Forgets what is over.
@@ -217,10 +181,4 @@ impl Names {
         self.service.expire_waiting(now_ns);
         self.service.expire_groups(now_ns);
     }
-}
-
-fn asker_of(process: ProcKey, netns: u32, processes: &ProcessTable) -> Asker {
-    let workload = processes.workload(process).filter(|workload| workload.container.is_some());
-    let cgroup_id = || processes.peek(process).map_or(0, |process| process.cgroup_id);
-    Asker { process, container: workload.map_or(0, |_| cgroup_id()), netns }
 }
