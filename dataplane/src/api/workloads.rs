@@ -49,7 +49,11 @@ pub(crate) fn pods(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
         let pod = group.members.iter().find_map(|member| member.place.pod.as_ref()).map(pod_name);
         matches(pod.as_deref(), a)
     };
-    answer(lines_of(pods.into_values().filter(is_named), of), a, |members| pod_head(&members, of))
+    let name = |members: &Vec<Member>| {
+        members.iter().find_map(|member| member.place.pod.as_ref()).map(pod_name).unwrap_or_default()
+    };
+    let lines = lines_of(pods.into_values().filter(is_named), of);
+    answer(lines, a, Some(of.recent(a.history)), name, |members| pod_head(&members, of))
 }
 
 fn pod_head(members: &[Member], of: &Owners<'_>) -> PodHead {
@@ -142,7 +146,11 @@ pub(crate) fn workloads(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
             workloads.entry((kind, name)).or_default().add(workload, &group, open, a.all);
         }
     }
-    answer(lines_of(workloads.into_values(), of), a, |members| workload_head(&members, of))
+    let name = |members: &Vec<Member>| {
+        members.first().and_then(|member| workload_name(&member.place)).map(|(_, name)| name).unwrap_or_default()
+    };
+    let lines = lines_of(workloads.into_values(), of);
+    answer(lines, a, Some(of.recent(a.history)), name, |members| workload_head(&members, of))
 }
 
 fn workload_head(members: &[Member], of: &Owners<'_>) -> WorkloadHead {

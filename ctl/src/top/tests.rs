@@ -1,0 +1,1 @@
+//! Golden screens, and a session without a terminal.
