@@ -279,8 +279,6 @@ mod tests {
     use crate::protocol::Table;
     use serde_json::json;
 
-    const STYLE: Style = Style { columns: 100, color: false, zeros: true };
-
     #[test]
     fn histograms_have_a_bar_for_everything() {
         let columns = ["name", "samples", "mean", "dev", "p50", "p90", "p99", "histogram"];
@@ -288,7 +286,7 @@ mod tests {
         let values = json!(["pod", 1001, 20000.0, 1.0, 20000, 20000, 20000, [[20, 1], [19953, 1000]]]);
         table.push(values.as_array().unwrap().clone());
         let text = rtt(&Answer { tables: vec![table] }, Style { columns: 40, color: false, zeros: true });
-        assert!(text.starts_with("pod  1001 samples, mean 20.0 ms ± 1.00 us, p50 20.0 ms"), "{text}");
+        assert!(text.starts_with("pod\n  1001 samples, mean 20.0 ms ± 1.00 us, p50 20.0 ms"), "{text}");
         assert!(text.contains("≤  20.0 us        1  ▏\n"), "{text}");
         assert!(text.contains(&format!("≤  20.0 ms     1000  {}\n", "█".repeat(16))), "{text}");
     }

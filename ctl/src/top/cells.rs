@@ -197,7 +197,9 @@ mod tests {
     #[test]
     fn rows_that_are_here_are_sorted_and_chosen_here() {
         let mut table = Table::new("ports", "", &[("port", Unit::Id, ""), ("process", Unit::Text, "")]);
-        [(443, "nginx"), (22, "sshd"), (8080, "Nginx")].map(|(port, name)| table.push([json!(port), json!(name)]));
+        for (port, name) in [(443, "nginx"), (22, "sshd"), (8080, "Nginx")] {
+            table.push([json!(port), json!(name)]);
+        }
         let col = super::super::views::columns(super::super::views::View::Ports, false)[2];
         let mut rows = Rows::new(table);
         rows.arrange(&["nginx".into()], &col, true);

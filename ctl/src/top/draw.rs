@@ -18,12 +18,19 @@ use super::{flow_page, header, theme};
 /// Lines that are not the table's rows: header, views, path, titles, prompt.
 pub(crate) const LINES_AROUND: usize = 7;
 
+/// Columns and lines that something can be shown with.
+const LEAST: (u16, u16) = (20, 8);
+
 impl App {
     /// Draws all of it.
     pub(crate) fn draw(&mut self, frame: &mut Frame<'_>) {
         let area = frame.area();
         self.size = (area.width, area.height);
         self.hits.clear();
+        if area.width < LEAST.0 || area.height < LEAST.1 {
+            frame.render_widget(Paragraph::new("the terminal is too small"), area);
+            return;
+        }
         let [head, tabs, body, prompt] =
             Layout::vertical([Constraint::Length(3), Constraint::Length(1), Constraint::Min(1), Constraint::Length(1)])
                 .areas(area);
@@ -51,7 +58,7 @@ impl App {
         let first = self.screens.first().map(|screen| screen.view);
         let mut x = area.x + 1;
         for (number, view) in View::ALL.into_iter().enumerate() {
-            let text = format!(" {} {} ", number + 1, view.name());
+            let text = format!(" {} {}", number + 1, view.name());
             let cells = grid::width(&text) as u16;
             // What has no room can be had by its key all the same.
             if x + cells > area.right() {
@@ -101,7 +108,7 @@ impl App {
         buffer.set_line(path.x, path.y, &line, path.width);
         let shown = layout(self.screen().columns(), area.width);
         self.titles(buffer, titles, &shown);
-        let height = usize::from(rows.height);
+        let height = usize::from(rows.height).max(1);
         let screen = self.screen_mut();
         screen.offset = screen.offset.min(screen.rows.len().saturating_sub(height));
         screen.offset = screen.offset.clamp((screen.selected + 1).saturating_sub(height), screen.selected);
@@ -119,6 +126,9 @@ impl App {
         buffer.set_style(area, theme.titles);
         let mut x = area.x;
         for &(index, cells) in shown {
+            if x >= area.right() {
+                break;
+            }
             let col = &columns[index];
             let (mut title, mut style) = (col.title.to_owned(), theme.titles);
             if index == order {
@@ -140,12 +150,17 @@ impl App {
         buffer.set_style(area, style);
         let mut x = area.x;
         for &(column, cells) in shown {
+            if x >= area.right() {
+                break;
+            }
             let col = &screen.columns()[column];
             if col.cell == Cell::Recent {
                 let graph = if is_selected { style } else { theme.graph };
                 buffer.set_string(x, area.y, sparkline(&row.recent(), usize::from(cells)), graph);
             } else {
-                buffer.set_string(x, area.y, fit(&row.cell(col.cell, "→"), cells, col.left), style);
+                let text = row.cell(col.cell, "→");
+                let text = if let Cell::Endpoint(_) = col.cell { fit_endpoint(&text, cells) } else { text };
+                buffer.set_string(x, area.y, fit(&text, cells, col.left), style);
             }
             x += cells + gap(area.width);
         }
@@ -258,6 +273,17 @@ fn fit(text: &str, cells: u16, left: bool) -> String {
     let cells = usize::from(cells);
     let text = human::ellipsis(text, cells);
     if left { grid::pad(&text, cells) } else { grid::pad_left(&text, cells) }
+}
+
+/// An address gives way to its port.
+fn fit_endpoint(text: &str, cells: u16) -> String {
+    match text.rsplit_once(':') {
+        Some((address, port)) if grid::width(text) > usize::from(cells) => {
+            let room = usize::from(cells).saturating_sub(port.len() + 1);
+            format!("{}:{port}", human::ellipsis(address, room))
+        }
+        _ => text.to_owned(),
+    }
 }
 
 /// Nothing but ASCII.

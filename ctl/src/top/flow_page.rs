@@ -77,12 +77,14 @@ pub(crate) fn lines(app: &App, width: u16) -> Vec<Line<'static>> {
         return vec![Line::styled(text, theme.dim)];
     };
     let mut lines = about(row, theme);
+    if let Some(page) = &app.screen().page {
+        lines.extend(over_time(page, width, theme));
+    }
     lines.push(Line::default());
     let sides = ["initiator", "responder"].map(|side| of_side(row, side));
     lines.extend(if width >= SIDES_FROM { beside(sides, width, theme) } else { below(sides, theme) });
     if let Some(page) = &app.screen().page {
-        lines.push(Line::default());
-        lines.extend(over_time(page, width, theme));
+        lines.extend(bars(page, width, theme));
     }
     lines
 }
@@ -217,17 +219,24 @@ fn over_time(page: &FlowPage, width: u16, theme: &Theme) -> Vec<Line<'static>> {
     let (sent_now, sent_most) = bytes(&sent);
     let (received_now, received_most) = bytes(&received);
     let time = |us: f64| human::nanoseconds(us * 1000.0);
-    let mut lines = vec![
-        Line::styled(" SINCE THE PAGE WAS OPENED", theme.titles),
-        graph("sent/s", &sent, sent_now, sent_most),
-        graph("received/s", &received, received_now, received_most),
-    ];
+    let mut lines =
+        vec![graph("sent/s", &sent, sent_now, sent_most), graph("received/s", &received, received_now, received_most)];
+    let most = rtt.iter().copied().fold(0.0, f64::max);
+    if most > 0.0 {
+        lines.push(graph("RTT", &rtt, time(rtt.last().copied().unwrap_or(0.0)), time(most)));
+    }
+    lines
+}
+
+/// How often which round-trip time was seen.
+fn bars(page: &FlowPage, width: u16, theme: &Theme) -> Vec<Line<'static>> {
+    let cells = usize::from(width).saturating_sub(34).min(120);
     let bars = page.histogram();
     if bars.is_empty() {
-        return lines;
+        return Vec::new();
     }
-    let most = rtt.iter().copied().fold(0.0, f64::max);
-    lines.push(graph("RTT", &rtt, time(rtt.last().copied().unwrap_or(0.0)), time(most)));
+    let time = |us: f64| human::nanoseconds(us * 1000.0);
+    let mut lines = vec![Line::default(), Line::styled(" ROUND-TRIP TIMES SINCE THE PAGE WAS OPENED", theme.titles)];
     let longest = bars.iter().map(|(_, count)| *count).max().unwrap_or(1);
     for (bound_us, count) in bars.iter().rev().take(BARS_MAX).rev() {
         let bar = "█".repeat((count * cells / longest).max(1));

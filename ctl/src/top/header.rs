@@ -110,7 +110,11 @@ pub(crate) fn lines(app: &App) -> Vec<Line<'static>> {
     figures.pair("up", row.shown("uptime"));
     let cpu = head.cpu_percent.map_or_else(|| "-".into(), |percent| format!("{percent:.1} %"));
     figures.pair("agent", format!("{cpu} CPU {}", row.shown("memory")));
-    figures.pair("every", seconds(head.every_ms.max(app.options.every_ms)));
+    let new = row.float("flows_per_second").unwrap_or(0.0);
+    figures.pair("flows", format!("{} +{}/s", row.shown("flows"), short(new)));
+    if width >= GRAPH_FROM {
+        figures.pair("every", seconds(head.every_ms.max(app.options.every_ms)));
+    }
     if head.skipped > 0 {
         figures.pair("skipped", head.skipped.to_string());
     }
@@ -119,8 +123,6 @@ pub(crate) fn lines(app: &App) -> Vec<Line<'static>> {
         first.push_span(Span::styled("  PAUSED ", theme.warn));
     }
     let mut figures = Figures { theme, spans: Vec::new() };
-    let new = row.float("flows_per_second").unwrap_or(0.0);
-    figures.pair("flows", format!("{} +{}/s", row.shown("flows"), short(new)));
     figures.pair("out", per_second(row, "out_per_second"));
     figures.pair("in", per_second(row, "in_per_second"));
     figures.pair("local", per_second(row, "local_per_second"));

@@ -258,7 +258,7 @@ pub(crate) fn layout(columns: &'static [Col], width: u16) -> Vec<(usize, u16)> {
 
 /// Blanks between two columns.
 pub(crate) fn gap(width: u16) -> u16 {
-    if width < 120 { 1 } else { 2 }
+    if width < 140 { 1 } else { 2 }
 }
 
 #[cfg(test)]
