@@ -33,8 +33,33 @@ pub enum OwnerSort {
     Open,
     /// 99th percentile of the round-trip time of the worse side.
     RttP99,
-    /// Name.
+    /// Name; of pairs, that of the initiator.
     Name,
+    /// Of pairs, the name of the responder.
+    Responder,
+    /// Of pairs, the address that was asked for.
+    Service,
+    /// Process id.
+    Pid,
+    /// User.
+    User,
+    /// Where it lives: container, pod or unit of a process, pod or slice of a container, namespace of a pod.
+    Place,
+    /// Command line.
+    Command,
+    /// Image.
+    Image,
+    /// Running, or gone.
+    State,
+}
+
+impl OwnerSort {
+    /// From a to z, instead of the largest first.
+    #[must_use]
+    pub fn is_text(self) -> bool {
+        use OwnerSort::{Command, Image, Name, Pid, Place, Responder, Service, State, User};
+        matches!(self, Name | Responder | Service | Pid | User | Place | Command | Image | State)
+    }
 }
 
 /// Orders of flows.

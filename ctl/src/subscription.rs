@@ -63,12 +63,12 @@ impl Outcome {
         let tables = self.answer.iter_mut().flat_map(|answer| &mut answer.tables);
         let mut now = Columns::default();
         for (number, table) in tables.enumerate() {
-            if before.0.get(number) == Some(&table.columns) {
+            let known = (table.help.clone(), table.columns.clone());
+            if before.0.get(number) == Some(&known) {
                 table.help.clear();
-                now.0.push(std::mem::take(&mut table.columns));
-            } else {
-                now.0.push(table.columns.clone());
+                table.columns.clear();
             }
+            now.0.push(known);
         }
         *before = now;
     }
@@ -81,17 +81,17 @@ impl Outcome {
             if table.columns.is_empty()
                 && let Some(known) = before.0.get(number)
             {
-                table.columns.clone_from(known);
+                (table.help, table.columns) = known.clone();
             }
-            now.0.push(table.columns.clone());
+            now.0.push((table.help.clone(), table.columns.clone()));
         }
         *before = now;
     }
 }
 
-/// The columns of an answer's tables.
+/// What the tables of an answer are about, and their columns.
 #[derive(Debug, Clone, Default)]
-pub struct Columns(Vec<Vec<crate::Column>>);
+pub struct Columns(Vec<(String, Vec<crate::Column>)>);
 
 #[cfg(test)]
 mod tests {
@@ -100,7 +100,7 @@ mod tests {
 
     fn outcome(columns: &[&str]) -> Outcome {
         let columns: Vec<_> = columns.iter().map(|name| (*name, Unit::Count, "meaning")).collect();
-        let mut table = Table::new("t", "", &columns);
+        let mut table = Table::new("t", "What it is about.", &columns);
         table.push(columns.iter().map(|_| 1.into()));
         Outcome { error: None, answer: Some(Answer { tables: vec![table] }) }
     }

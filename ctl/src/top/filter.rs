@@ -54,6 +54,7 @@ impl Filter {
         &self.flows.text
     }
 
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         !self.has_terms && self.flows.text.is_empty()
     }

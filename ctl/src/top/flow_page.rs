@@ -82,7 +82,7 @@ pub(crate) fn lines(app: &App, width: u16) -> Vec<Line<'static>> {
     }
     lines.push(Line::default());
     let sides = ["initiator", "responder"].map(|side| of_side(row, side));
-    lines.extend(if width >= SIDES_FROM { beside(sides, width, theme) } else { below(sides, theme) });
+    lines.extend(if width >= SIDES_FROM { beside(sides, width, theme) } else { below(sides, width, theme) });
     if let Some(page) = &app.screen().page {
         lines.extend(bars(page, width, theme));
     }
@@ -191,10 +191,30 @@ fn beside([left, right]: [Vec<(String, String)>; 2], width: u16, theme: &Theme) 
         .collect()
 }
 
-fn below(sides: [Vec<(String, String)>; 2], theme: &Theme) -> Vec<Line<'static>> {
-    let all = sides.iter().flat_map(|side| side.iter().enumerate());
-    // Long values are worth a line of their own where there is one only: they are cut by the screen.
-    all.map(|(line, pair)| Line::from(side_line(pair, line == 0, 400, theme))).collect()
+/// One below the other: there is room for long values, in several lines.
+fn below(sides: [Vec<(String, String)>; 2], width: u16, theme: &Theme) -> Vec<Line<'static>> {
+    let (cells, mut lines) = (usize::from(width), Vec::new());
+    for (number, (name, value)) in sides.iter().flat_map(|side| side.iter().enumerate()) {
+        let mut name = name.clone();
+        for part in pieces(value, cells.saturating_sub(13).max(1)) {
+            lines.push(Line::from(side_line(&(std::mem::take(&mut name), part), number == 0, cells, theme)));
+        }
+    }
+    lines
+}
+
+/// Text in pieces of so many cells.
+fn pieces(text: &str, cells: usize) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    for c in text.chars() {
+        let last = pieces.len() - 1;
+        if sockeye_ctl::grid::width(&pieces[last]) + sockeye_ctl::grid::width(c.encode_utf8(&mut [0; 4])) > cells {
+            pieces.push(c.into());
+        } else {
+            pieces[last].push(c);
+        }
+    }
+    pieces
 }
 
 /// Bytes and round-trip times since the page was opened.

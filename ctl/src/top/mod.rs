@@ -37,6 +37,9 @@ use views::View;
 /// The clock of the header moves at least so often.
 const TICK: Duration = Duration::from_secs(1);
 
+/// For tests, as the agent has it: it panics with the first picture.
+const PANIC_VARIABLE: &str = "SOCKEYE_TEST_PANIC";
+
 /// Options of `ctl top`.
 #[derive(Debug, Args)]
 pub(crate) struct Top {
@@ -163,6 +166,9 @@ fn show(app: &mut App, socket: &Path) -> io::Result<ExitCode> {
             }
         }
         screen.terminal.draw(|frame| app.draw(frame))?;
+        if std::env::var_os(PANIC_VARIABLE).is_some_and(|name| name == "top") {
+            panic!("{PANIC_VARIABLE} asks for it");
+        }
         pending = wait(&received);
         pending.insert(0, Happening::Input(Input::Tick(began.elapsed())));
     }

@@ -252,10 +252,9 @@ fn sorting_by_keys_and_by_the_mouse() {
     assert_eq!(order(&session), (OwnerSort::Retrans, false));
     session.click(column.expect("there") as u16, row as u16);
     assert_eq!(order(&session), (OwnerSort::Retrans, true));
-    // What cannot be sorted by stays as it is.
     let pid = session.app.hits.iter().find(|(_, hit)| *hit == Hit::Column(1)).expect("the pid").0;
     session.click(pid.x, pid.y);
-    assert_eq!(order(&session), (OwnerSort::Retrans, true));
+    assert_eq!(order(&session), (OwnerSort::Pid, false));
     let mut session = Session::new(View::Flows, (200, 60));
     (0..9).for_each(|_| session.keys(">"));
     assert!(matches!(session.asked(), Request::Flows(flows) if flows.sort == SortBy::State));

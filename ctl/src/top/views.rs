@@ -155,26 +155,26 @@ macro_rules! figures {
 
 static PROCESSES: [Col; 15] = figures![
     text("PROCESS", "process", 10, 2, 0, By(OwnerSort::Name)),
-    text("PID", "pid", 7, 0, 0, Order::None),
-    special("USER", Cell::Either("user", "uid"), 10, 0, 110, Order::None),
-    text("PLACE", "workload", 12, 3, 130, Order::None),
-    text("COMMAND", "cmdline", 20, 5, 160, Order::None),
+    text("PID", "pid", 7, 0, 0, By(OwnerSort::Pid)),
+    special("USER", Cell::Either("user", "uid"), 10, 0, 110, By(OwnerSort::User)),
+    text("PLACE", "workload", 12, 3, 130, By(OwnerSort::Place)),
+    text("COMMAND", "cmdline", 20, 5, 160, By(OwnerSort::Command)),
 ];
 static CONTAINERS: [Col; 14] = figures![
     text("CONTAINER", "container", 12, 3, 0, By(OwnerSort::Name)),
-    special("IN", Cell::Either("pod", "slice"), 10, 2, 110, Order::None),
-    text("IMAGE", "image", 12, 2, 160, Order::None),
-    text("STATE", "state", 7, 0, 100, Order::None),
+    special("IN", Cell::Either("pod", "slice"), 10, 2, 110, By(OwnerSort::Place)),
+    text("IMAGE", "image", 12, 2, 160, By(OwnerSort::Image)),
+    text("STATE", "state", 7, 0, 100, By(OwnerSort::State)),
 ];
 static PODS: [Col; 13] = figures![
-    text("NAMESPACE", "namespace", 8, 1, 0, Order::None),
+    text("NAMESPACE", "namespace", 8, 1, 0, By(OwnerSort::Place)),
     text("POD", "pod", 12, 3, 0, By(OwnerSort::Name)),
-    text("STATE", "state", 7, 0, 100, Order::None),
+    text("STATE", "state", 7, 0, 100, By(OwnerSort::State)),
 ];
 static WORKLOADS: [Col; 13] = figures![
     text("WORKLOAD", "workload", 14, 3, 0, By(OwnerSort::Name)),
     number("PODS", "pods", 4, 110, Order::None),
-    text("STATE", "state", 7, 0, 100, Order::None),
+    text("STATE", "state", 7, 0, 100, By(OwnerSort::State)),
 ];
 /// Nobody counts the new ones of some flows, nor their history.
 static GROUPS: [Col; 9] = {
@@ -184,8 +184,8 @@ static GROUPS: [Col; 9] = {
 };
 static PEERS: [Col; 12] = [
     text("INITIATOR", "initiator", 12, 3, 0, By(OwnerSort::Name)),
-    text("RESPONDER", "responder", 12, 3, 0, Order::None),
-    text("SERVICE", "service", 14, 1, 140, Order::None),
+    text("RESPONDER", "responder", 12, 3, 0, By(OwnerSort::Responder)),
+    text("SERVICE", "service", 14, 1, 140, By(OwnerSort::Service)),
     number("FLOWS", "flows", 5, 0, By(OwnerSort::Flows)),
     number("NEW/s", "flows_per_second", 6, 90, By(OwnerSort::FlowRate)),
     number("SENT/s", "sent_per_second", 7, 0, By(OwnerSort::SentRate)),

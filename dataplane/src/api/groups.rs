@@ -97,7 +97,7 @@ impl Groups {
         let FlowsArguments { sort, reverse, limit, .. } = *arguments;
         let arguments = OwnersArguments { sort: sort.of_groups(), reverse, limit, ..OwnersArguments::default() };
         let lines = self.groups.into_iter().map(line).collect();
-        answer(lines, &arguments, None, |name| name.clone().unwrap_or_default(), |name| GroupHead { name })
+        answer(lines, &arguments, None, |name, _| name.clone().unwrap_or_default(), |name| GroupHead { name })
     }
 }
 

@@ -138,14 +138,13 @@ impl<T> Line<T> {
         Self { of, aggregate, open, rates }
     }
 
-    /// Names are sorted by themselves.
+    /// Texts are sorted by themselves.
     fn sort_key(&self, sort: OwnerSort) -> u64 {
         let [out, into] = self.aggregate.activity;
         let rate = |rate: f64| (1000.0 * rate) as u64;
         let rtt =
             |quantile| self.aggregate.rtt.iter().flatten().map(|rtt| rtt.quantile_us(quantile)).max().unwrap_or(0);
         match sort {
-            OwnerSort::Name => 0,
             OwnerSort::Sent => out.bytes_sent + into.bytes_sent,
             OwnerSort::Received => out.bytes_received + into.bytes_received,
             OwnerSort::SentRate => rate(self.rates[0]),
@@ -159,6 +158,7 @@ impl<T> Line<T> {
             OwnerSort::Rate => rate(self.rates[0] + self.rates[1]),
             OwnerSort::Rtt => rtt(0.5),
             OwnerSort::RttP99 => rtt(0.99),
+            _ => 0,
         }
     }
 
@@ -223,12 +223,12 @@ pub(super) fn answer<T, H: NamedRow>(
     mut lines: Vec<Line<T>>,
     a: &OwnersArguments,
     recent: Option<Recent>,
-    name: impl Fn(&T) -> String,
+    text: impl Fn(&T, OwnerSort) -> String,
     head: impl Fn(T) -> H,
 ) -> Answer {
     let matching = lines.len();
-    if a.sort == OwnerSort::Name {
-        lines.sort_by_cached_key(|line| name(&line.of));
+    if a.sort.is_text() {
+        lines.sort_by_cached_key(|line| text(&line.of, a.sort));
     } else {
         lines.sort_by_key(|line| std::cmp::Reverse(line.sort_key(a.sort)));
     }
@@ -293,8 +293,17 @@ pub(crate) fn processes(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
         .filter(|(key, _)| matches(processes.peek(*key).map(|process| process.name.as_str()), a))
         .map(|(key, figures)| Line::new(key, figures, of))
         .collect();
-    let name = |key: &ProcKey| processes.peek(*key).map(|process| process.name.clone()).unwrap_or_default();
-    answer(lines, a, Some(of.recent(a.history)), name, |key| process_head(key, processes, now_ns))
+    let text = |key: &ProcKey, sort| {
+        let process = processes.peek(*key);
+        match sort {
+            OwnerSort::Pid => format!("{:>10}", key.pid),
+            OwnerSort::User => process.map(|process| process.user_or_uid()).unwrap_or_default(),
+            OwnerSort::Command => process.map(|process| process.cmdline.clone()).unwrap_or_default(),
+            OwnerSort::Place => processes.workload(*key).and_then(|workload| workload.title()).unwrap_or_default(),
+            _ => process.map(|process| process.name.clone()).unwrap_or_default(),
+        }
+    };
+    answer(lines, a, Some(of.recent(a.history)), text, |key| process_head(key, processes, now_ns))
 }
 
 pub(super) fn matches(name: Option<&str>, a: &OwnersArguments) -> bool {
@@ -392,8 +401,21 @@ pub(crate) fn containers(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
         .filter(|(_, aggregate, open)| is_shown(aggregate, *open, a.all))
         .map(|(workload, aggregate, open)| Line::new(workload, (aggregate, open), of))
         .collect();
-    let name = |workload: &Arc<Workload>| workload.title().unwrap_or_default();
-    answer(lines, a, Some(of.recent(a.history)), name, |workload| container_head(&workload, of))
+    let text = |workload: &Arc<Workload>, sort| match sort {
+        OwnerSort::State => of.state_of([&**workload]).unwrap_or_default().to_owned(),
+        OwnerSort::Image => workload.container.as_ref().map(|container| container.image.clone()).unwrap_or_default(),
+        OwnerSort::Place => {
+            let pod = workload.pod.as_ref().map(|pod| pod.name.clone());
+            pod.or_else(|| workload.slice.clone()).unwrap_or_default()
+        }
+        _ => workload
+            .container
+            .as_ref()
+            .map(|container| container.name_or_id().to_owned())
+            .or_else(|| workload.unit.clone())
+            .unwrap_or_default(),
+    };
+    answer(lines, a, Some(of.recent(a.history)), text, |workload| container_head(&workload, of))
 }
 
 fn container_head(workload: &Workload, of: &Owners<'_>) -> ContainerHead {

@@ -83,9 +83,12 @@ pub fn peers(conversations: &Conversations, window: Window, a: &PeersArguments, 
     }
     let mut pairs: Vec<(Pair, Figures)> = pairs.into_iter().collect();
     let matching = pairs.len();
-    // By name they are in order already.
-    if a.sort != OwnerSort::Name {
-        pairs.sort_by_key(|(_, figures)| Reverse(sort_key(figures, a.sort, window, now_ns)));
+    // By the initiator's name they are in order already.
+    match a.sort {
+        OwnerSort::Responder => pairs.sort_by(|(one, _), (other, _)| one.1.cmp(&other.1)),
+        OwnerSort::Service => pairs.sort_by(|(one, _), (other, _)| one.2.cmp(&other.2)),
+        sort if sort.is_text() => {}
+        _ => pairs.sort_by_key(|(_, figures)| Reverse(sort_key(figures, a.sort, window, now_ns))),
     }
     if a.reverse {
         pairs.reverse();
@@ -101,7 +104,6 @@ fn sort_key(figures: &Figures, sort: OwnerSort, window: Window, now_ns: u64) -> 
     let rtt = |quantile| figures.rtt.iter().flatten().map(|rtt| rtt.quantile_us(quantile)).max().unwrap_or(0);
     let rate = |of: fn([f64; RATES]) -> f64| (1000.0 * of(figures.rates.per_second(window, now_ns))) as u64;
     match sort {
-        OwnerSort::Name => 0,
         OwnerSort::Bytes => figures.bytes.iter().sum(),
         OwnerSort::Sent => figures.bytes[0],
         OwnerSort::Received => figures.bytes[1],
@@ -115,6 +117,7 @@ fn sort_key(figures: &Figures, sort: OwnerSort, window: Window, now_ns: u64) -> 
         OwnerSort::ReceivedRate => rate(|rates| rates[1]),
         OwnerSort::PacketRate => rate(|rates| rates[2]),
         OwnerSort::FlowRate => rate(|rates| rates[3]),
+        _ => 0,
     }
 }
 

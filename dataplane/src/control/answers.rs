@@ -32,7 +32,9 @@ impl Control {
     /// A question has come.
     pub(super) fn ask(&mut self, question: Question) {
         let began_ns = thread_cpu_ns();
-        let is_old = self.due.scanned.is_none_or(|scanned| scanned.elapsed() > FRESH);
+        // The overview tells of no flow by itself.
+        let is_of_flows = question.request != Request::Overview;
+        let is_old = is_of_flows && self.due.scanned.is_none_or(|scanned| scanned.elapsed() > FRESH);
         if is_old && self.totals.scan_ns < FRESH_SCAN_MAX_NS {
             self.take_shards();
             self.drain();
