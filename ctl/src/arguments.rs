@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use crate::order::{OwnerSort, SortBy};
+
 /// Keeps as many as a request's `limit` asks for.
 pub fn keep<T>(rows: &mut Vec<T>, limit: usize) {
     if limit > 0 {
@@ -135,35 +137,22 @@ impl fmt::Display for GroupBy {
 pub struct OwnersArguments {
     /// Figure to sort by, largest first.
     pub sort: OwnerSort,
+    /// The other way round.
+    pub reverse: bool,
     /// At most this many, 0 for all.
     pub limit: usize,
     /// Part of the name.
     pub name: Option<String>,
     /// Those without flows, too.
     pub all: bool,
+    /// With so many of the newest parts of their history, at most 60 of 5 s each.
+    pub history: usize,
 }
 
 impl Default for OwnersArguments {
     fn default() -> Self {
-        Self { sort: OwnerSort::Bytes, limit: 50, name: None, all: false }
+        Self { sort: OwnerSort::Bytes, reverse: false, limit: 50, name: None, all: false, history: 0 }
     }
-}
-
-/// Orders of processes, containers, pods, workloads and peers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum OwnerSort {
-    /// Bytes of both directions.
-    #[default]
-    Bytes,
-    /// Median round-trip time of the worse side.
-    Rtt,
-    /// Retransmitted segments.
-    Retrans,
-    /// Flows.
-    Flows,
-    /// Bytes per second of both directions, over the last ten seconds.
-    Rate,
 }
 
 /// Who talks to whom: added up by what, in which order.
@@ -174,15 +163,19 @@ pub struct PeersArguments {
     pub by: GroupBy,
     /// Figure to sort by, largest first.
     pub sort: OwnerSort,
+    /// The other way round.
+    pub reverse: bool,
     /// At most this many, 0 for all.
     pub limit: usize,
     /// Part of the name of either side.
     pub name: Option<String>,
+    /// With so many of the newest parts of their history, at most 60 of 5 s each.
+    pub history: usize,
 }
 
 impl Default for PeersArguments {
     fn default() -> Self {
-        Self { by: GroupBy::Workload, sort: OwnerSort::Bytes, limit: 50, name: None }
+        Self { by: GroupBy::Workload, sort: OwnerSort::Bytes, reverse: false, limit: 50, name: None, history: 0 }
     }
 }
 
@@ -260,16 +253,29 @@ pub enum DnsSort {
 pub struct FlowsArguments {
     /// Column to sort by, largest first.
     pub sort: SortBy,
+    /// The other way round.
+    pub reverse: bool,
     /// At most this many, 0 for as many as an answer takes.
     pub limit: usize,
     /// Added up by this, instead of one by one.
     pub by: Option<GroupBy>,
     /// Those that ended lately, instead of those that are open.
     pub closed: bool,
+    /// Those that are open, and those that ended lately as well.
+    pub ended: bool,
+    /// Of those that ended lately, those that left the table from this number on, in that order: the answer tells the next
+    /// number. The largest one there is stands for those to come.
+    pub after: Option<u64>,
     /// With the columns about containers, pods and labels, which make a row long.
     pub wide: bool,
+    /// As in the column of that name: this very flow, whether it is open or has ended.
+    pub id: Vec<String>,
+    /// Parts of what is shown of a flow: process, user, address, port, container, pod. Each of them must be there somewhere.
+    pub text: Vec<String>,
     /// Part of a process's name or path, or a pid.
     pub process: Vec<String>,
+    /// Process id.
+    pub pid: Vec<u32>,
     /// Name of a user, or a uid.
     pub user: Vec<String>,
     /// Port on either side.
@@ -298,17 +304,37 @@ pub struct FlowsArguments {
     pub min_bytes: Option<u64>,
     /// A smoothed round-trip time over so many microseconds.
     pub rtt_over_us: Option<u64>,
+    /// The flows of one row of `peers`.
+    pub pair: Option<Pair>,
+}
+
+/// Who is at both ends of a flow, as a row of `peers` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pair {
+    /// What both sides were added up by.
+    pub by: GroupBy,
+    /// Who connected, or sent first; none: on this host, and of nobody known.
+    pub initiator: Option<String>,
+    /// Who answered, likewise.
+    pub responder: Option<String>,
 }
 
 impl Default for FlowsArguments {
     fn default() -> Self {
         Self {
             sort: SortBy::Bytes,
+            reverse: false,
             limit: 50,
             by: None,
             closed: false,
+            ended: false,
+            after: None,
             wide: false,
+            id: Vec::new(),
+            text: Vec::new(),
             process: Vec::new(),
+            pid: Vec::new(),
             user: Vec::new(),
             port: Vec::new(),
             address: Vec::new(),
@@ -323,27 +349,9 @@ impl Default for FlowsArguments {
             label: Vec::new(),
             min_bytes: None,
             rtt_over_us: None,
+            pair: None,
         }
     }
-}
-
-/// Orders of flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum SortBy {
-    /// Bytes of both directions.
-    #[default]
-    Bytes,
-    /// Round-trip time.
-    Rtt,
-    /// Retransmitted segments.
-    Retrans,
-    /// Bytes per second of both directions, since its last reports.
-    Rate,
-    /// The most recently active first.
-    Active,
-    /// The oldest first.
-    Age,
 }
 
 /// Transport protocols.

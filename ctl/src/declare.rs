@@ -94,8 +94,8 @@ macro_rules! rows {
         struct $row:ident { $(#[doc = $meaning:literal] $field:ident: $unit:ident = $type:ty,)* }
     ) => {
         #[doc = $help]
-        struct $row {
-            $(#[doc = $meaning] $field: $type,)*
+        pub(crate) struct $row {
+            $(#[doc = $meaning] pub(crate) $field: $type,)*
         }
 
         impl $crate::declare::Row for $row {

@@ -16,9 +16,12 @@ pub mod declare;
 pub mod exit;
 pub mod grid;
 pub mod human;
+pub mod order;
 pub mod pages;
 pub mod protocol;
 pub mod render;
+pub mod subscription;
+mod tables;
 
 pub use client::{Client, ClientError};
 pub use protocol::{Answer, Column, FlowsArguments, Request, RequestError, Response, Table, Unit, VERSION};

@@ -5,9 +5,11 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 pub use crate::arguments::{
-    Direction, DnsArguments, DnsBy, DnsSort, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments,
+    Direction, DnsArguments, DnsBy, DnsSort, FlowsArguments, GroupBy, Network, OwnerSort, OwnersArguments, Pair,
     PeersArguments, Protocol, RttArguments, SortBy, keep,
 };
+use crate::subscription::{EVERY_MS, REQUESTS_MAX};
+pub use crate::subscription::{Outcome, Subscription, Update};
 
 /// Version of the protocol. Agent and client must agree on it.
 pub const VERSION: u32 = 2;
@@ -19,6 +21,10 @@ pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 pub enum Request {
     /// All figures about the agent.
     Stats,
+    /// The most important ones: they cost next to nothing.
+    Overview,
+    /// Answers again and again.
+    Subscribe(Subscription),
     /// The flows of the host.
     Flows(Box<FlowsArguments>),
     /// Processes with flows.
@@ -59,7 +65,7 @@ pub enum RequestError {
     },
     /// No such request.
     #[error(
-        "there is no request {0:?}: stats, flows, processes, containers, pods, workloads, peers, ports, rtt, dns, config and reload are known"
+        "there is no request {0:?}: stats, overview, flows, processes, containers, pods, workloads, peers, ports, rtt, dns, config, reload and subscribe are known"
     )]
     Unknown(String),
     /// The arguments do not fit the request.
@@ -101,8 +107,14 @@ impl Request {
         let envelope: Envelope =
             serde_json::from_value(value).map_err(|err| RequestError::Malformed(err.to_string()))?;
         let arguments = Arguments { request: &envelope.request, value: envelope.arguments };
-        Ok(match envelope.request.as_str() {
+        if envelope.request == "subscribe" { arguments.subscription() } else { Self::read(&arguments) }
+    }
+
+    /// Any but a subscription.
+    fn read(arguments: &Arguments<'_>) -> Result<Self, RequestError> {
+        Ok(match arguments.request {
             "stats" => arguments.none(Self::Stats)?,
+            "overview" => arguments.none(Self::Overview)?,
             "ports" => arguments.none(Self::Ports)?,
             "config" => arguments.none(Self::Config)?,
             "reload" => arguments.none(Self::Reload)?,
@@ -121,11 +133,27 @@ impl Request {
     /// The request as a line, without its end.
     #[must_use]
     pub fn to_line(&self) -> String {
+        let (request, arguments) = self.parts();
+        let envelope = Envelope { version: VERSION, request: request.into(), arguments };
+        serde_json::to_string(&envelope).unwrap_or_default()
+    }
+
+    /// Its name, and its arguments.
+    fn parts(&self) -> (&'static str, Value) {
         fn value(arguments: &impl Serialize) -> Value {
             serde_json::to_value(arguments).unwrap_or(Value::Null)
         }
-        let (request, arguments) = match self {
+        match self {
             Self::Stats => ("stats", Value::Null),
+            Self::Overview => ("overview", Value::Null),
+            Self::Subscribe(Subscription { id, every_ms, requests }) => {
+                let inner = |request: &Self| {
+                    let (request, arguments) = request.parts();
+                    Inner { request: request.into(), arguments }
+                };
+                let requests = requests.iter().map(inner).collect();
+                ("subscribe", value(&SubscribeArguments { id: *id, every_ms: *every_ms, requests }))
+            }
             Self::Ports => ("ports", Value::Null),
             Self::Config => ("config", Value::Null),
             Self::Reload => ("reload", Value::Null),
@@ -137,10 +165,27 @@ impl Request {
             Self::Peers(arguments) => ("peers", value(arguments)),
             Self::Rtt(arguments) => ("rtt", value(arguments)),
             Self::Dns(arguments) => ("dns", value(arguments)),
-        };
-        let envelope = Envelope { version: VERSION, request: request.into(), arguments };
-        serde_json::to_string(&envelope).unwrap_or_default()
+        }
     }
+}
+
+/// A subscription as it is on the wire.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SubscribeArguments {
+    #[serde(default)]
+    id: u64,
+    every_ms: u64,
+    requests: Vec<Inner>,
+}
+
+/// A request within it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Inner {
+    request: String,
+    #[serde(default)]
+    arguments: Value,
 }
 
 /// The arguments of a request, not read yet.
@@ -161,6 +206,24 @@ impl Arguments<'_> {
     /// For requests without arguments.
     fn none(&self, request: Request) -> Result<Request, RequestError> {
         if self.is_empty() { Ok(request) } else { Err(self.refused("it takes none".into())) }
+    }
+
+    fn subscription(&self) -> Result<Request, RequestError> {
+        let read = SubscribeArguments::deserialize(&self.value).map_err(|err| self.refused(err.to_string()))?;
+        if !EVERY_MS.contains(&read.every_ms) {
+            let why =
+                format!("every_ms is {}: from {} to {} is known", read.every_ms, EVERY_MS.start(), EVERY_MS.end());
+            return Err(self.refused(why));
+        }
+        if read.requests.is_empty() || read.requests.len() > REQUESTS_MAX {
+            return Err(self.refused(format!("{} requests: from 1 to {REQUESTS_MAX} are known", read.requests.len())));
+        }
+        let requests = read.requests.into_iter().map(|Inner { request, arguments }| match request.as_str() {
+            "subscribe" | "config" | "reload" => Err(self.refused(format!("{request} is not told again and again"))),
+            _ => Request::read(&Arguments { request: &request, value: arguments }),
+        });
+        let requests = requests.collect::<Result<_, _>>()?;
+        Ok(Request::Subscribe(Subscription { id: read.id, every_ms: read.every_ms, requests }))
     }
 
     fn read<T: Default + for<'de> Deserialize<'de>>(&self) -> Result<T, RequestError> {
@@ -314,6 +377,12 @@ mod tests {
             Request::Peers(PeersArguments::default()),
             Request::Ports,
             Request::Rtt(rtt),
+            Request::Overview,
+            Request::Subscribe(Subscription {
+                id: 7,
+                every_ms: 1000,
+                requests: vec![Request::Overview, Request::Peers(PeersArguments { history: 12, ..Default::default() })],
+            }),
         ];
         for request in requests {
             assert_eq!(Request::parse(request.to_line().as_bytes()), Ok(request));
@@ -330,6 +399,19 @@ mod tests {
         assert!(error(r#"{"version":2,"request":"flows","arguments":{"prot":80}}"#).contains("`prot`"));
         assert!(error(r#"{"version":2,"request":"stats","arguments":{"x":1}}"#).contains("takes none"));
         assert!(error(r#"{"version":2,"request":"stats","more":1}"#).contains("`more`"));
+        let subscribe = |every_ms: u64, requests: &str| {
+            let arguments = format!(r#"{{"every_ms":{every_ms},"requests":[{requests}]}}"#);
+            error(&format!(r#"{{"version":2,"request":"subscribe","arguments":{arguments}}}"#))
+        };
+        let overview = r#"{"request":"overview"}"#;
+        assert!(subscribe(100, overview).contains("from 250 to 60000"));
+        assert!(
+            subscribe(1000, "").contains("0 requests")
+                && subscribe(1000, &[overview; 5].join(",")).contains("5 requests")
+        );
+        assert!(subscribe(1000, r#"{"request":"reload"}"#).contains("reload is not told again"));
+        assert!(subscribe(1000, r#"{"request":"subscribe","arguments":{}}"#).contains("subscribe is not told again"));
+        assert!(subscribe(1000, r#"{"request":"flows","arguments":{"prot":1}}"#).contains("`prot`"));
     }
 
     proptest! {

@@ -4,10 +4,9 @@ use serde_json::{Map, Value};
 
 use crate::grid::{self, GAP};
 use crate::human;
-use crate::protocol::{Answer, Column, Request, Table, Unit};
-
-/// Cells of a value that has a line of its own.
-const VALUE_MAX: usize = 1000;
+use crate::protocol::{Answer, Request, Unit};
+use crate::tables::{cell, lines, paint};
+pub use crate::tables::{stats, text, value};
 
 /// Columns where no screen is in the way: more than any line has, unless somebody makes names to fill memory with.
 pub const NO_SCREEN: usize = 1 << 14;
@@ -19,6 +18,8 @@ pub struct Style {
     pub columns: usize,
     /// ANSI colours.
     pub color: bool,
+    /// Rows that are zero, too.
+    pub zeros: bool,
 }
 
 impl Style {
@@ -32,7 +33,9 @@ impl Style {
 #[must_use]
 pub fn answer(answer: &Answer, request: &Request, style: Style) -> String {
     match request {
-        Request::Stats | Request::Config | Request::Reload => stats(answer, style),
+        Request::Stats | Request::Overview | Request::Subscribe(_) | Request::Config | Request::Reload => {
+            stats(answer, style)
+        }
         Request::Flows(arguments) if arguments.by.is_some() => owners(answer, &GROUPS, style),
         Request::Flows(_) => flows(answer, style),
         Request::Processes(_) => owners(answer, &PROCESSES, style),
@@ -43,87 +46,6 @@ pub fn answer(answer: &Answer, request: &Request, style: Style) -> String {
         Request::Ports => owners(answer, &PORTS, style),
         Request::Dns(_) => owners(answer, &DNS, style),
         Request::Rtt(_) => rtt(answer, style),
-    }
-}
-
-/// All tables of an answer, each under its name.
-#[must_use]
-pub fn stats(answer: &Answer, style: Style) -> String {
-    let mut out = String::new();
-    for table in &answer.tables {
-        out += &paint(style, "1", &human::printable(&table.name).to_uppercase());
-        out += &paint(style, "2", &format!("{GAP}{}", human::printable(&table.help)));
-        out.push('\n');
-        let rows: Vec<_> = table.objects().collect();
-        out += &match rows.as_slice() {
-            [] => format!("{GAP}-\n"),
-            [row] if table.columns.len() > 4 => record(table, row, style),
-            rows => all_rows(table, rows, style),
-        };
-        out.push('\n');
-    }
-    out
-}
-
-/// One value per line.
-fn record(table: &Table, row: &Map<String, Value>, style: Style) -> String {
-    let names: Vec<String> = table.columns.iter().map(|column| title(column, style)).collect();
-    let width = names.iter().map(|name| grid::width(name)).max().unwrap_or(0);
-    let line = |(name, column): (&String, &Column)| {
-        let value = human::ellipsis(&cell(column, row), VALUE_MAX);
-        format!("{GAP}{}{GAP}{value}\n", grid::pad(name, width))
-    };
-    names.iter().zip(&table.columns).map(line).collect()
-}
-
-fn all_rows(table: &Table, rows: &[Map<String, Value>], style: Style) -> String {
-    // Each takes the gap before it: more are not on the line.
-    let columns = &table.columns[..table.columns.len().min(style.columns / GAP.len() + 1)];
-    let rows = rows.iter().map(|row| columns.iter().map(|column| cell(column, row)).collect()).collect();
-    let names: Vec<String> = columns.iter().map(|column| title(column, style)).collect();
-    let texts = columns.iter().map(|column| column.unit == Unit::Text);
-    lines(&names.iter().map(String::as_str).zip(texts).collect::<Vec<_>>(), rows, style)
-}
-
-/// The name of a column.
-fn title(column: &Column, style: Style) -> String {
-    human::ellipsis(&human::printable(&column.name), style.columns)
-}
-
-/// Aligned lines under their titles. One that is too long is cut; so are cells before, or a long one would fill up all
-/// rows.
-fn lines(titles: &[grid::Title<'_>], mut rows: Vec<Vec<String>>, style: Style) -> String {
-    for cell in rows.iter_mut().flatten().filter(|cell| cell.len() > style.columns) {
-        *cell = human::ellipsis(cell, style.columns);
-    }
-    let mut lines = grid::lines(titles, &rows).into_iter().map(|line| human::ellipsis(&line, style.columns));
-    let mut out = paint(style, "4", &lines.next().unwrap_or_default()) + "\n";
-    for line in lines {
-        out += &line;
-        out.push('\n');
-    }
-    out
-}
-
-fn cell(column: &Column, row: &Map<String, Value>) -> String {
-    let Some(value) = row.get(&column.name) else { return "-".into() };
-    match (column.unit, value) {
-        (Unit::Bytes, v) if v.is_u64() => human::bytes(v.as_u64().unwrap_or(0)),
-        (Unit::Count, v) if v.is_u64() => human::count(v.as_u64().unwrap_or(0)),
-        (Unit::Seconds, v) if v.is_u64() => human::seconds(v.as_u64().unwrap_or(0)),
-        (Unit::Nanoseconds, v) => v.as_f64().map_or_else(|| text(v), human::nanoseconds),
-        (Unit::Microseconds, v) => v.as_f64().map_or_else(|| text(v), |us| human::nanoseconds(us * 1000.0)),
-        (Unit::Milliseconds, v) => v.as_f64().map_or_else(|| text(v), |ms| human::nanoseconds(ms * 1_000_000.0)),
-        (Unit::Percent, v) => v.as_f64().map_or_else(|| text(v), |p| format!("{p:.1} %")),
-        (_, v) => text(v),
-    }
-}
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => human::printable(text),
-        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(" "),
-        other => human::printable(&other.to_string()),
     }
 }
 
@@ -296,9 +218,8 @@ fn histogram(row: &Map<String, Value>, style: Style) -> String {
     let figure = |name: &str| row.get(name).and_then(Value::as_f64).unwrap_or(0.0);
     let time = |name: &str| human::nanoseconds(figure(name) * 1000.0);
     let name = row.get("name").map(text).unwrap_or_default();
-    let mut out = paint(style, "1", &name);
-    out += &format!(
-        "{GAP}{} samples, mean {} ± {}, p50 {}, p90 {}, p99 {}\n",
+    let figures = format!(
+        "{} samples, mean {} ± {}, p50 {}, p90 {}, p99 {}",
         human::count(figure("samples") as u64),
         time("mean"),
         time("dev"),
@@ -306,6 +227,10 @@ fn histogram(row: &Map<String, Value>, style: Style) -> String {
         time("p90"),
         time("p99"),
     );
+    // Beside each other, if there is room.
+    let fits = grid::width(&name) + GAP.len() + grid::width(&figures) <= style.columns;
+    let between = if fits { "" } else { "\n" };
+    let mut out = format!("{}{between}{GAP}{figures}\n", paint(style, "1", &human::ellipsis(&name, style.columns)));
     let bars: Vec<(u64, u64)> =
         row.get("histogram").and_then(|value| serde_json::from_value(value.clone()).ok()).unwrap_or_default();
     let most = bars.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
@@ -333,7 +258,9 @@ fn fit_processes(rows: &mut [Vec<String>], titles: &[(&str, bool)], columns: usi
     }
 }
 
-fn endpoint(row: &Map<String, Value>, side: &str) -> String {
+/// An end of a flow, as both sides know it.
+#[must_use]
+pub fn endpoint(row: &Map<String, Value>, side: &str) -> String {
     let known = row.get(side).map_or_else(|| "-".into(), text);
     let known = match row.get(&format!("{side}_name")) {
         // Whoever else has asked may have meant another one.
@@ -348,7 +275,8 @@ fn endpoint(row: &Map<String, Value>, side: &str) -> String {
 }
 
 /// `curl[123] alice → nginx[22] www-data`; only the sides that are on this host.
-fn processes(row: &Map<String, Value>) -> String {
+#[must_use]
+pub fn processes(row: &Map<String, Value>) -> String {
     let side = |side: &str| {
         let get = |what: &str| row.get(&format!("{side}_{what}")).map(text);
         let name = get("process").unwrap_or_else(|| "?".into());
@@ -371,29 +299,11 @@ fn processes(row: &Map<String, Value>) -> String {
     }
 }
 
-fn paint(style: Style, code: &str, text: &str) -> String {
-    if style.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Table;
     use serde_json::json;
-
-    const STYLE: Style = Style { columns: 100, color: false };
-
-    fn table() -> Table {
-        let mut table = Table::new("things", "Things.", &[("name", Unit::Text, "n"), ("size", Unit::Bytes, "s")]);
-        table.push([json!("a"), json!(1500)]);
-        table.push([json!("longer"), Value::Null]);
-        table
-    }
-
-    #[test]
-    fn grid_aligns_and_shows_the_unknown_as_unknown() {
-        let text = stats(&Answer { tables: vec![table()] }, STYLE);
-        assert_eq!(text, "THINGS  Things.\n  name       size\n  a       1.50 kB\n  longer        -\n\n");
-    }
 
     #[test]
     fn histograms_have_a_bar_for_everything() {
@@ -401,44 +311,9 @@ mod tests {
         let mut table = Table::new("rtt", "", &columns.map(|name| (name, Unit::Other, "")));
         let values = json!(["pod", 1001, 20000.0, 1.0, 20000, 20000, 20000, [[20, 1], [19953, 1000]]]);
         table.push(values.as_array().unwrap().clone());
-        let text = rtt(&Answer { tables: vec![table] }, Style { columns: 40, color: false });
-        assert!(text.starts_with("pod  1001 samples, mean 20.0 ms ± 1.00 us, p50 20.0 ms"), "{text}");
+        let text = rtt(&Answer { tables: vec![table] }, Style { columns: 40, color: false, zeros: true });
+        assert!(text.starts_with("pod\n  1001 samples, mean 20.0 ms ± 1.00 us, p50 20.0 ms"), "{text}");
         assert!(text.contains("≤  20.0 us        1  ▏\n"), "{text}");
         assert!(text.contains(&format!("≤  20.0 ms     1000  {}\n", "█".repeat(16))), "{text}");
-    }
-
-    #[test]
-    fn nothing_acts_on_the_terminal() {
-        let hostile = "a\u{1b}[2J\nb\u{202e}";
-        let mut table = table();
-        (table.name, table.help) = (hostile.into(), hostile.into());
-        table.columns[0].name = hostile.into();
-        table.rows[0][0] = json!([hostile, {hostile: hostile}]);
-        let text = stats(&Answer { tables: vec![table] }, STYLE);
-        assert_eq!(text.lines().count(), 5, "{text:?}");
-        assert!(text.lines().all(|line| line == human::printable(line)), "{text:?}");
-    }
-
-    #[test]
-    fn long_texts_and_many_columns_take_no_more_than_their_lines() {
-        let columns =
-            |count: usize, name: &str| vec![Column { name: name.into(), unit: Unit::Text, help: String::new() }; count];
-        let long = "x".repeat(1 << 17);
-        let rows = vec![vec![json!(long)]; 2];
-        for (count, rows) in
-            [(2, [rows.clone(), vec![vec![]; 10_000]].concat()), (10_000, rows.clone()), (5, rows[..1].to_vec())]
-        {
-            let table = Table { columns: columns(count, &long), rows, ..table() };
-            let text = stats(&Answer { tables: vec![table] }, STYLE);
-            assert!(text.len() < 4 << 20, "{} bytes", text.len());
-        }
-    }
-
-    #[test]
-    fn unknown_units_and_shapes_are_shown_as_they_are() {
-        let json =
-            r#"{"name":"x","help":"","columns":[{"name":"a","unit":"furlongs","help":""}],"rows":[[[1,2],"more"]]}"#;
-        let table: Table = serde_json::from_str(json).unwrap();
-        assert!(stats(&Answer { tables: vec![table] }, STYLE).contains("1 2"));
     }
 }

@@ -10,6 +10,7 @@ pub mod engines;
 pub mod net;
 pub mod podman;
 pub mod prometheus;
+pub mod tmux;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

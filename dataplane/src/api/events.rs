@@ -1,7 +1,8 @@
 //! What wakes the control thread.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::SyncSender;
-
 use std::time::Duration;
 
 use sockeye_ctl::Request;
@@ -67,6 +68,8 @@ pub struct Question {
     pub request: Request,
     /// Containers of the host by the ids and paths of their cgroups, where those without flows are asked for, too.
     pub places: Vec<(u64, String)>,
+    /// Control adds what it took to answer: nanoseconds of CPU.
+    pub cost_ns: Arc<AtomicU64>,
     /// Where the answer goes.
     pub reply: SyncSender<Result<Answer, String>>,
 }

@@ -1,8 +1,10 @@
 //! Which flows are asked for.
 
-use sockeye_ctl::protocol::{Direction, FlowsArguments, Protocol, SortBy};
+use sockeye_ctl::protocol::{Direction, FlowsArguments, Pair, Protocol};
 
-use super::who::{End, ends_of};
+use super::order;
+use super::text::Word;
+use super::who::{End, ends_of, group_of_end};
 use crate::flows::Flow;
 use crate::model::flow::{Proto, Side, State};
 use crate::owners::process::ProcessTable;
@@ -12,6 +14,8 @@ use crate::owners::workload::Workload;
 pub(super) struct Wanted {
     arguments: FlowsArguments,
     states: Vec<State>,
+    ids: Vec<u64>,
+    words: Vec<Word>,
     now_ns: u64,
 }
 
@@ -19,7 +23,7 @@ impl Wanted {
     /// Reads what was asked for.
     ///
     /// # Errors
-    /// If there is no such state.
+    /// If there is no such state, or no such id.
     pub(super) fn new(arguments: &FlowsArguments, now_ns: u64) -> Result<Self, String> {
         let state = |name: &String| {
             State::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
@@ -28,21 +32,37 @@ impl Wanted {
             })
         };
         let states = arguments.state.iter().map(state).collect::<Result<_, _>>()?;
-        Ok(Self { arguments: arguments.clone(), states, now_ns })
+        let id = |text: &String| {
+            u64::from_str_radix(text, 16).map_err(|_| format!("{text:?} is no id of a flow: ctl flows --json tells it"))
+        };
+        let ids = arguments.id.iter().map(id).collect::<Result<_, _>>()?;
+        let words = arguments.text.iter().map(|text| Word::new(text)).collect();
+        Ok(Self { arguments: arguments.clone(), states, ids, words, now_ns })
     }
 
     pub(super) fn arguments(&self) -> &FlowsArguments {
         &self.arguments
     }
 
+    /// Those that have ended, and left the table, are asked for, too.
+    pub(super) fn has_ended(&self) -> bool {
+        let a = &self.arguments;
+        a.closed || a.ended || a.after.is_some() || !a.id.is_empty()
+    }
+
     /// Whether a flow matches all that was asked for.
     pub(super) fn is(&self, flow: &Flow, processes: &ProcessTable) -> bool {
-        self.is_by_itself(flow) && self.is_by_its_ends(flow, processes)
+        self.is_by_itself(flow)
+            && self.is_by_its_ends(flow, processes)
+            && self.words.iter().all(|word| word.is_in(flow, processes))
     }
 
     fn is_by_itself(&self, flow: &Flow) -> bool {
         let a = &self.arguments;
-        if flow.is_left_out() || (a.closed && !flow.state().is_over()) {
+        if flow.is_left_out() || (a.closed && a.id.is_empty() && !flow.state().is_over()) {
+            return false;
+        }
+        if !one_of(&self.ids, |id| flow.id() == *id) {
             return false;
         }
         let views = || [Some(&flow.key), flow.translated()].into_iter().flatten();
@@ -57,12 +77,14 @@ impl Wanted {
             })
             && a.min_bytes.is_none_or(|least| flow.totals().bytes.iter().sum::<u64>() >= least)
             && a.rtt_over_us.is_none_or(|us| flow.ends().any(|end| u64::from(end.srtt_us) > us))
+            && one_of(&a.pid, |pid| flow.ends().any(|end| end.owner.pid == *pid))
     }
 
     fn is_by_its_ends(&self, flow: &Flow, processes: &ProcessTable) -> bool {
         let a = &self.arguments;
         let of_workloads = [&a.container, &a.pod, &a.namespace, &a.workload, &a.label];
-        if a.process.is_empty() && a.user.is_empty() && of_workloads.iter().all(|list| list.is_empty()) {
+        let of_processes = [&a.process, &a.user];
+        if a.pair.is_none() && of_processes.iter().chain(&of_workloads).all(|list| list.is_empty()) {
             return true;
         }
         let ends = ends_of(flow, processes);
@@ -72,6 +94,7 @@ impl Wanted {
             let pid = text.parse::<u32>().ok();
             flow.ends().any(|end| pid.is_some_and(|pid| end.owner.pid == pid)) || any_end(&|end| is_process(end, text))
         }) && one_of(&a.user, |text| any_end(&|end| end.process.is_some_and(|p| p.is_of_user(text))))
+            && a.pair.as_ref().is_none_or(|pair| is_between(pair, flow, &ends))
             && one_of(&a.container, |text| any_workload(&|w| w.is_container(text)))
             && one_of(&a.pod, |text| any_workload(&|w| w.is_pod(text)))
             && one_of(&a.namespace, |text| any_workload(&|w| w.pod.as_ref().is_some_and(|pod| pod.namespace == *text)))
@@ -80,17 +103,17 @@ impl Wanted {
     }
 
     /// The larger, the sooner it is shown.
-    pub(super) fn sort_key(&self, flow: &Flow) -> u64 {
-        let total = flow.totals();
-        match self.arguments.sort {
-            SortBy::Bytes => total.bytes.iter().sum(),
-            SortBy::Retrans => total.retrans_of_both(),
-            SortBy::Rtt => super::flows::shown_rtt(flow).map_or(0, |end| u64::from(end.srtt_us)),
-            SortBy::Rate => (flow.rate(self.now_ns).bytes.iter().sum::<f32>() * 1000.0) as u64,
-            SortBy::Active => flow.active_ns,
-            SortBy::Age => u64::MAX - flow.opened_ns,
-        }
+    pub(super) fn sort_key(&self, flow: &Flow, processes: &ProcessTable) -> u128 {
+        order::sort_key(&self.arguments, flow, processes, self.now_ns)
     }
+}
+
+/// Whether both ends are those of a row of `peers`.
+fn is_between(pair: &Pair, flow: &Flow, ends: &[Option<End<'_>>; 2]) -> bool {
+    Side::BOTH.into_iter().zip([&pair.initiator, &pair.responder]).all(|(side, wanted)| {
+        let name = group_of_end(&pair.by, ends[side as usize], flow.key.endpoint(side).addr);
+        name == *wanted
+    })
 }
 
 /// Nothing was asked for, or one of several.

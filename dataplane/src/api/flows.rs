@@ -15,6 +15,8 @@ use crate::owners::workload::Workload;
 rows! {
     /// Counters since the connection was opened. A side that is not on this host has no process. Wide: with its place.
     struct Row: "flows" {
+        /// what it can be asked for by, for as long as the agent knows it
+        id: Text = String,
         /// this host
         node: Text = Option<String>,
         /// transport protocol
@@ -63,6 +65,12 @@ rows! {
         responder_parent: Text = Option<String>,
         /// its container, as namespace/pod/container in a pod, or its systemd unit
         responder_workload: Text = Option<String>,
+        /// path of its executable
+        initiator_exe: Text = Option<String>,
+        /// the package that it came with
+        initiator_package: Text = Option<String>,
+        /// its parent, that one's parent, and so on, with their pids
+        initiator_parents: Text = Option<String>,
         /// its container by name
         initiator_container: Text = Option<String>,
         /// the runtime's id of it
@@ -87,6 +95,12 @@ rows! {
         initiator_labels: Text = Option<Vec<String>>,
         /// systemd unit, outside of containers
         initiator_unit: Text = Option<String>,
+        /// path of its executable
+        responder_exe: Text = Option<String>,
+        /// the package that it came with
+        responder_package: Text = Option<String>,
+        /// its parent, that one's parent, and so on, with their pids
+        responder_parents: Text = Option<String>,
         /// its container by name
         responder_container: Text = Option<String>,
         /// the runtime's id of it
@@ -144,6 +158,11 @@ rows! {
     }
 }
 
+/// An id, as it is shown and asked for.
+fn id_text(id: u64) -> String {
+    format!("{id:016x}")
+}
+
 /// The end whose round-trip time is shown: the initiator's, where it has one.
 pub(super) fn shown_rtt(flow: &Flow) -> Option<&End> {
     Side::BOTH.into_iter().find_map(|side| flow.end(side).filter(|end| end.srtt_us > 0))
@@ -159,6 +178,9 @@ struct SideRow {
     cmdline: Option<String>,
     parent: Option<String>,
     place: Option<String>,
+    exe: Option<String>,
+    package: Option<String>,
+    parents: Option<String>,
     wide: Wide,
 }
 
@@ -202,6 +224,7 @@ impl Wide {
 
 fn side_row(owner: ProcKey, end: who::End<'_>, wide: bool) -> SideRow {
     let process = end.process;
+    let more = process.filter(|_| wide);
     SideRow {
         process: process.map(|p| p.name.clone()),
         pid: owner.is_known().then_some(owner.pid),
@@ -210,6 +233,9 @@ fn side_row(owner: ProcKey, end: who::End<'_>, wide: bool) -> SideRow {
         cmdline: process.and_then(|p| known(&p.cmdline)),
         parent: process.map(|p| format!("{}[{}]", p.parent_name, p.ppid)),
         place: end.workload.and_then(|workload| workload.title()),
+        exe: more.and_then(|p| p.exe.clone()),
+        package: more.and_then(|p| p.package.clone()),
+        parents: more.and_then(|p| known(&p.chain())),
         wide: end.workload.filter(|_| wide).map(|workload| Wide::new(workload)).unwrap_or_default(),
     }
 }
@@ -244,6 +270,7 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) -> R
     let since_s = |then_ns: u64| now_ns.saturating_sub(then_ns) / 1_000_000_000;
     let rate = flow.rate(now_ns);
     Row {
+        id: id_text(flow.id()),
         node: wide.then(who::node),
         protocol: flow.key.proto.name(),
         initiator: flow.key.text(Side::Initiator),
@@ -265,6 +292,9 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) -> R
         initiator_cmdline: initiator.cmdline,
         initiator_parent: initiator.parent,
         initiator_workload: initiator.place,
+        initiator_exe: initiator.exe,
+        initiator_package: initiator.package,
+        initiator_parents: initiator.parents,
         initiator_container: initiator.wide.container,
         initiator_container_id: initiator.wide.container_id,
         initiator_runtime: initiator.wide.runtime,
@@ -284,6 +314,9 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) -> R
         responder_cmdline: responder.cmdline,
         responder_parent: responder.parent,
         responder_workload: responder.place,
+        responder_exe: responder.exe,
+        responder_package: responder.package,
+        responder_parents: responder.parents,
         responder_container: responder.wide.container,
         responder_container_id: responder.wide.container_id,
         responder_runtime: responder.wide.runtime,

@@ -1,7 +1,7 @@
 //! `ctl flows --by`: flows that match, added up by what is at their ends.
 
 use hashbrown::HashMap;
-use sockeye_ctl::protocol::{Answer, FlowsArguments, GroupBy, OwnerSort, OwnersArguments, SortBy};
+use sockeye_ctl::protocol::{Answer, FlowsArguments, GroupBy, OwnersArguments};
 use sockeye_ctl::rows;
 
 use super::owners::{Line, answer};
@@ -98,14 +98,10 @@ impl Groups {
             open: group.open,
             rates: group.rates,
         };
-        let sort = match arguments.sort {
-            SortBy::Rtt => OwnerSort::Rtt,
-            SortBy::Retrans => OwnerSort::Retrans,
-            SortBy::Rate => OwnerSort::Rate,
-            SortBy::Bytes | SortBy::Active | SortBy::Age => OwnerSort::Bytes,
-        };
-        let arguments = OwnersArguments { sort, limit: arguments.limit, name: None, all: false };
-        answer(self.groups.into_iter().map(line).collect(), &arguments, |name| GroupHead { name })
+        let FlowsArguments { sort, reverse, limit, .. } = *arguments;
+        let arguments = OwnersArguments { sort: sort.of_groups(), reverse, limit, ..OwnersArguments::default() };
+        let lines = self.groups.into_iter().map(line).collect();
+        answer(lines, &arguments, None, |name, _| name.clone().unwrap_or_default(), |name| GroupHead { name })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The part of `ctl stats` that says what went missing.
 
+use serde::Serialize;
 use sockeye_bpf::records::{CpuStats, Kind};
 use sockeye_ctl::{Table, rows};
 
@@ -16,15 +17,73 @@ rows! {
         count: Count = u64,
         /// the same per CPU, where the kernel counts
         per_cpu: Text = Option<Vec<u64>>,
+        /// lost: something is not told, or is wrong; detail: less is known of something; none: it is worth knowing
+        weight: Text = Weight,
         /// what it means
         effect: Text = &'static str,
     }
 }
 
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Weight {
+    /// Something is not told, or is wrong.
+    Lost,
+    /// Less is known of something.
+    Detail,
+    /// It is worth knowing.
+    None,
+}
+
+impl Weight {
+    fn of(reason: &str) -> Self {
+        const DETAIL: [&str; 15] = [
+            "args_unreadable",
+            "cgroup_table_full",
+            "container_gave_up",
+            "container_not_asked",
+            "container_text_cut",
+            "container_unknown",
+            "log_lines_dropped",
+            "package_gave_up",
+            "package_list_cut",
+            "package_not_asked",
+            "process_gave_up",
+            "process_not_asked",
+            "process_table_full",
+            "ring_full_cgroup",
+            "ring_full_identity",
+        ];
+        const NONE: [&str; 7] = [
+            "container_unnamed",
+            "pair_group_full",
+            "peer_group_full",
+            "process_group_full",
+            "rpm_killed",
+            "udp_other_peers",
+            "worker_stalled",
+        ];
+        if DETAIL.contains(&reason) {
+            Self::Detail
+        } else if NONE.contains(&reason) {
+            Self::None
+        } else {
+            Self::Lost
+        }
+    }
+}
+
+impl Loss {
+    fn new(reason: String, count: u64, per_cpu: Option<Vec<u64>>, effect: &'static str) -> Self {
+        Self { weight: Weight::of(&reason), reason, count, per_cpu, effect }
+    }
+}
+
 /// Every place where something can go missing, whether or not it ever did.
-pub(super) fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
+pub(super) fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
     let mut rows = kernel_losses(cpus);
-    let counted = |reason: &str, count, effect| Loss { reason: reason.into(), count, per_cpu: None, effect };
+    let counted = |reason: &str, count, effect| Loss::new(reason.into(), count, None, effect);
     let counts = s.table.counts();
     let stalls: u64 = s.workers.iter().map(|w| ExportStats::get(&w.stats.stalls)).sum();
     let get = ExportStats::get;
@@ -96,7 +155,7 @@ pub(super) fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
         let effect = "reports of flows that the exporter did not get";
         rows.push(counted(&format!("export_dropped {}", port.name), get(&port.stats.dropped), effect));
     }
-    Table::of(rows)
+    rows
 }
 
 rows! {
@@ -133,7 +192,7 @@ pub(super) fn ignored(s: &Sources<'_>, cpus: &[CpuStats]) -> Table {
 fn kernel_losses(cpus: &[CpuStats]) -> Vec<Loss> {
     let per_cpu = |reason: &str, of: &dyn Fn(&CpuStats) -> u64, effect| {
         let counts: Vec<u64> = cpus.iter().map(of).collect();
-        Loss { reason: reason.into(), count: counts.iter().sum(), per_cpu: Some(counts), effect }
+        Loss::new(reason.into(), counts.iter().sum(), Some(counts), effect)
     };
     let full = |kind: Kind, effect| {
         per_cpu(&format!("ring_full_{}", kind.name()), &|cpu: &CpuStats| cpu.lost[kind as usize], effect)

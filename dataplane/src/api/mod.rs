@@ -7,6 +7,8 @@ mod filter;
 mod flows;
 mod groups;
 mod losses;
+mod order;
+pub(crate) mod overview;
 pub(crate) mod owners;
 pub mod pass;
 pub mod peers;
@@ -16,6 +18,8 @@ pub(crate) mod rtt;
 pub mod scrape;
 pub mod server;
 pub(crate) mod stats;
+mod subscribers;
+mod text;
 mod who;
 pub(crate) mod workloads;
 

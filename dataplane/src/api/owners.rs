@@ -14,6 +14,8 @@ use super::who::{known, label_text, workload_name};
 use super::{round2, summary};
 use crate::flows::aggregates::{Aggregate, Aggregates, RATES};
 use crate::model::flow::ProcKey;
+use crate::model::history::History;
+use crate::model::rate::Window;
 use crate::model::rtt::RttStats;
 use crate::owners::cgroup_tree::is_alive;
 use crate::owners::process::ProcessTable;
@@ -31,11 +33,37 @@ pub(crate) struct Owners<'a> {
 }
 
 impl Owners<'_> {
+    /// What is wanted of histories.
+    pub(super) fn recent(&self, parts: usize) -> Recent {
+        Recent { parts, window: self.aggregates.window(), now_ns: self.now_ns }
+    }
+
     /// Whether one of these places is still there.
     pub(super) fn state_of<'a>(&self, places: impl IntoIterator<Item = &'a Workload>) -> Option<&'static str> {
         let root = self.cgroup_root?;
         let is_there = |place: &Workload| is_alive(&root.join(place.path.trim_start_matches('/')));
         Some(if places.into_iter().any(is_there) { "running" } else { "gone" })
+    }
+}
+
+/// How much of histories is wanted.
+#[derive(Clone, Copy)]
+pub(super) struct Recent {
+    pub(super) parts: usize,
+    pub(super) window: Window,
+    pub(super) now_ns: u64,
+}
+
+/// Bytes each way and new flows, per second of each part.
+pub(super) type RecentFigures = (Option<Vec<u64>>, Option<Vec<u64>>, Option<Vec<f64>>);
+
+impl Recent {
+    /// Nothing, unless it was asked for.
+    pub(super) fn of(self, history: Option<&History<3>>) -> RecentFigures {
+        let Some(history) = history.filter(|_| self.parts > 0) else { return (None, None, None) };
+        let parts = history.per_second(self.parts, self.window, self.now_ns);
+        let column = |i: usize| Some(parts.iter().map(|part| part[i].round() as u64).collect());
+        (column(0), column(1), Some(parts.iter().map(|part| round2(part[2])).collect()))
     }
 }
 
@@ -86,6 +114,12 @@ rows! {
         rtt_in_p90: Microseconds = Option<u64>,
         /// 99 of 100 are shorter
         rtt_in_p99: Microseconds = Option<u64>,
+        /// payload sent per second in each 5 s of the last minutes, the oldest first, where that was asked for
+        history_sent: Bytes = Option<Vec<u64>>,
+        /// payload received per second, likewise
+        history_received: Bytes = Option<Vec<u64>>,
+        /// new flows per second, likewise
+        history_flows: Count = Option<Vec<f64>>,
     }
 }
 
@@ -104,18 +138,33 @@ impl<T> Line<T> {
         Self { of, aggregate, open, rates }
     }
 
+    /// Texts are sorted by themselves.
     fn sort_key(&self, sort: OwnerSort) -> u64 {
         let [out, into] = self.aggregate.activity;
+        let rate = |rate: f64| (1000.0 * rate) as u64;
+        let rtt =
+            |quantile| self.aggregate.rtt.iter().flatten().map(|rtt| rtt.quantile_us(quantile)).max().unwrap_or(0);
         match sort {
+            OwnerSort::Sent => out.bytes_sent + into.bytes_sent,
+            OwnerSort::Received => out.bytes_received + into.bytes_received,
+            OwnerSort::SentRate => rate(self.rates[0]),
+            OwnerSort::ReceivedRate => rate(self.rates[1]),
+            OwnerSort::PacketRate => rate(self.rates[2]),
+            OwnerSort::FlowRate => rate(self.rates[3]),
+            OwnerSort::Open => self.open,
             OwnerSort::Bytes => out.bytes_sent + into.bytes_sent + out.bytes_received + into.bytes_received,
             OwnerSort::Flows => out.flows + into.flows + self.open,
             OwnerSort::Retrans => out.retrans + into.retrans,
-            OwnerSort::Rate => (1000.0 * (self.rates[0] + self.rates[1])) as u64,
-            OwnerSort::Rtt => self.aggregate.rtt.iter().flatten().map(|rtt| rtt.quantile_us(0.5)).max().unwrap_or(0),
+            OwnerSort::Rate => rate(self.rates[0] + self.rates[1]),
+            OwnerSort::Rtt => rtt(0.5),
+            OwnerSort::RttP99 => rtt(0.99),
+            _ => 0,
         }
     }
 
-    fn figures(&self) -> Figures {
+    fn figures(&self, recent: Option<Recent>) -> Figures {
+        let (history_sent, history_received, history_flows) =
+            recent.map(|recent| recent.of(self.aggregate.history.as_deref())).unwrap_or_default();
         let [out, into] = self.aggregate.activity;
         let [rtt_out, rtt_in] = self.aggregate.rtt.each_ref().map(Option::as_deref);
         let [rtt_out_mean, rtt_out_dev] = averages(rtt_out);
@@ -145,6 +194,9 @@ impl<T> Line<T> {
             rtt_in_p50,
             rtt_in_p90,
             rtt_in_p99,
+            history_sent,
+            history_received,
+            history_flows,
         }
     }
 }
@@ -167,13 +219,26 @@ pub(super) fn is_shown(aggregate: &Aggregate, open: u64, all: bool) -> bool {
 }
 
 /// The rows that were asked for, and how many there are.
-pub(super) fn answer<T, H: NamedRow>(mut lines: Vec<Line<T>>, a: &OwnersArguments, head: impl Fn(T) -> H) -> Answer {
+pub(super) fn answer<T, H: NamedRow>(
+    mut lines: Vec<Line<T>>,
+    a: &OwnersArguments,
+    recent: Option<Recent>,
+    text: impl Fn(&T, OwnerSort) -> String,
+    head: impl Fn(T) -> H,
+) -> Answer {
     let matching = lines.len();
-    lines.sort_by_key(|line| std::cmp::Reverse(line.sort_key(a.sort)));
+    if a.sort.is_text() {
+        lines.sort_by_cached_key(|line| text(&line.of, a.sort));
+    } else {
+        lines.sort_by_key(|line| std::cmp::Reverse(line.sort_key(a.sort)));
+    }
+    if a.reverse {
+        lines.reverse();
+    }
     lines.truncate(rows_at_most(a.limit));
     let summary = summary(matching, lines.len());
     let rows = lines.into_iter().map(|line| {
-        let figures = line.figures();
+        let figures = line.figures(recent);
         (head(line.of), figures)
     });
     Answer { tables: vec![summary, Table::with(H::NAME, H::HELP, rows)] }
@@ -228,7 +293,17 @@ pub(crate) fn processes(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
         .filter(|(key, _)| matches(processes.peek(*key).map(|process| process.name.as_str()), a))
         .map(|(key, figures)| Line::new(key, figures, of))
         .collect();
-    answer(lines, a, |key| process_head(key, processes, now_ns))
+    let text = |key: &ProcKey, sort| {
+        let process = processes.peek(*key);
+        match sort {
+            OwnerSort::Pid => format!("{:>10}", key.pid),
+            OwnerSort::User => process.map(|process| process.user_or_uid()).unwrap_or_default(),
+            OwnerSort::Command => process.map(|process| process.cmdline.clone()).unwrap_or_default(),
+            OwnerSort::Place => processes.workload(*key).and_then(|workload| workload.title()).unwrap_or_default(),
+            _ => process.map(|process| process.name.clone()).unwrap_or_default(),
+        }
+    };
+    answer(lines, a, Some(of.recent(a.history)), text, |key| process_head(key, processes, now_ns))
 }
 
 pub(super) fn matches(name: Option<&str>, a: &OwnersArguments) -> bool {
@@ -326,7 +401,21 @@ pub(crate) fn containers(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
         .filter(|(_, aggregate, open)| is_shown(aggregate, *open, a.all))
         .map(|(workload, aggregate, open)| Line::new(workload, (aggregate, open), of))
         .collect();
-    answer(lines, a, |workload| container_head(&workload, of))
+    let text = |workload: &Arc<Workload>, sort| match sort {
+        OwnerSort::State => of.state_of([&**workload]).unwrap_or_default().to_owned(),
+        OwnerSort::Image => workload.container.as_ref().map(|container| container.image.clone()).unwrap_or_default(),
+        OwnerSort::Place => {
+            let pod = workload.pod.as_ref().map(|pod| pod.name.clone());
+            pod.or_else(|| workload.slice.clone()).unwrap_or_default()
+        }
+        _ => workload
+            .container
+            .as_ref()
+            .map(|container| container.name_or_id().to_owned())
+            .or_else(|| workload.unit.clone())
+            .unwrap_or_default(),
+    };
+    answer(lines, a, Some(of.recent(a.history)), text, |workload| container_head(&workload, of))
 }
 
 fn container_head(workload: &Workload, of: &Owners<'_>) -> ContainerHead {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use sockeye_ctl::protocol::{Answer, FlowsArguments, Request, Table};
+use sockeye_ctl::rows;
 
 use super::events::Question;
 use super::filter::Wanted;
@@ -90,6 +91,8 @@ impl Pass {
             | Request::Rtt(_)
             | Request::Peers(_)
             | Request::Dns(_)
+            | Request::Overview
+            | Request::Subscribe(_)
             | Request::Config
             | Request::Reload => Gathered::Nothing,
             Request::Flows(arguments) => match Selection::new(arguments) {
@@ -138,7 +141,7 @@ impl Count {
 
 impl Gathered {
     fn go_on(&mut self, next: &mut Next, table: &FlowTable, processes: &ProcessTable, until: Instant) -> bool {
-        while next.place < table.places() && !matches!(self, Self::Nothing) {
+        while next.place < table.places() && self.wants_open() {
             for place in next.place..next.place + FLOWS_AT_ONCE {
                 self.look(Where::Place(place), table, processes);
             }
@@ -146,6 +149,11 @@ impl Gathered {
             if Instant::now() >= until {
                 return false;
             }
+        }
+        if let Self::Flows(selection) = self
+            && next.closed.is_none()
+        {
+            next.closed = selection.first_closed(table);
         }
         while self.wants_closed() && next.closed.is_none_or(|number| number < table.closed_numbers().end) {
             let begin = next.closed.unwrap_or(0).max(table.closed_numbers().start);
@@ -158,13 +166,25 @@ impl Gathered {
             }
         }
         match self {
-            Self::Flows(selection) => selection.make_rows(table, processes, until),
+            Self::Flows(selection) => {
+                selection.looked_until(next.closed, table);
+                selection.make_rows(table, processes, until)
+            }
             _ => true,
         }
     }
 
     fn wants_closed(&self) -> bool {
-        matches!(self, Self::Flows(selection) if selection.wanted.arguments().closed)
+        matches!(self, Self::Flows(selection) if selection.wanted.has_ended())
+    }
+
+    /// Flows in the table.
+    fn wants_open(&self) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Flows(selection) => selection.wanted.arguments().after.is_none(),
+            _ => true,
+        }
     }
 
     fn look(&mut self, at: Where, table: &FlowTable, processes: &ProcessTable) {
@@ -184,6 +204,16 @@ impl Gathered {
     }
 }
 
+rows! {
+    /// Where to go on with flows that have ended.
+    struct Cursor: "cursor" {
+        /// number of the next one
+        next: Count = u64,
+        /// those that were forgotten before they were asked for
+        missed: Count = u64,
+    }
+}
+
 /// The first flows in the order that was asked for, and then their rows; or all of them, added up.
 pub struct Selection {
     wanted: Wanted,
@@ -191,7 +221,8 @@ pub struct Selection {
     limit: usize,
     matching: usize,
     /// Sort key, place and socket; the least on top.
-    best: BinaryHeap<Reverse<(u64, Where, u64)>>,
+    best: BinaryHeap<Reverse<(u128, Where, u64)>>,
+    cursor: Option<Cursor>,
     /// Those that still need a row, the last first.
     rest: Option<Vec<(Where, u64)>>,
     rows: Table,
@@ -211,6 +242,7 @@ impl Selection {
             limit,
             matching: 0,
             best: BinaryHeap::new(),
+            cursor: None,
             rest: None,
             rows: no_rows(),
         })
@@ -225,11 +257,37 @@ impl Selection {
             groups.take(flow, processes);
             return;
         }
-        let entry = (self.wanted.sort_key(flow), at, flow.cookie());
+        let key = match (self.wanted.arguments().after, at) {
+            // One after another.
+            (Some(_), Where::Closed(number)) => u128::MAX - number as u128,
+            _ => self.wanted.sort_key(flow, processes),
+        };
+        let entry = (key, at, flow.cookie());
         if self.best.len() < self.limit {
             self.best.push(Reverse(entry));
         } else if let Some(mut least) = self.best.peek_mut().filter(|least| least.0 < entry) {
             *least = Reverse(entry);
+        }
+    }
+
+    /// The number to begin with, where one was asked for.
+    fn first_closed(&mut self, table: &FlowTable) -> Option<usize> {
+        let after = usize::try_from(self.wanted.arguments().after?).unwrap_or(usize::MAX);
+        let numbers = table.closed_numbers();
+        // A number that was not given yet is of another agent, or stands for those to come.
+        let begin = after.min(numbers.end).max(numbers.start);
+        self.cursor = Some(Cursor { next: begin as u64, missed: numbers.start.saturating_sub(after) as u64 });
+        Some(begin)
+    }
+
+    fn looked_until(&mut self, closed: Option<usize>, table: &FlowTable) {
+        if let (Some(cursor), Some(closed), None) = (&mut self.cursor, closed, &self.rest) {
+            cursor.next = closed.min(table.closed_numbers().end) as u64;
+            // The others are told next time.
+            if let Some(Reverse((_, Where::Closed(last), _))) = self.best.peek().filter(|_| self.matching > self.limit)
+            {
+                cursor.next = *last as u64 + 1;
+            }
         }
     }
 
@@ -260,7 +318,8 @@ impl Selection {
             return groups.into_answer(self.wanted.arguments());
         }
         let rows = std::mem::replace(&mut self.rows, no_rows());
-        Answer { tables: vec![summary(self.matching, rows.rows.len()), rows] }
+        let cursor = self.cursor.take().map(|cursor| Table::of([cursor]));
+        Answer { tables: [summary(self.matching, rows.rows.len()), rows].into_iter().chain(cursor).collect() }
     }
 }
 
@@ -291,6 +350,7 @@ mod tests {
     use crate::flows::Timeouts;
     use sockeye_bpf::records::{UdpKey, UdpValue};
     use sockeye_ctl::protocol::SortBy;
+    use std::sync::Arc;
     use std::sync::mpsc::sync_channel;
     use zerocopy::FromZeros;
 
@@ -310,7 +370,9 @@ mod tests {
     fn answered(request: &Request, flows: u64) -> (Answer, u32) {
         let (table, processes) = (table(flows), ProcessTable::default());
         let (reply, _answer) = sync_channel(1);
-        let mut pass = Pass::begin(Question { request: request.clone(), places: Vec::new(), reply }).unwrap();
+        let mut pass =
+            Pass::begin(Question { request: request.clone(), places: Vec::new(), cost_ns: Arc::default(), reply })
+                .unwrap();
         let mut portions = 1;
         // Its time is always up.
         while !pass.go_on(&table, &processes, Instant::now()) {
@@ -345,10 +407,53 @@ mod tests {
     }
 
     #[test]
+    fn any_order_and_its_reverse() {
+        let first = |sort, reverse| {
+            let wanted = FlowsArguments { limit: 1, sort, reverse, ..FlowsArguments::default() };
+            let (answer, _) = answered(&Request::Flows(wanted.into()), 300);
+            answer.rows("flows")[0]["sent"].as_u64().unwrap()
+        };
+        assert_eq!([first(SortBy::Sent, false), first(SortBy::Sent, true)], [300, 1]);
+        for sort in <SortBy as clap::ValueEnum>::value_variants() {
+            let _ = (first(*sort, false), first(*sort, true));
+        }
+    }
+
+    #[test]
+    fn a_flow_is_found_by_its_id_and_by_what_is_shown_of_it() {
+        let found = |wanted: FlowsArguments| answered(&Request::Flows(wanted.into()), 300).0.rows("flows");
+        let all = found(FlowsArguments { limit: 0, ..FlowsArguments::default() });
+        let ids: std::collections::BTreeSet<_> = all.iter().map(|row| row["id"].as_str().unwrap()).collect();
+        assert_eq!((all.len(), ids.len()), (300, 300));
+        let one =
+            found(FlowsArguments { id: vec![all[7]["id"].as_str().unwrap().into()], ..FlowsArguments::default() });
+        assert_eq!((one.len(), &one[0]["initiator"]), (1, &all[7]["initiator"]));
+        let text = |words: &[&str]| {
+            let text = words.iter().map(|word| (*word).to_owned()).collect();
+            found(FlowsArguments { text, limit: 0, ..FlowsArguments::default() }).len()
+        };
+        assert_eq!([text(&[":53"]), text(&[":299"]), text(&[":53", ":299"]), text(&["nobody"])], [300, 1, 1, 0]);
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        let wanted = FlowsArguments { id: vec!["flow".into()], ..FlowsArguments::default() };
+        assert!(Selection::new(&wanted).err().unwrap().contains("\"flow\" is no id"));
+    }
+
+    #[test]
     fn a_state_that_does_not_exist_is_refused_at_once() {
         let (reply, answer) = sync_channel(1);
         let wanted = FlowsArguments { state: vec!["half".into()], ..FlowsArguments::default() };
-        assert!(Pass::begin(Question { request: Request::Flows(wanted.into()), places: Vec::new(), reply }).is_none());
+        assert!(
+            Pass::begin(Question {
+                request: Request::Flows(wanted.into()),
+                places: Vec::new(),
+                cost_ns: Arc::default(),
+                reply
+            })
+            .is_none()
+        );
         assert!(answer.recv().unwrap().unwrap_err().contains("\"half\""));
     }
 }

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use sockeye_ctl::protocol::{Answer, GroupBy, OwnerSort, PeersArguments, Table};
 use sockeye_ctl::rows;
 
-use super::owners::quantiles;
+use super::owners::{Recent, quantiles};
 use super::pass::rows_at_most;
 use super::who::group_of_talker;
 use super::{round2, summary};
-use crate::flows::conversations::{Conversations, Figures};
+use crate::flows::conversations::{Conversations, Figures, RATES};
 use crate::model::rate::Window;
 
 rows! {
@@ -50,6 +50,12 @@ rows! {
         rtt_in_p50: Microseconds = Option<u64>,
         /// 99 of 100 are shorter
         rtt_in_p99: Microseconds = Option<u64>,
+        /// payload from the initiator per second in each 5 s of the last minutes, the oldest first, where that was asked for
+        history_sent: Bytes = Option<Vec<u64>>,
+        /// payload to the initiator per second, likewise
+        history_received: Bytes = Option<Vec<u64>>,
+        /// new flows per second, likewise
+        history_flows: Count = Option<Vec<f64>>,
     }
 }
 
@@ -80,31 +86,50 @@ pub fn peers(conversations: &Conversations, window: Window, a: &PeersArguments, 
     }
     let mut pairs: Vec<(Pair, Figures)> = pairs.into_iter().collect();
     let matching = pairs.len();
-    pairs.sort_by_key(|(_, figures)| Reverse(sort_key(figures, a.sort, window, now_ns)));
+    // By the initiator's name they are in order already.
+    match a.sort {
+        OwnerSort::Responder => pairs.sort_by(|(one, _), (other, _)| one.1.cmp(&other.1)),
+        OwnerSort::Service => pairs.sort_by(|(one, _), (other, _)| one.2.cmp(&other.2)),
+        sort if sort.is_text() => {}
+        _ => pairs.sort_by_key(|(_, figures)| Reverse(sort_key(figures, a.sort, window, now_ns))),
+    }
+    if a.reverse {
+        pairs.reverse();
+    }
     pairs.truncate(rows_at_most(a.limit));
     let summary = summary(matching, pairs.len());
-    let rows = pairs.into_iter().map(|(pair, figures)| row(pair, &figures, window, now_ns));
+    let recent = Recent { parts: a.history, window, now_ns };
+    let rows = pairs.into_iter().map(|(pair, figures)| row(pair, &figures, recent));
     Answer { tables: vec![summary, Table::of(rows)] }
 }
 
 fn sort_key(figures: &Figures, sort: OwnerSort, window: Window, now_ns: u64) -> u64 {
+    let rtt = |quantile| figures.rtt.iter().flatten().map(|rtt| rtt.quantile_us(quantile)).max().unwrap_or(0);
+    let rate = |of: fn([f64; RATES]) -> f64| (1000.0 * of(figures.rates.per_second(window, now_ns))) as u64;
     match sort {
         OwnerSort::Bytes => figures.bytes.iter().sum(),
-        OwnerSort::Flows => figures.flows,
+        OwnerSort::Sent => figures.bytes[0],
+        OwnerSort::Received => figures.bytes[1],
+        // Which of them are open, nobody counts.
+        OwnerSort::Flows | OwnerSort::Open => figures.flows,
         OwnerSort::Retrans => figures.retrans.iter().sum(),
-        OwnerSort::Rtt => figures.rtt.iter().flatten().map(|rtt| rtt.quantile_us(0.5)).max().unwrap_or(0),
-        OwnerSort::Rate => {
-            let [sent, received, ..] = figures.rates.per_second(window, now_ns);
-            (1000.0 * (sent + received)) as u64
-        }
+        OwnerSort::Rtt => rtt(0.5),
+        OwnerSort::RttP99 => rtt(0.99),
+        OwnerSort::Rate => rate(|[sent, received, ..]| sent + received),
+        OwnerSort::SentRate => rate(|rates| rates[0]),
+        OwnerSort::ReceivedRate => rate(|rates| rates[1]),
+        OwnerSort::PacketRate => rate(|rates| rates[2]),
+        OwnerSort::FlowRate => rate(|rates| rates[3]),
+        _ => 0,
     }
 }
 
-fn row((initiator, responder, service): Pair, figures: &Figures, window: Window, now_ns: u64) -> Peer {
+fn row((initiator, responder, service): Pair, figures: &Figures, recent: Recent) -> Peer {
+    let (history_sent, history_received, history_flows) = recent.of(figures.history.as_deref());
     let [rtt_out, rtt_in] = figures.rtt.each_ref().map(Option::as_deref);
     let [rtt_out_p50, _, rtt_out_p99] = quantiles(rtt_out);
     let [rtt_in_p50, _, rtt_in_p99] = quantiles(rtt_in);
-    let [sent, received, packets, flows] = figures.rates.per_second(window, now_ns);
+    let [sent, received, packets, flows] = figures.rates.per_second(recent.window, recent.now_ns);
     Peer {
         initiator,
         responder,
@@ -123,5 +148,8 @@ fn row((initiator, responder, service): Pair, figures: &Figures, window: Window,
         rtt_out_p99,
         rtt_in_p50,
         rtt_in_p99,
+        history_sent,
+        history_received,
+        history_flows,
     }
 }

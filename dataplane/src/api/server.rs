@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -22,12 +22,15 @@ use sockeye_bpf::peer::groups_of_peer;
 use sockeye_bpf::preflight::find_cgroup2;
 use sockeye_ctl::protocol::{Answer, REQUEST_BYTES_MAX, Request, Response, VERSION};
 
+use super::subscribers;
 use crate::api::events::{Command, Event, Question};
 use crate::owners::cgroup_tree::containers_below;
 use crate::threads::Threads;
 
 /// Clients at a time. More are told so.
 const CLIENTS_MAX: usize = 16;
+/// Those of them that subscribe at most: the others are for questions.
+const SUBSCRIBERS_MAX: usize = 8;
 /// Clients that wait to be accepted.
 const BACKLOG: i32 = 128;
 /// Owner and group may ask.
@@ -104,7 +107,7 @@ impl ControlSocket {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&stop);
-        let clients = Arc::new(AtomicUsize::new(0));
+        let clients = Clients::default();
         threads.restarted("sockeye-ctl", move |pulse| {
             let mut refused = false;
             loop {
@@ -176,24 +179,37 @@ fn listen(path: &Path) -> rustix::io::Result<UnixListener> {
     Ok(socket.into())
 }
 
-fn accept(stream: UnixStream, clients: &Arc<AtomicUsize>, answerers: &Answerers) {
+/// How many are being served, and how many of those subscribe.
+#[derive(Clone, Default)]
+struct Clients {
+    all: Arc<AtomicUsize>,
+    subscribers: Arc<AtomicUsize>,
+}
+
+fn accept(stream: UnixStream, clients: &Clients, answerers: &Answerers) {
     let _ = stream.set_read_timeout(Some(CLIENT_TIMEOUT));
     let _ = stream.set_write_timeout(Some(CLIENT_TIMEOUT));
-    let place = Place(Arc::clone(clients));
-    if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
+    let Some(place) = Place::take(&clients.all, CLIENTS_MAX) else {
         let _ = respond(&stream, Err(format!("{CLIENTS_MAX} clients are being served already: try again")));
         return;
-    }
-    let answerers = answerers.clone();
+    };
+    let (answerers, subscribers) = (answerers.clone(), Arc::clone(&clients.subscribers));
     // If there is no thread for it, the client sees the end of the connection, and its place is free again.
     let _ = thread::Builder::new().name("sockeye-client".into()).spawn(move || {
         let _place = place;
-        let _ = serve(&stream, &answerers);
+        let _ = serve(&stream, &answerers, &subscribers);
     });
 }
 
 /// One of the clients that are being served, until it goes, also by a panic.
 struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(all: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let place = Self(Arc::clone(all));
+        (all.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -202,7 +218,7 @@ impl Drop for Place {
 }
 
 /// Answers line after line until the client hangs up.
-fn serve(stream: &UnixStream, answerers: &Answerers) -> io::Result<()> {
+fn serve(stream: &UnixStream, answerers: &Answerers, subscribers: &Arc<AtomicUsize>) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
@@ -215,14 +231,23 @@ fn serve(stream: &UnixStream, answerers: &Answerers) -> io::Result<()> {
             return respond(stream, Err(format!("the request is longer than {REQUEST_BYTES_MAX} bytes")));
         }
         let answer = match Request::parse(&line) {
-            Ok(request) => ask(request, answerers),
+            Ok(Request::Subscribe(subscription)) => {
+                if let Some(_place) = Place::take(subscribers, SUBSCRIBERS_MAX) {
+                    let ask = |request, cost_ns: &Arc<AtomicU64>| ask(request, answerers, cost_ns);
+                    let others = || subscribers.load(Ordering::Relaxed);
+                    subscribers::serve(stream, &mut reader, &subscription, ask, others)?;
+                    continue;
+                }
+                Err(format!("{SUBSCRIBERS_MAX} subscribers are being served already: try again"))
+            }
+            Ok(request) => ask(request, answerers, &Arc::default()),
             Err(err) => Err(err.to_string()),
         };
         respond(stream, answer)?;
     }
 }
 
-fn ask(request: Request, answerers: &Answerers) -> Result<Answer, String> {
+fn ask(request: Request, answerers: &Answerers, cost_ns: &Arc<AtomicU64>) -> Result<Answer, String> {
     let (reply, answer) = sync_channel(1);
     let ending = || "the agent is ending".to_owned();
     let places = match &request {
@@ -232,7 +257,7 @@ fn ask(request: Request, answerers: &Answerers) -> Result<Answer, String> {
         _ => Vec::new(),
     };
     let is_for_main = matches!(request, Request::Config | Request::Reload);
-    let question = Question { request, places, reply };
+    let question = Question { request, places, cost_ns: Arc::clone(cost_ns), reply };
     if is_for_main {
         answerers.main.send(Command::Question(question)).map_err(|_| ending())?;
     } else {
@@ -247,12 +272,17 @@ fn ask(request: Request, answerers: &Answerers) -> Result<Answer, String> {
     }
 }
 
-fn respond(mut stream: &UnixStream, answer: Result<Answer, String>) -> io::Result<()> {
+fn respond(stream: &UnixStream, answer: Result<Answer, String>) -> io::Result<()> {
     let (answer, error) = match answer {
         Ok(answer) => (Some(answer), None),
         Err(error) => (None, Some(error)),
     };
-    let mut line = serde_json::to_vec(&Response { version: VERSION, error, answer })?;
+    send(stream, &Response { version: VERSION, error, answer })
+}
+
+/// Writes a line.
+pub(super) fn send(mut stream: &UnixStream, line: &impl serde::Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(line)?;
     line.push(b'\n');
     stream.write_all(&line)
 }
@@ -260,6 +290,7 @@ fn respond(mut stream: &UnixStream, answer: Result<Answer, String>) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sockeye_ctl::protocol::Subscription;
     use sockeye_ctl::{Client, ClientError};
     use std::os::unix::fs::PermissionsExt;
     use std::sync::mpsc;
@@ -297,6 +328,33 @@ mod tests {
         assert_eq!(client.ask(&Request::Stats).unwrap(), Answer::default());
         drop(socket);
         assert!(!path.exists());
+    }
+
+    /// A client that subscribes, and the first line that it gets.
+    fn subscriber(path: &Path) -> (BufReader<UnixStream>, String) {
+        let stream = UnixStream::connect(path).unwrap();
+        let subscription = Subscription { id: 1, every_ms: 250, requests: vec![Request::Overview] };
+        (&stream).write_all(format!("{}\n", Request::Subscribe(subscription).to_line()).as_bytes()).unwrap();
+        let (mut reader, mut line) = (BufReader::new(stream), String::new());
+        reader.read_line(&mut line).unwrap();
+        (reader, line)
+    }
+
+    #[test]
+    fn subscribers_never_keep_out_a_question() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ctl.sock");
+        let _socket = answering(&path);
+        let told: Vec<_> = (0..SUBSCRIBERS_MAX).map(|_| subscriber(&path)).collect();
+        assert!(told.iter().all(|(_, line)| line.contains(r#""update":1"#)), "{told:?}");
+        let refused = subscriber(&path).1;
+        assert!(refused.contains("8 subscribers are being served already"), "{refused}");
+        // One of them may ask as well: it is told no more, and its place is free.
+        assert_eq!(Client::new(&path).ask(&Request::Stats).unwrap(), Answer::default());
+        let (mut reader, _) = told.into_iter().next().unwrap();
+        reader.get_mut().write_all(format!("{}\n", Request::Stats.to_line()).as_bytes()).unwrap();
+        let is_answer = |line: &String| line.contains(r#""answer":{"tables":[]}"#) && !line.contains("update");
+        assert!(reader.lines().map(|line| line.unwrap()).take(1000).any(|line| is_answer(&line)));
     }
 
     #[test]

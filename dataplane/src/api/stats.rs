@@ -10,6 +10,7 @@ use sockeye_ctl::protocol::{Answer, Table};
 use sockeye_ctl::rows;
 
 use super::losses::{ignored, losses};
+use super::overview::verdict;
 use super::questions::{EnrichmentFigures, questions};
 use super::round2;
 use crate::export::{ExportPort, ExportStats};
@@ -74,12 +75,14 @@ pub(crate) struct Totals {
 /// Everything about the agent.
 pub(crate) fn stats(s: &Sources<'_>, states: &StateCounts) -> Answer {
     let cpus = s.kernel.cpu_stats().unwrap_or_default();
+    let losses = losses(s, &cpus);
     Answer {
         tables: vec![
+            Table::of([verdict(s, &losses)]),
             Table::of([agent(s, states)]),
             Table::of(s.limits.iter().map(limit)),
             Table::of(rings(s, &cpus)),
-            losses(s, &cpus),
+            Table::of(losses),
             ignored(s, &cpus),
             Table::of(s.workers.iter().map(worker)),
             Table::of(s.threads.stats().iter().map(|stats| thread(stats))),

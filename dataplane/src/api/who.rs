@@ -6,7 +6,8 @@ use sockeye_ctl::protocol::GroupBy;
 
 use crate::flows::Flow;
 use crate::flows::conversations::Talker;
-use crate::model::flow::Side;
+use crate::model::flow::{Addr, Side};
+use crate::model::rtt::Network;
 use crate::owners::process::{Process, ProcessTable};
 use crate::owners::workload::Workload;
 
@@ -98,14 +99,22 @@ pub(super) fn workload_name(workload: &Workload) -> Option<(String, String)> {
 pub(super) fn group_of_talker(by: &GroupBy, talker: &Talker) -> Option<String> {
     // Who connects has no name of that kind.
     let by = if *by == GroupBy::Name { &GroupBy::Workload } else { by };
-    if !talker.is_local || *by == GroupBy::Network {
-        return Some(talker.network.to_string());
-    }
+    let end = End { process: talker.process.as_ref(), workload: talker.workload.as_ref() };
+    group_of_side(by, Some(end).filter(|_| talker.is_local), talker.network)
+}
+
+/// The same of a flow.
+pub(super) fn group_of_end(by: &GroupBy, end: Option<End<'_>>, addr: Addr) -> Option<String> {
+    group_of_side(by, end, Network::of(addr.0))
+}
+
+fn group_of_side(by: &GroupBy, end: Option<End<'_>>, network: Network) -> Option<String> {
+    let Some(end) = end.filter(|_| *by != GroupBy::Network) else { return Some(network.to_string()) };
     if *by == GroupBy::Process {
         // The conversations of all processes of a name in one place are one.
-        let name = talker.process.as_ref().map(|process| process.name.clone())?;
-        let place = talker.workload.as_ref().and_then(|workload| workload.title());
+        let name = end.process.map(|process| process.name.clone())?;
+        let place = end.workload.and_then(|workload| workload.title());
         return Some(place.map_or(name.clone(), |place| format!("{name} @{place}")));
     }
-    group_of(by, End { process: talker.process.as_ref(), workload: talker.workload.as_ref() })
+    group_of(by, end)
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sockeye_ctl::protocol::{Answer, OwnersArguments};
+use sockeye_ctl::protocol::{Answer, OwnerSort, OwnersArguments};
 use sockeye_ctl::rows;
 
 use super::owners::{Line, Owners, answer, by_workload, is_shown, matches};
@@ -49,7 +49,18 @@ pub(crate) fn pods(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
         let pod = group.members.iter().find_map(|member| member.place.pod.as_ref()).map(pod_name);
         matches(pod.as_deref(), a)
     };
-    answer(lines_of(pods.into_values().filter(is_named), of), a, |members| pod_head(&members, of))
+    let text = |members: &Vec<Member>, sort| {
+        let pod = members.iter().find_map(|member| member.place.pod.as_ref());
+        match sort {
+            OwnerSort::State => state(members, of),
+            OwnerSort::Place => pod.map(|pod| pod.namespace.clone()).unwrap_or_default(),
+            _ => {
+                pod.map(|pod| if pod.name.is_empty() { pod.uid.clone() } else { pod.name.clone() }).unwrap_or_default()
+            }
+        }
+    };
+    let lines = lines_of(pods.into_values().filter(is_named), of);
+    answer(lines, a, Some(of.recent(a.history)), text, |members| pod_head(&members, of))
 }
 
 fn pod_head(members: &[Member], of: &Owners<'_>) -> PodHead {
@@ -103,6 +114,10 @@ impl Group {
     }
 }
 
+fn state(members: &[Member], of: &Owners<'_>) -> String {
+    of.state_of(members.iter().map(|member| &*member.place)).unwrap_or_default().to_owned()
+}
+
 fn lines_of(groups: impl Iterator<Item = Group>, of: &Owners<'_>) -> Vec<Line<Vec<Member>>> {
     groups
         .filter(|group| group.members.iter().any(|member| member.is_shown))
@@ -142,7 +157,12 @@ pub(crate) fn workloads(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
             workloads.entry((kind, name)).or_default().add(workload, &group, open, a.all);
         }
     }
-    answer(lines_of(workloads.into_values(), of), a, |members| workload_head(&members, of))
+    let text = |members: &Vec<Member>, sort| match sort {
+        OwnerSort::State => state(members, of),
+        _ => members.first().and_then(|member| workload_name(&member.place)).map(|(_, name)| name).unwrap_or_default(),
+    };
+    let lines = lines_of(workloads.into_values(), of);
+    answer(lines, a, Some(of.recent(a.history)), text, |members| workload_head(&members, of))
 }
 
 fn workload_head(members: &[Member], of: &Owners<'_>) -> WorkloadHead {

@@ -1,5 +1,6 @@
 //! Control's part in answering `ctl`: a portion at a time, between its other work.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sockeye_bpf::programs::RunTimeStats;
@@ -9,7 +10,7 @@ use super::{Control, EnrichmentFigures};
 use crate::api;
 use crate::api::events::Question;
 use crate::api::pass::{Gathered, OpenFlows, PORTION, Pass};
-use crate::model::clock::boot_ns;
+use crate::model::clock::{boot_ns, thread_cpu_ns};
 
 /// A question is answered from a scan that is at most this old, if a scan takes no longer than that.
 const FRESH: Duration = Duration::from_millis(500);
@@ -23,10 +24,17 @@ const LOOKUPS_EVERY: Duration = Duration::from_millis(1);
 /// How long the kernel goes on counting run time after the last `ctl stats`.
 const RUN_TIME_LEASE: Duration = Duration::from_secs(15);
 
+fn count_cost(question: &Question, began_ns: u64) {
+    question.cost_ns.fetch_add(thread_cpu_ns() - began_ns, Ordering::Relaxed);
+}
+
 impl Control {
     /// A question has come.
     pub(super) fn ask(&mut self, question: Question) {
-        let is_old = self.due.scanned.is_none_or(|scanned| scanned.elapsed() > FRESH);
+        let began_ns = thread_cpu_ns();
+        // The overview tells of no flow by itself.
+        let is_of_flows = question.request != Request::Overview;
+        let is_old = is_of_flows && self.due.scanned.is_none_or(|scanned| scanned.elapsed() > FRESH);
         if is_old && self.totals.scan_ns < FRESH_SCAN_MAX_NS {
             self.take_shards();
             self.drain();
@@ -41,6 +49,7 @@ impl Control {
             self.ask_for_processes();
             wait = NAMES_MAX;
         }
+        count_cost(&question, began_ns);
         self.asked.push_back((Instant::now() + wait, question));
     }
 
@@ -60,9 +69,11 @@ impl Control {
             }
         }
         if let Some(mut pass) = self.passes.pop_front() {
+            let began_ns = thread_cpu_ns();
             if pass.go_on(&self.table, &self.processes, Instant::now() + PORTION) {
-                self.answer(pass);
+                self.answer(pass, began_ns);
             } else {
+                count_cost(&pass.question, began_ns);
                 self.passes.push_back(pass);
             }
         }
@@ -73,7 +84,7 @@ impl Control {
         }
     }
 
-    fn answer(&mut self, pass: Pass) {
+    fn answer(&mut self, pass: Pass, began_ns: u64) {
         let none = OpenFlows::default();
         let Pass { question, gathered, .. } = pass;
         let answer = match (&question.request, gathered) {
@@ -96,10 +107,12 @@ impl Control {
                 api::peers::peers(&self.conversations, self.aggregates.window(), arguments, boot_ns())
             }
             (Request::Dns(arguments), _) => api::dns::dns(&self.names.service, &self.processes, arguments),
+            (Request::Overview, _) => api::overview::overview(&self.sources(&self.enrichment.figures())),
             (Request::Rtt(arguments), _) => api::rtt::rtt(&self.owners(&none), arguments),
             // The others are about flows, above.
             (_, _) => api::ports::ports(&self.table, &self.processes),
         };
+        count_cost(&question, began_ns);
         let _ = question.reply.send(Ok(answer));
     }
 

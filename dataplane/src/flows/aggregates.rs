@@ -4,6 +4,7 @@
 //! Bounded: a process that is over, or one too many, is added to the figures of its place, and a peer network too many
 //! to those of all others. Nothing that was measured is lost by it, only its detail.
 
+use crate::model::history::History;
 use crate::model::rate::{Rates, Window};
 use crate::model::rtt::{Network, RttStats};
 use hashbrown::HashMap;
@@ -74,7 +75,34 @@ pub struct Aggregate {
     pub rtt: [Option<Box<RttStats>>; 2],
     /// What came lately, on both sides.
     pub rates: Rates<RATES>,
+    /// What came in the last minutes, from the first traffic on: bytes sent, bytes received, new flows.
+    pub history: Option<Box<History<3>>>,
     last_ns: u64,
+}
+
+/// Kinds of figures of the host: payload that left it, that came, that stayed on it, packets, new flows.
+pub const HOST_RATES: usize = 5;
+
+/// What the host did lately.
+#[derive(Debug, Clone, Default)]
+pub struct Host {
+    /// As [`HOST_RATES`] says.
+    pub rates: Rates<HOST_RATES>,
+    /// The same without packets.
+    pub history: History<4>,
+}
+
+impl Host {
+    fn account(&mut self, report: &FlowReport, window: Window, now_ns: u64) {
+        let (bytes, flows) = (&report.delta.bytes, u64::from(report.first));
+        let [out, into, stays] = match report.local {
+            [true, true] => [0, 0, bytes[0] + bytes[1]],
+            [true, false] => [bytes[0], bytes[1], 0],
+            [false, _] => [bytes[1], bytes[0], 0],
+        };
+        self.rates.add([out, into, stays, report.delta.packets.iter().sum(), flows], window, now_ns);
+        self.history.add([out, into, stays, flows], now_ns);
+    }
 }
 
 impl Aggregate {
@@ -94,6 +122,12 @@ impl Aggregate {
             }
         }
         self.rates.add_all(&other.rates);
+        if let Some(history) = &other.history {
+            match &mut self.history {
+                Some(own) => own.add_all(history),
+                none => *none = Some(history.clone()),
+            }
+        }
     }
 }
 
@@ -107,6 +141,7 @@ pub struct Aggregates {
     workloads: Map<u64, Aggregate>,
     peers: Map<Network, RttStats>,
     other_peers: RttStats,
+    host: Host,
     window: Window,
     rolled_up: u64,
     peers_refused: u64,
@@ -123,6 +158,12 @@ impl Aggregates {
     #[must_use]
     pub fn window(&self) -> Window {
         self.window
+    }
+
+    /// What the host did lately.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
     }
 
     /// Adds a shard's round-trip times of a process.
@@ -142,6 +183,7 @@ impl Aggregates {
 
     /// Adds what a report tells.
     pub fn account(&mut self, report: &FlowReport, processes: &ProcessTable, now_ns: u64) {
+        self.host.account(report, self.window, now_ns);
         for side in Side::BOTH.into_iter().filter(|side| report.local[*side as usize]) {
             let i = side as usize;
             let activity = Activity::of(side, &report.delta, u64::from(report.first));
@@ -151,6 +193,10 @@ impl Aggregates {
             let packets = activity.packets_sent + activity.packets_received;
             let amounts = [activity.bytes_sent, activity.bytes_received, packets, activity.flows];
             aggregate.rates.add(amounts, window, now_ns);
+            let amounts = [activity.bytes_sent, activity.bytes_received, activity.flows];
+            if aggregate.history.is_some() || amounts != [0; 3] {
+                aggregate.history.get_or_insert_default().add(amounts, now_ns);
+            }
         }
     }
 

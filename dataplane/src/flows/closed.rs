@@ -235,7 +235,7 @@ mod tests {
             let kept = Kept::new(flow.clone(), 1_000).to_flow().unwrap();
             prop_assert_eq!(kept.totals(), flow.totals());
             prop_assert_eq!((kept.key, kept.translated()), (flow.key, flow.translated()));
-            prop_assert_eq!((kept.state(), kept.cookie()), (flow.state(), flow.cookie()));
+            prop_assert_eq!((kept.state(), kept.cookie(), kept.id()), (flow.state(), flow.cookie(), flow.id()));
             prop_assert_eq!(kept.is_bypassed(), flow.is_bypassed());
             prop_assert_eq!((kept.opened_ns, kept.active_ns), (flow.opened_ns, flow.active_ns));
             prop_assert_eq!(kept.rate(u64::MAX).packets, if flow.reported.is_some() { 3.0 } else { 0.0 });

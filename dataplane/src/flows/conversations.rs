@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 
 use crate::flows::report::FlowReport;
 use crate::model::flow::{Endpoint, Side};
+use crate::model::history::History;
 use crate::model::rate::{Rates, Window};
 use crate::model::rtt::{Network, RttStats};
 use crate::owners::process::Process;
@@ -57,6 +58,8 @@ pub struct Figures {
     pub rtt: [Option<Box<RttStats>>; 2],
     /// What came lately.
     pub rates: Rates<RATES>,
+    /// What came in the last minutes, from the first traffic on: bytes from the initiator, to it, new flows.
+    pub history: Option<Box<History<3>>>,
     last_ns: u64,
 }
 
@@ -73,6 +76,12 @@ impl Figures {
             }
         }
         self.rates.add_all(&other.rates);
+        if let Some(history) = &other.history {
+            match &mut self.history {
+                Some(own) => own.add_all(history),
+                none => *none = Some(history.clone()),
+            }
+        }
         self.last_ns = self.last_ns.max(other.last_ns);
     }
 
@@ -88,6 +97,10 @@ impl Figures {
             }
         }
         self.rates.add([delta.bytes[0], delta.bytes[1], delta.packets.iter().sum(), first], window, now_ns);
+        let amounts = [delta.bytes[0], delta.bytes[1], first];
+        if self.history.is_some() || amounts != [0; 3] {
+            self.history.get_or_insert_default().add(amounts, now_ns);
+        }
         self.last_ns = now_ns;
     }
 }

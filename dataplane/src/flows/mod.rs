@@ -11,6 +11,7 @@ mod crowding;
 mod details;
 mod entry;
 pub mod filter;
+mod id;
 mod meeting;
 mod pairing;
 pub mod report;

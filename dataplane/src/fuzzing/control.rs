@@ -36,11 +36,11 @@ pub fn control_response(data: &[u8]) {
         Request::Ports,
         Request::Rtt(RttArguments::default()),
     ] {
-        let text = render::answer(&answer, &request, Style { columns: COLUMNS, color: false });
+        let text = render::answer(&answer, &request, Style { columns: COLUMNS, color: false, zeros: true });
         // A row of three bytes may take a line.
         let most = (4 * COLUMNS + 100) * (data.len() + 10);
         text.lines().for_each(|line| assert_clean(line, most));
         assert!(text.len() <= most, "{} bytes of {}", text.len(), data.len());
-        let _ = render::answer(&answer, &request, Style { columns: 1, color: true });
+        let _ = render::answer(&answer, &request, Style { columns: 1, color: true, zeros: false });
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod flow;
+pub mod history;
 pub mod rate;
 pub mod rtt;
 pub mod text;

@@ -19,12 +19,18 @@ impl Window {
         Self { part_ns: length.as_nanos() as u64 / PARTS as u64 }
     }
 
+    /// Nanoseconds.
+    #[must_use]
+    pub fn length_ns(self) -> u64 {
+        self.part_ns * PARTS as u64
+    }
+
     fn part_of(self, now_ns: u64) -> u32 {
         (now_ns / self.part_ns) as u32
     }
 
     fn seconds(self) -> f64 {
-        (self.part_ns * PARTS as u64) as f64 / 1e9
+        self.length_ns() as f64 / 1e9
     }
 }
 

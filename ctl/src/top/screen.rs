@@ -1,0 +1,356 @@
+//! One view: what is asked for, what has come, which row is chosen, and where Enter leads.
+
+use sockeye_ctl::protocol::{
+    Answer, FlowsArguments, GroupBy, OwnerSort, OwnersArguments, Pair, PeersArguments, Protocol, Request, SortBy,
+};
+
+use super::cells::{Row, Rows};
+use super::filter::Filter;
+use super::flow_page::FlowPage;
+use super::views::{self, Col, Order, View};
+
+/// Parts of a history that a row shows: one for each cell of the line.
+const HISTORY: usize = 24;
+/// Rows are asked for in steps of so many, up to a bound.
+const ROWS_STEP: usize = 50;
+const ROWS_MAX: usize = 1000;
+/// What flows are added up by, in the order of the key.
+const GROUPS: [GroupBy; 9] = [
+    GroupBy::Process,
+    GroupBy::Container,
+    GroupBy::Pod,
+    GroupBy::Workload,
+    GroupBy::User,
+    GroupBy::Namespace,
+    GroupBy::Service,
+    GroupBy::Network,
+    GroupBy::Host,
+];
+
+/// One view.
+#[derive(Debug, Clone)]
+pub(crate) struct Screen {
+    pub(crate) view: View,
+    /// The way here: `pods > shop/cart > flow`.
+    pub(crate) path: String,
+    /// What the row before has chosen.
+    pub(crate) base: FlowsArguments,
+    /// As it was typed, and what is in force of it.
+    pub(crate) typed: String,
+    pub(crate) filter: Filter,
+    /// What flows, or both sides of `peers`, are added up by.
+    pub(crate) by: Option<GroupBy>,
+    /// Column that it is sorted by.
+    pub(crate) order: usize,
+    pub(crate) reverse: bool,
+    /// Flows that have ended are shown, too.
+    pub(crate) ended: bool,
+    /// The row that is chosen: where it is, and what it is.
+    pub(crate) selected: usize,
+    pub(crate) key: Option<String>,
+    /// First row that is shown.
+    pub(crate) offset: usize,
+    pub(crate) rows: Rows,
+    /// How many match.
+    pub(crate) matching: u64,
+    /// Why there is no answer.
+    pub(crate) error: Option<String>,
+    /// Of [`View::Flow`].
+    pub(crate) page: Option<Box<FlowPage>>,
+    /// Of [`View::Agent`].
+    pub(crate) stats: Option<Answer>,
+    /// There: rows that are zero, too.
+    pub(crate) all: bool,
+}
+
+impl Screen {
+    pub(crate) fn new(view: View) -> Self {
+        let by = (view == View::Peers).then_some(GroupBy::Workload);
+        Self {
+            view,
+            path: view.name().into(),
+            base: FlowsArguments::default(),
+            typed: String::new(),
+            filter: Filter::default(),
+            by,
+            order: views::first_order(view, false),
+            reverse: false,
+            ended: false,
+            selected: 0,
+            key: None,
+            offset: 0,
+            rows: Rows::default(),
+            matching: 0,
+            error: None,
+            page: None,
+            stats: None,
+            all: false,
+        }
+    }
+
+    /// Flows that match, added up, instead of what is known of all: a filter by more than a name asks for them.
+    pub(crate) fn is_grouped(&self) -> bool {
+        self.group().is_some()
+    }
+
+    fn group(&self) -> Option<GroupBy> {
+        let by = match self.view {
+            View::Flows => return self.by.clone(),
+            View::Processes => GroupBy::Process,
+            View::Containers => GroupBy::Container,
+            View::Pods => GroupBy::Pod,
+            View::Workloads => GroupBy::Workload,
+            _ => return None,
+        };
+        self.filter.has_terms.then_some(by)
+    }
+
+    pub(crate) fn columns(&self) -> &'static [Col] {
+        views::columns(self.view, self.is_grouped())
+    }
+
+    pub(crate) fn col(&self) -> Option<&'static Col> {
+        self.columns().get(self.order)
+    }
+
+    /// Takes another filter. The columns may be others then.
+    pub(crate) fn set_filter(&mut self, filter: Filter) {
+        let (grouped, title) = (self.is_grouped(), self.col().map(|col| col.title));
+        self.filter = filter;
+        if self.is_grouped() != grouped {
+            self.columns_changed(title);
+        }
+        self.top();
+    }
+
+    /// The next kind of group.
+    pub(crate) fn next_group(&mut self) {
+        let title = self.col().map(|col| col.title);
+        let next = match &self.by {
+            None => Some(GROUPS[0].clone()),
+            Some(by) => GROUPS.iter().skip_while(|group| *group != by).nth(1).cloned(),
+        };
+        match self.view {
+            View::Flows => self.by = next,
+            View::Peers => self.by = next.or(Some(GROUPS[0].clone())),
+            _ => return,
+        }
+        self.columns_changed(title);
+        self.top();
+    }
+
+    fn columns_changed(&mut self, title: Option<&str>) {
+        let same = self.columns().iter().position(|col| Some(col.title) == title && col.order != Order::None);
+        self.order = same.unwrap_or_else(|| views::first_order(self.view, self.is_grouped()));
+        self.rows = Rows::default();
+    }
+
+    /// Back to the first row.
+    pub(crate) fn top(&mut self) {
+        (self.selected, self.offset, self.key) = (0, 0, None);
+    }
+
+    /// What is asked for `height` lines.
+    pub(crate) fn request(&self, height: usize) -> Request {
+        let limit = self.limit(height);
+        let (reverse, history) = (self.reverse, HISTORY);
+        let sort = match self.col().map(|col| col.order) {
+            Some(Order::Owners(sort)) => sort,
+            _ => OwnerSort::Bytes,
+        };
+        let name = Some(self.filter.words().join(" ")).filter(|name| !name.is_empty());
+        let owners = OwnersArguments { sort, reverse, limit, name: name.clone(), all: self.all, history };
+        match self.view {
+            _ if self.is_grouped() => self.flows(limit),
+            View::Flows | View::Flow => self.flows(limit),
+            View::Processes => Request::Processes(owners),
+            View::Containers => Request::Containers(owners),
+            View::Pods => Request::Pods(owners),
+            View::Workloads => Request::Workloads(owners),
+            View::Peers => {
+                let by = self.by.clone().unwrap_or(GroupBy::Workload);
+                Request::Peers(PeersArguments { by, sort, reverse, limit, name, history })
+            }
+            View::Ports => Request::Ports,
+            View::Agent => Request::Stats,
+        }
+    }
+
+    fn flows(&self, limit: usize) -> Request {
+        let sort = match self.col().map(|col| col.order) {
+            Some(Order::Flows(sort)) => sort,
+            Some(Order::Owners(sort)) => of_group(sort),
+            _ => SortBy::Bytes,
+        };
+        let by = self.group();
+        let asked = FlowsArguments {
+            sort,
+            reverse: self.reverse,
+            limit,
+            by,
+            ended: self.ended,
+            wide: self.view == View::Flow,
+            ..self.filter.flows.clone()
+        };
+        Request::Flows(Box::new(both(asked, &self.base)))
+    }
+
+    /// As many as are shown, and some more, so that nobody waits who goes down.
+    fn limit(&self, height: usize) -> usize {
+        (self.offset + 2 * height).next_multiple_of(ROWS_STEP).clamp(ROWS_STEP, ROWS_MAX)
+    }
+
+    /// What has come.
+    pub(crate) fn take(&mut self, answer: Answer) {
+        self.error = None;
+        if self.view == View::Agent {
+            self.stats = Some(answer);
+            return;
+        }
+        let summary = answer.rows("summary").pop();
+        let Some(table) = answer.tables.into_iter().find(|table| table.name != "summary") else { return };
+        let shown = table.rows.len() as u64;
+        self.matching = summary.and_then(|row| row.get("matching")?.as_u64()).unwrap_or(shown);
+        self.rows = Rows::new(table);
+        if let (View::Ports, Some(col)) = (self.view, self.col()) {
+            self.rows.arrange(self.filter.words(), col, self.reverse);
+            self.matching = self.rows.len() as u64;
+        }
+        self.find_selected();
+    }
+
+    /// The chosen row stays chosen where it goes.
+    fn find_selected(&mut self) {
+        let found = self.key.as_ref().and_then(|key| self.rows.iter().position(|row| self.key_of(row) == *key));
+        self.selected = found.unwrap_or(self.selected).min(self.rows.len().saturating_sub(1));
+        self.key = self.rows.get(self.selected).map(|row| self.key_of(row));
+    }
+
+    /// What tells a row from all others.
+    fn key_of(&self, row: Row<'_>) -> String {
+        let of = |names: &[&str]| names.iter().map(|name| row.text(name)).collect::<Vec<_>>().join("\n");
+        match self.view {
+            _ if self.is_grouped() => of(&["name"]),
+            View::Flows | View::Flow => of(&["id"]),
+            View::Processes => of(&["pid", "started"]),
+            View::Containers => of(&["id", "container", "cgroup"]),
+            View::Pods => of(&["uid"]),
+            View::Workloads => of(&["kind", "workload"]),
+            View::Peers => of(&["initiator", "responder", "service"]),
+            View::Ports => of(&["protocol", "address", "port", "netns"]),
+            View::Agent => String::new(),
+        }
+    }
+
+    pub(crate) fn select(&mut self, index: usize) {
+        self.selected = index.min(self.rows.len().saturating_sub(1));
+        self.key = self.rows.get(self.selected).map(|row| self.key_of(row));
+    }
+
+    /// Where Enter leads.
+    pub(crate) fn drill(&self) -> Option<Self> {
+        let row = self.rows.get(self.selected)?;
+        let name = |column: &str| row.known(column);
+        if self.view == View::Flows && !self.is_grouped() {
+            let base = FlowsArguments { id: vec![name("id")?], ..FlowsArguments::default() };
+            let path = format!("{} > {}", self.path, name("id")?);
+            return Some(Self { base, path, page: Some(Box::default()), ..Self::new(View::Flow) });
+        }
+        let mut base = FlowsArguments::default();
+        let label = match self.view {
+            _ if self.is_grouped() => {
+                base = both(self.filter.flows.clone(), &self.base);
+                choose_group(&mut base, &self.group()?, name("name")?)?
+            }
+            View::Processes => {
+                base.pid.push(u32::try_from(row.number("pid")?).ok()?);
+                format!("{}[{}]", row.text("process"), row.text("pid"))
+            }
+            View::Containers => push(&mut base.container, name("id").or_else(|| name("container"))?, name("container")),
+            View::Pods => {
+                let full = [name("namespace"), name("pod")].into_iter().flatten().collect::<Vec<_>>().join("/");
+                push(&mut base.pod, name("uid")?, Some(full).filter(|full| !full.is_empty()))
+            }
+            View::Workloads => push(&mut base.workload, name("workload")?, None),
+            View::Peers => {
+                let by = self.by.clone()?;
+                let label = format!("{} -> {}", row.text("initiator"), row.text("responder"));
+                base.pair = Some(Pair { by, initiator: name("initiator"), responder: name("responder") });
+                label
+            }
+            View::Ports => {
+                base.port.push(u16::try_from(row.number("port")?).ok()?);
+                base.protocol.push(if row.text("protocol") == "tcp" { Protocol::Tcp } else { Protocol::Udp });
+                format!("{}/{}", row.text("protocol"), row.text("port"))
+            }
+            View::Flows | View::Agent | View::Flow => return None,
+        };
+        // What it did is told by flows that have ended as well.
+        let path = format!("{} > {label}", self.path);
+        Some(Self { base, path, ended: true, ..Self::new(View::Flows) })
+    }
+}
+
+fn push(list: &mut Vec<String>, value: String, label: Option<String>) -> String {
+    let label = label.unwrap_or_else(|| value.clone());
+    list.push(value);
+    label
+}
+
+/// The flows of one group.
+fn choose_group(base: &mut FlowsArguments, by: &GroupBy, name: String) -> Option<String> {
+    let label = name.clone();
+    match by {
+        GroupBy::Process => base.pid = vec![name.strip_suffix(']')?.rsplit_once('[')?.1.parse().ok()?],
+        GroupBy::Container => base.container = vec![name],
+        GroupBy::Pod => base.pod = vec![name],
+        GroupBy::Namespace => base.namespace = vec![name],
+        GroupBy::Workload => base.workload = vec![name],
+        GroupBy::User => base.user = vec![name],
+        GroupBy::Network => base.address = vec![name.parse().ok()?],
+        GroupBy::Name => base.name = name.split(" or ").map(str::to_owned).collect(),
+        GroupBy::Host => {}
+        GroupBy::Service => match name.rsplit_once(':') {
+            Some((_, port)) => base.port = vec![port.parse().ok()?],
+            None => base.workload = vec![name],
+        },
+        GroupBy::Image | GroupBy::Slice | GroupBy::Label(_) => return None,
+    }
+    Some(label)
+}
+
+/// What was typed, within what was chosen before: of a list that both have, the choice counts.
+fn both(mut asked: FlowsArguments, base: &FlowsArguments) -> FlowsArguments {
+    fn within<T: Clone>(asked: &mut Vec<T>, base: &[T]) {
+        if !base.is_empty() {
+            *asked = base.to_vec();
+        }
+    }
+    within(&mut asked.id, &base.id);
+    within(&mut asked.name, &base.name);
+    within(&mut asked.process, &base.process);
+    within(&mut asked.pid, &base.pid);
+    within(&mut asked.user, &base.user);
+    within(&mut asked.port, &base.port);
+    within(&mut asked.address, &base.address);
+    within(&mut asked.state, &base.state);
+    within(&mut asked.protocol, &base.protocol);
+    within(&mut asked.direction, &base.direction);
+    within(&mut asked.container, &base.container);
+    within(&mut asked.pod, &base.pod);
+    within(&mut asked.namespace, &base.namespace);
+    within(&mut asked.workload, &base.workload);
+    within(&mut asked.label, &base.label);
+    // All words must be there, whoever has said them.
+    asked.text.extend(base.text.iter().cloned());
+    asked.min_bytes = asked.min_bytes.max(base.min_bytes);
+    asked.rtt_over_us = asked.rtt_over_us.max(base.rtt_over_us);
+    asked.pair = base.pair.clone().or(asked.pair);
+    asked
+}
+
+/// The order of flows that adds up to an order of groups.
+fn of_group(sort: OwnerSort) -> SortBy {
+    let orders = <SortBy as clap::ValueEnum>::value_variants();
+    orders.iter().copied().find(|order| order.of_groups() == sort).unwrap_or(SortBy::Bytes)
+}
