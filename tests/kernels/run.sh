@@ -50,6 +50,7 @@ find "$pay$stdlib" -name __pycache__ -prune -exec rm -rf {} +
 cp -r /usr/lib/python3/dist-packages/zmq "$pay/usr/lib/python3/dist-packages/"
 mkdir -p "$pay/etc/ssl" "$pay/usr/lib/ssl"
 cp /etc/ssl/openssl.cnf "$pay/usr/lib/ssl/"
+touch "$pay/etc/resolv.conf"
 tests/kernels/mkpay.sh "$pay" /usr/bin/python3 ip nft nsenter setpriv unshare chrt taskset bpftool id dnsmasq dig curl openssl mount \
   "$ours"/bin/* "$ours"/e2e/* \
   $(find "$pay$stdlib/lib-dynload" "$pay/usr/lib/python3/dist-packages/zmq" -name '*.so')
@@ -76,7 +77,8 @@ rc=0
 $SOCKEYE_BIN/sockeye check || [ $? = 1 ] || rc=1
 /usr/bin/python3 /opt/sockeye/cpus.py $SOCKEYE_BIN || rc=1
 for test in "$@"; do
-  timeout 600 "/opt/sockeye/e2e/$test" --test-threads=1 2>&1 || rc=1
+  # There is no tshark here.
+  timeout 900 "/opt/sockeye/e2e/$test" --test-threads=1 --skip as_packets_say 2>&1 || rc=1
 done
 exit $rc
 GUEST

@@ -100,6 +100,9 @@ pub(super) fn tick_of(at_ns: u64) -> u32 {
     u32::try_from(at_ns.div_ceil(TICK_NS)).unwrap_or(u32::MAX)
 }
 
+/// So long a flow waits at most for what its process has asked before.
+const QUESTIONS_WAIT_NS: u64 = 2 * SECOND_NS;
+
 /// Flows by the tick in which they are due. Entries are never removed: a flow knows its own due tick.
 #[derive(Default)]
 pub(super) struct TimerQueue {
@@ -251,7 +254,7 @@ impl FlowTable {
             self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
             return;
         }
-        if unreported && self.flows[id as usize].said_until_ns() >= self.questions_through_ns {
+        if unreported && self.may_be_named(id, now_ns) {
             self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
             return;
         }
@@ -281,6 +284,12 @@ impl FlowTable {
         let next_ns = now_ns + self.next_look_ns(id, now_ns, over);
         self.flows[id as usize].last_look = over;
         self.timers.schedule(&mut self.flows, id, next_ns);
+    }
+
+    /// What names its far end may not have been read yet. A worker that is short of CPU may be long in coming: not for ever.
+    fn may_be_named(&self, id: u32, now_ns: u64) -> bool {
+        let said_ns = self.flows[id as usize].said_until_ns();
+        said_ns >= self.questions_through_ns && now_ns.saturating_sub(said_ns) < QUESTIONS_WAIT_NS
     }
 
     /// Whether a flow of which there is no news must be reported: for the first time, to a new collector, or because the next
