@@ -325,7 +325,13 @@ fn answers_take_as_long_as_packets_say() {
 #[test]
 fn a_server_behind_a_translation_is_the_one_that_was_asked() {
     let dns = Dns::start(&ZONES);
-    dns.netns.nft("table ip t { chain o { type nat hook output priority -100; ip daddr 203.0.113.66 udp dport 53 dnat to 198.51.100.9:53; } }");
+    let rules = "table ip t {
+        chain o {
+            type nat hook output priority -100;
+            ip daddr 203.0.113.66 udp dport 53 dnat to 198.51.100.9:53
+        }
+    }";
+    dns.netns.nft(rules);
     let agent = Agent::start(&[]);
     let said = run(&dns, &["ask", "203.0.113.66", "10", "100", "d"]);
     assert_eq!(said[0]["answers"], 10);
