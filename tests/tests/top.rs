@@ -85,7 +85,9 @@ fn filter_drill_down_back_sort_pause_and_quit() {
     terminal.key("Enter");
     terminal.wait_for(&pid.to_string());
     terminal.text("8");
-    terminal.wait_for("THREADS");
+    terminal.wait_for("LOSSES");
+    terminal.key("End");
+    terminal.wait_for("ns_per_run");
     terminal.text("?");
     terminal.wait_for("KEYS");
     terminal.key("Escape");

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -61,7 +61,7 @@ fn ask(mut stream: &UnixStream, subscription: &Subscription) -> io::Result<()> {
     stream.write_all(format!("{}\n", Request::Subscribe(subscription.clone()).to_line()).as_bytes())
 }
 
-fn keep(socket: &PathBuf, began: Instant, shared: &Mutex<Shared>, inputs: &Sender<Input>) {
+fn keep(socket: &Path, began: Instant, shared: &Mutex<Shared>, inputs: &Sender<Input>) {
     loop {
         let why = match connect(socket, shared) {
             Ok(stream) => {
@@ -73,7 +73,7 @@ fn keep(socket: &PathBuf, began: Instant, shared: &Mutex<Shared>, inputs: &Sende
                 why
             }
             Err(err) => match err.kind() {
-                io::ErrorKind::PermissionDenied => ClientError::Permission(socket.clone()).to_string(),
+                io::ErrorKind::PermissionDenied => ClientError::Permission(socket.to_owned()).to_string(),
                 _ => format!("the agent at {} is gone: it is looked for again and again", socket.display()),
             },
         };

@@ -82,7 +82,7 @@ pub(crate) fn lines(app: &App, width: u16) -> Vec<Line<'static>> {
     }
     lines.push(Line::default());
     let sides = ["initiator", "responder"].map(|side| of_side(row, side));
-    lines.extend(if width >= SIDES_FROM { beside(sides, width, theme) } else { below(sides, width, theme) });
+    lines.extend(if width >= SIDES_FROM { beside(sides, width, theme) } else { below(&sides, width, theme) });
     if let Some(page) = &app.screen().page {
         lines.extend(bars(page, width, theme));
     }
@@ -195,7 +195,7 @@ fn beside([left, right]: [Vec<(String, String)>; 2], width: u16, theme: &Theme) 
 }
 
 /// One below the other: there is room for long values, in several lines.
-fn below(sides: [Vec<(String, String)>; 2], width: u16, theme: &Theme) -> Vec<Line<'static>> {
+fn below(sides: &[Vec<(String, String)>; 2], width: u16, theme: &Theme) -> Vec<Line<'static>> {
     let (cells, mut lines) = (usize::from(width), Vec::new());
     for (number, (name, value)) in sides.iter().flat_map(|side| side.iter().enumerate()) {
         let mut name = name.clone();

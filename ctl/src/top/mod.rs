@@ -139,7 +139,7 @@ fn show(app: &mut App, socket: &Path) -> io::Result<ExitCode> {
     let mut screen = Screen::take(app.options.mouse)?;
     let (inputs, of_connection) = channel();
     let connection = Connection::start(socket, began, inputs)?;
-    let hand_on = events.clone();
+    let hand_on = events;
     thread::Builder::new().name("updates".into()).spawn(move || {
         for input in of_connection {
             if hand_on.send(Happening::Input(input)).is_err() {

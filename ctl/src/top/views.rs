@@ -248,7 +248,7 @@ pub(crate) fn layout(columns: &'static [Col], width: u16) -> Vec<(usize, u16)> {
     let mut shares: u16 = shown().map(|(_, col)| col.elastic).sum();
     shown()
         .map(|(index, col)| {
-            let more = if shares == 0 { 0 } else { left * col.elastic / shares };
+            let more = (left * col.elastic).checked_div(shares).unwrap_or(0);
             left -= more;
             shares -= col.elastic;
             (index, col.width + more)

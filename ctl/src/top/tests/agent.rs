@@ -210,7 +210,7 @@ fn with_figures(own: &[(&'static str, Unit, Value)], i: usize) -> Vec<(&'static 
 fn port(i: usize) -> Vec<(&'static str, Unit, Value)> {
     vec![
         ("protocol", Unit::Text, json!(if i == 4 { "udp" } else { "tcp" })),
-        ("address", Unit::Text, json!(if i % 2 == 0 { "0.0.0.0" } else { "::" })),
+        ("address", Unit::Text, json!(if i.is_multiple_of(2) { "0.0.0.0" } else { "::" })),
         ("port", Unit::Id, json!([443, 22, 80, 5432, 53][i])),
         ("process", Unit::Text, json!(["nginx", "sshd", "nginx", "postgres", "named"][i])),
         ("pid", Unit::Id, json!(100 + i)),
@@ -229,7 +229,11 @@ fn flow(i: usize) -> Vec<(&'static str, Unit, Value)> {
         ("id", Unit::Text, json!(format!("{:016x}", 0xf0 + i))),
         ("protocol", Unit::Text, json!(if i % 4 == 3 { "udp" } else { "tcp" })),
         ("initiator", Unit::Text, json!(format!("192.168.100.{}:{}", i % 250, 40_000 + i))),
-        ("responder", Unit::Text, json!(if i % 2 == 0 { "10.96.0.80:443" } else { "[2001:db8::1234:5678]:443" })),
+        (
+            "responder",
+            Unit::Text,
+            json!(if i.is_multiple_of(2) { "10.96.0.80:443" } else { "[2001:db8::1234:5678]:443" }),
+        ),
         ("translated_initiator", Unit::Text, json!("10.88.0.1:1234")),
         ("translated_responder", Unit::Text, json!("10.88.0.7:8443")),
         ("direction", Unit::Text, json!(if local { "local" } else { "out" })),
