@@ -215,6 +215,10 @@ fn report() -> FlowReport {
         connecting: false,
         state: State::Open,
         reset_by: None,
+        peer_name: None,
+        hello: None,
+        dns: None,
+        opening: sockeye::flows::report::Opening::default(),
     }
 }
 

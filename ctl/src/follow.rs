@@ -31,7 +31,7 @@ pub(crate) fn run(client: &Client, arguments: FlowsArguments, json: bool) -> Exi
             }
             Err(ClientError::NoAgent(_) | ClientError::Io(_)) if asked_once => follower.gone(),
             Err(err) => {
-                eprintln!("ctl: {err}.");
+                complain!("ctl: {err}.");
                 return ExitCode::from(err.exit_code());
             }
         }
@@ -49,7 +49,7 @@ impl Follower {
     /// Another agent counts from the start: all that has ended under it is new.
     fn gone(&mut self) {
         if !std::mem::replace(&mut self.was_gone, true) {
-            eprintln!("ctl: the agent has gone: it is looked for again and again.");
+            complain!("ctl: the agent has gone: it is looked for again and again.");
         }
         self.next = 0;
     }
@@ -60,7 +60,7 @@ impl Follower {
             let figure = |name: &str| cursor.get(name).and_then(Value::as_u64).unwrap_or(0);
             self.next = figure("next");
             if figure("missed") > 0 {
-                eprintln!("ctl: {} flows were forgotten before they were told: raise --closed-max.", figure("missed"));
+                complain!("ctl: {} flows were forgotten before they were told: raise --closed-max.", figure("missed"));
             }
         }
         let mut out = io::stdout().lock();

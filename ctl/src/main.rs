@@ -1,5 +1,13 @@
 //! `ctl`: looks into a running sockeye.
 
+/// Tells the user; who does not listen any more is told nothing.
+macro_rules! complain {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod commands;
 mod follow;
 mod remote;
@@ -80,7 +88,7 @@ fn main() -> ExitCode {
     let tunnel = match cli.host.as_ref().map(|host| Tunnel::open(host, &cli.socket)).transpose() {
         Ok(tunnel) => tunnel,
         Err(why) => {
-            eprintln!("ctl: {why}.");
+            complain!("ctl: {why}.");
             return ExitCode::from(exit::UNAVAILABLE);
         }
     };
@@ -109,7 +117,7 @@ fn answer(client: &Client, request: &Request, shown: &mut Shown, every: Option<D
                 }
             }
             Err(err) => {
-                eprintln!("ctl: {err}.");
+                complain!("ctl: {err}.");
                 return ExitCode::from(err.exit_code());
             }
         }

@@ -15,8 +15,9 @@ const volatile __u8 se_dns_wanted;
 /* A datagram of a client's socket: its packet has been counted. */
 static __always_inline void on_dns_datagram(struct __sk_buff *skb, const struct se_packet *p, const struct se_sock *s)
 {
-	struct se_message m = { .at = p->payload_at, .bytes = p->bytes, .sent = p->sent,
-				.kind = SE_DNS, .most = SE_DNS_MAX };
+	struct se_message m = {
+		.at = p->payload_at, .bytes = p->bytes, .sent = p->sent, .kind = SE_DNS, .most = SE_DNS_MAX
+	};
 
 	if (p->key.remote_port != SE_DNS_PORT || p->bytes < SE_DNS_HEADER)
 		return;

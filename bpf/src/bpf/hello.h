@@ -48,7 +48,8 @@ static __always_inline void on_hello_segment(struct __sk_buff *skb)
 	if (!tp || !tp->data_segs_out || tp->data_segs_out > SE_HELLO_SEGMENTS)
 		return;
 	m.at = find_data(skb, &m);
-	if (!m.at || m.at + sizeof(head) > skb->len || bpf_skb_load_bytes(skb, m.at, head, sizeof(head)) || !is_hello(head))
+	if (!m.at || m.at + sizeof(head) > skb->len || bpf_skb_load_bytes(skb, m.at, head, sizeof(head)) ||
+	    !is_hello(head))
 		return;
 	s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	if (!s)

@@ -80,16 +80,16 @@ static __always_inline void fill_payload(struct se_payload *d, const struct se_m
 }
 
 /* A record with room for `size` bytes, a power of two. 6.1 wants the length bounded from below. */
-#define SE_COPY_MESSAGE(size)                                                                              \
-	({                                                                                                 \
-		struct se_payload *d = offer_in(ring, st, m->kind == SE_DNS, sizeof(struct se_payload) + (size));             \
-		if (d) {                                                                                   \
-			fill_payload(d, m, s);                                                                 \
-			n = ((n - 1) & ((size) - 1)) + 1;                                                  \
-			if (!bpf_skb_load_bytes(skb, m->at, (void *)(d + 1), n))                           \
-				d->copied = n;                                                             \
-			submit(d);                                                                         \
-		}                                                                                          \
+#define SE_COPY_MESSAGE(size)                                                                                          \
+	({                                                                                                             \
+		struct se_payload *d = offer_in(ring, st, m->kind == SE_DNS, sizeof(struct se_payload) + (size));      \
+		if (d) {                                                                                               \
+			fill_payload(d, m, s);                                                                         \
+			n = ((n - 1) & ((size)-1)) + 1;                                                                \
+			if (!bpf_skb_load_bytes(skb, m->at, (void *)(d + 1), n))                                       \
+				d->copied = n;                                                                         \
+			submit(d);                                                                                     \
+		}                                                                                                      \
 	})
 
 static __always_inline void *offer_in(void *ring, struct se_stats *st, bool is_dns, const __u64 bytes)

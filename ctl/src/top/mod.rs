@@ -110,23 +110,23 @@ fn is_utf8() -> bool {
 /// Shows until the user, or a signal, ends it.
 pub(crate) fn run(top: &Top, socket: &Path) -> ExitCode {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        eprintln!("ctl: top needs a terminal: ctl flows and its like, with --json or ctl watch, do not.");
+        complain!("ctl: top needs a terminal: ctl flows and its like, with --json or ctl watch, do not.");
         return ExitCode::from(exit::USAGE);
     }
     // Who has no agent learns it in the same words as from any other command.
     if let Err(err) = Client::new(socket).ask(&Request::Overview) {
-        eprintln!("ctl: {err}.");
+        complain!("ctl: {err}.");
         return ExitCode::from(err.exit_code());
     }
     let mut app = App::new(top.options(), View::ALL[top.view as usize]);
     if let Some(wrong) = app.filter(&top.filter) {
-        eprintln!("ctl: the filter is not understood: {wrong}.");
+        complain!("ctl: the filter is not understood: {wrong}.");
         return ExitCode::from(exit::USAGE);
     }
     match show(&mut app, socket) {
         Ok(code) => code,
         Err(err) => {
-            eprintln!("ctl: the terminal cannot be used: {err}.");
+            complain!("ctl: the terminal cannot be used: {err}.");
             ExitCode::from(exit::IO)
         }
     }
