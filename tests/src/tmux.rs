@@ -149,7 +149,26 @@ struct Look {
 }
 
 impl Look {
-    /// The next of the numbers of an SGR sequence.
+    /// The numbers of an SGR sequence.
+    fn take_all(&mut self, numbers: &[u8]) {
+        match numbers {
+            [] => {}
+            [38, 5, colour, rest @ ..] => {
+                self.front = Some(*colour).filter(|colour| usize::from(*colour) < COLOURS.len());
+                self.take_all(rest);
+            }
+            [48, 5, colour, rest @ ..] => {
+                self.back = Some(*colour).filter(|colour| usize::from(*colour) < COLOURS.len());
+                self.take_all(rest);
+            }
+            [number, rest @ ..] => {
+                self.take(*number);
+                self.take_all(rest);
+            }
+        }
+    }
+
+    /// One that stands for itself.
     fn take(&mut self, number: u8) {
         match number {
             0 => *self = Self::default(),
@@ -187,7 +206,7 @@ fn picture(text: &str) -> String {
         for (number, part) in line.split("\x1b[").enumerate() {
             let shown = match part.split_once('m').filter(|_| number > 0) {
                 Some((numbers, shown)) => {
-                    numbers.split(';').for_each(|number| look.take(number.parse().unwrap_or(0)));
+                    look.take_all(&numbers.split(';').map(|number| number.parse().unwrap_or(0)).collect::<Vec<u8>>());
                     shown
                 }
                 None => part,
@@ -239,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_picture_has_the_text_and_its_colours() {
-        let svg = picture("plain \x1b[1;31ma<b\x1b[0m\n\x1b[7mchosen\x1b[39m\n");
+        let svg = picture("plain \x1b[1;38;5;1ma<b\x1b[0m\n\x1b[7mchosen\x1b[39m\n");
         assert!(svg.contains("font-weight=\"bold\">a&lt;b</text>") && svg.contains(COLOURS[1]), "{svg}");
         assert!(svg.contains(&format!("fill=\"{}\"/>", COLOURS[7])) && svg.contains("chosen"), "{svg}");
     }

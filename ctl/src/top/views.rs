@@ -112,9 +112,9 @@ use Order::{Flows as ByFlow, Owners as By};
 
 static FLOWS: [Col; 15] = [
     text("PRO", "protocol", 3, 0, 0, ByFlow(SortBy::Protocol)),
-    special("INITIATOR", Cell::Endpoint("initiator"), 14, 3, 0, ByFlow(SortBy::Initiator)),
-    special("RESPONDER", Cell::Endpoint("responder"), 14, 3, 0, ByFlow(SortBy::Responder)),
-    special("PROCESS", Cell::Processes, 12, 4, 0, ByFlow(SortBy::Process)),
+    special("INITIATOR", Cell::Endpoint("initiator"), 14, 2, 0, ByFlow(SortBy::Initiator)),
+    special("RESPONDER", Cell::Endpoint("responder"), 14, 2, 0, ByFlow(SortBy::Responder)),
+    special("PROCESS", Cell::Processes, 12, 5, 0, ByFlow(SortBy::Process)),
     special("PLACE", Cell::Places, 12, 3, 150, ByFlow(SortBy::Place)),
     special("USER", Cell::Either("initiator_user", "responder_user"), 10, 0, 170, ByFlow(SortBy::User)),
     number("SENT/s", "sent_per_second", 7, 0, ByFlow(SortBy::SentRate)),
