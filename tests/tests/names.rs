@@ -382,3 +382,36 @@ fn the_story_of_a_connection_to_a_malware_host() {
     let asked = collected.flows().iter().find(|flow| flow["dns_query"] == "malware.example.net").expect("the question");
     assert_eq!(asked["src_container"], id[..12]);
 }
+
+/// What an analyst sees of it in a collector, as pictures for docs/ntopng.md: with SOCKEYE_PICTURES they are put there.
+#[test]
+fn pictures_of_what_a_collector_shows() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let dns = Dns::start(&["--host-record=malware.example.net,203.0.113.66", ZONES[0]]);
+    let (agent, collector) = exporting_agent_with(&["--sni"]);
+    let mut server = Guard(start(&dns, &["secure", "203.0.113.66", "443", &certificate(dir.path())]));
+    let mut ready = String::new();
+    BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut ready).expect("a line");
+    let (_web, port) = serve_in(&dns.netns, "0.0.0.0");
+    let beacon = run(&dns, &["beacon", "443", "malware.example.net"])[0]["local"].clone();
+    run(&dns, &["visit", &port.to_string(), "downloads.example.net"]);
+    agent.settle();
+    drop(agent);
+    let collected = collector.finish();
+    collected.assert_clean();
+    let flows = dir.path().join("flows.json");
+    fs::write(&flows, Value::from(collected.flows().to_vec()).to_string()).expect("a file");
+    let folder = if std::env::var_os("SOCKEYE_PICTURES").is_some() { here("../docs/ntopng") } else { dir.path().into() };
+    let status = Command::new("/usr/bin/python3")
+        .arg(here("oracle/picture.py"))
+        .args([&flows, &folder])
+        .arg(beacon.to_string())
+        .status();
+    assert!(status.expect("python3").success());
+    let picture = |name: &str| fs::read_to_string(folder.join(name)).expect("a picture");
+    let (all, one) = (picture("flows.svg"), picture("flow.svg"));
+    assert!(all.contains("malware.example.net") && all.contains("downloads.example.net") && all.contains("[dnsmasq]"), "{all}");
+    for text in ["Client Process", "python3", "Client Command Line", "beacon 443 malware.example.net", "malware.example.net (by tls)"] {
+        assert!(one.contains(text), "{text} is missing in {one}");
+    }
+}
