@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sockeye_ctl::Client;
+use sockeye_ctl::protocol::Request;
 use tempfile::TempDir;
 
 /// How long ssh may take, with what it has to ask its user.
@@ -56,15 +58,20 @@ impl Tunnel {
             .spawn()
             .map_err(|err| format!("cannot start ssh: {err}; it is needed for --host"))?;
         let mut tunnel = Self { ssh, _folder: folder, near };
-        tunnel.wait(host)?;
+        tunnel.wait(host, socket)?;
         Ok(tunnel)
     }
 
-    fn wait(&mut self, host: &str) -> Result<(), String> {
+    fn wait(&mut self, host: &str, socket: &Path) -> Result<(), String> {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
             if UnixStream::connect(&self.near).is_ok() {
-                return Ok(());
+                // ssh takes a client before it knows whether somebody answers there.
+                let answer = Client::new(&self.near).exchange(Request::Overview.to_line().as_bytes());
+                return answer.map(drop).map_err(|_| {
+                    let socket = socket.display();
+                    format!("nobody answers at {socket} on {host}: is sockeye running there, and may the account use its socket")
+                });
             }
             if let Ok(Some(status)) = self.ssh.try_wait() {
                 let mut said = String::new();
