@@ -401,7 +401,8 @@ fn pictures_of_what_a_collector_shows() {
     collected.assert_clean();
     let flows = dir.path().join("flows.json");
     fs::write(&flows, Value::from(collected.flows().to_vec()).to_string()).expect("a file");
-    let folder = if std::env::var_os("SOCKEYE_PICTURES").is_some() { here("../docs/ntopng") } else { dir.path().into() };
+    let folder =
+        if std::env::var_os("SOCKEYE_PICTURES").is_some() { here("../docs/ntopng") } else { dir.path().into() };
     let status = Command::new("/usr/bin/python3")
         .arg(here("oracle/picture.py"))
         .args([&flows, &folder])
@@ -410,8 +411,17 @@ fn pictures_of_what_a_collector_shows() {
     assert!(status.expect("python3").success());
     let picture = |name: &str| fs::read_to_string(folder.join(name)).expect("a picture");
     let (all, one) = (picture("flows.svg"), picture("flow.svg"));
-    assert!(all.contains("malware.example.net") && all.contains("downloads.example.net") && all.contains("[dnsmasq]"), "{all}");
-    for text in ["Client Process", "python3", "Client Command Line", "beacon 443 malware.example.net", "malware.example.net (by tls)"] {
+    assert!(
+        all.contains("malware.example.net") && all.contains("downloads.example.net") && all.contains("[dnsmasq]"),
+        "{all}"
+    );
+    for text in [
+        "Client Process",
+        "python3",
+        "Client Command Line",
+        "beacon 443 malware.example.net",
+        "malware.example.net (by tls)",
+    ] {
         assert!(one.contains(text), "{text} is missing in {one}");
     }
 }
