@@ -3,6 +3,7 @@
 
 usage: names.py PROGRAM ARGUMENTS...
 """
+import contextlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 import time
 
 
@@ -126,6 +128,22 @@ def hostile(address):
         ]
         if number % 10:
             s.sendto(answers[number % len(answers)], peer)
+
+
+def web(address):
+    """A server of HTTP: every connection is told the same, and read to its end."""
+    def answer(connection):
+        with connection, contextlib.suppress(ConnectionError):
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n")
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):
+                pass
+
+    with socket.create_server((address, 0), backlog=64) as listener:
+        say(port=listener.getsockname()[1])
+        while True:
+            threading.Thread(target=answer, args=[listener.accept()[0]], daemon=True).start()
 
 
 def secure(address, port, certificate):

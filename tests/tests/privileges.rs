@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -101,7 +101,19 @@ while True:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 "#;
 
-fn start_runtime() -> Guard {
+/// With its folder, which a `sockeye check` of another test would find.
+struct Runtime {
+    folder: PathBuf,
+    _python: Guard,
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn start_runtime() -> Runtime {
     let folder = Path::new("/run/user").join(UID.to_string());
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("a folder");
@@ -112,7 +124,7 @@ fn start_runtime() -> Guard {
     python.args(["-c", RUNTIME]).arg(&socket).uid(UID).gid(UID).stdout(Stdio::null());
     let python = Guard(python.spawn().expect("python3"));
     wait_for("the runtime", Duration::from_secs(10), || socket.exists().then_some(()));
-    python
+    Runtime { folder, _python: python }
 }
 
 /// A program in a container: a root of its own, in which dpkg knows it. It connects, and stays.
