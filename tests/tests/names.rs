@@ -365,7 +365,7 @@ fn the_story_of_a_connection_to_a_malware_host() {
     BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut ready).expect("a line");
     let script = "/usr/bin/python3 \"$0\" beacon 443 malware.example.net & wait";
     let mut command = cgroup.shell();
-    let inside = dns.command("setpriv");
+    let inside = dns.command("/usr/bin/setpriv");
     command.arg(inside.get_program()).args(inside.get_args());
     // Where every user may read it.
     let program = dir.path().join("names.py");
