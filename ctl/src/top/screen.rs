@@ -197,7 +197,9 @@ impl Screen {
 
     /// As many as are shown, and some more, so that nobody waits who goes down.
     fn limit(&self, height: usize) -> usize {
-        (self.offset + 2 * height).next_multiple_of(ROWS_STEP).clamp(ROWS_STEP, ROWS_MAX)
+        // The end of what the agent says is as far away as can be, until it is drawn.
+        let wanted = self.offset.saturating_add(2 * height).min(ROWS_MAX);
+        wanted.next_multiple_of(ROWS_STEP).clamp(ROWS_STEP, ROWS_MAX)
     }
 
     /// What has come.

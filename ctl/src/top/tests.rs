@@ -351,6 +351,15 @@ fn nothing_that_the_agent_says_acts_on_the_terminal() {
     }
 }
 
+#[test]
+fn the_end_of_what_the_agent_says_is_no_number_of_rows() {
+    let mut session = Session::new(View::Agent, (80, 24));
+    session.key(KeyCode::End);
+    session.key(KeyCode::End);
+    session.update();
+    assert!(session.screen().contains("agent"));
+}
+
 mod any {
     use super::*;
     use proptest::prelude::*;
