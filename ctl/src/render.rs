@@ -263,11 +263,10 @@ fn fit_processes(rows: &mut [Vec<String>], titles: &[(&str, bool)], columns: usi
 pub fn endpoint(row: &Map<String, Value>, side: &str) -> String {
     let known = row.get(side).map_or_else(|| "-".into(), text);
     let known = match row.get(&format!("{side}_name")) {
-        // Whoever else has asked may have meant another one.
         Some(name) => {
             let source = row.get("name_source").and_then(Value::as_str);
-            let doubt = if !matches!(source, Some("container" | "network namespace" | "host")) { "" } else { "?" };
-            format!("{}{doubt} ({known})", text(name))
+            let is_sure = !matches!(source, Some("container" | "network namespace" | "host"));
+            human::named(&text(name), is_sure, &known)
         }
         None => known,
     };

@@ -47,8 +47,8 @@ pub(crate) struct Top {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     every: humantime::Duration,
     /// The view to begin with.
-    #[arg(long, value_enum, default_value_t = First::Flows)]
-    view: First,
+    #[arg(long, value_enum, default_value_t = View::Flows)]
+    view: View,
     /// Filter to begin with, as it is typed after /.
     #[arg(long, value_name = "FILTER", default_value = "")]
     filter: String,
@@ -61,19 +61,6 @@ pub(crate) struct Top {
     /// Leave the mouse to the terminal.
     #[arg(long)]
     no_mouse: bool,
-}
-
-/// Views that can be the first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum First {
-    Flows,
-    Processes,
-    Containers,
-    Pods,
-    Workloads,
-    Peers,
-    Ports,
-    Agent,
 }
 
 fn interval(text: &str) -> Result<humantime::Duration, String> {
@@ -118,7 +105,7 @@ pub(crate) fn run(top: &Top, socket: &Path) -> ExitCode {
         complain!("ctl: {err}.");
         return ExitCode::from(err.exit_code());
     }
-    let mut app = App::new(top.options(), View::ALL[top.view as usize]);
+    let mut app = App::new(top.options(), top.view);
     if let Some(wrong) = app.filter(&top.filter) {
         complain!("ctl: the filter is not understood: {wrong}.");
         return ExitCode::from(exit::USAGE);

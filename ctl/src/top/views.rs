@@ -3,7 +3,7 @@
 use sockeye_ctl::protocol::{OwnerSort, SortBy};
 
 /// What is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum View {
     Flows,
     Processes,
@@ -14,6 +14,7 @@ pub(crate) enum View {
     Ports,
     Agent,
     /// One flow.
+    #[value(skip)]
     Flow,
 }
 
@@ -128,6 +129,22 @@ static FLOWS: [Col; 15] = [
     text("STATE", "state", 11, 0, 100, ByFlow(SortBy::State)),
 ];
 
+const SENT_RATE: Col = number("SENT/s", "sent_per_second", 7, 0, By(OwnerSort::SentRate));
+const RECEIVED_RATE: Col = number("RECV/s", "received_per_second", 7, 0, By(OwnerSort::ReceivedRate));
+const RECENT: Col = special("5 MINUTES", Cell::Recent, 12, 0, 100, By(OwnerSort::Rate));
+const SENT: Col = number("SENT", "sent", 7, 120, By(OwnerSort::Sent));
+const RECEIVED: Col = number("RECV", "received", 7, 120, By(OwnerSort::Received));
+const RETRANS: Col = number("RETR", "retrans", 5, 0, By(OwnerSort::Retrans));
+const RTT_P99: Col = Col {
+    title: "RTT P99",
+    cell: Cell::Worse("rtt_out_p99", "rtt_in_p99"),
+    width: 7,
+    elastic: 0,
+    from: 0,
+    order: By(OwnerSort::RttP99),
+    left: false,
+};
+
 /// The figures that processes, containers, pods and so on have.
 macro_rules! figures {
     ($($own:expr),* $(,)?) => {
@@ -135,20 +152,17 @@ macro_rules! figures {
             $($own,)*
             number("OPEN", "open", 5, 0, By(OwnerSort::Open)),
             number("NEW/s", "flows_per_second", 6, 0, By(OwnerSort::FlowRate)),
-            number("SENT/s", "sent_per_second", 7, 0, By(OwnerSort::SentRate)),
-            number("RECV/s", "received_per_second", 7, 0, By(OwnerSort::ReceivedRate)),
-            special("5 MINUTES", Cell::Recent, 12, 0, 100, By(OwnerSort::Rate)),
-            number("SENT", "sent", 7, 120, By(OwnerSort::Sent)),
-            number("RECV", "received", 7, 120, By(OwnerSort::Received)),
-            number("RETR", "retrans", 5, 0, By(OwnerSort::Retrans)),
+            SENT_RATE,
+            RECEIVED_RATE,
+            RECENT,
+            SENT,
+            RECEIVED,
+            RETRANS,
             Col {
                 title: "RTT P50", cell: Cell::Worse("rtt_out_p50", "rtt_in_p50"), width: 7, elastic: 0, from: 0,
                 order: By(OwnerSort::Rtt), left: false,
             },
-            Col {
-                title: "RTT P99", cell: Cell::Worse("rtt_out_p99", "rtt_in_p99"), width: 7, elastic: 0, from: 0,
-                order: By(OwnerSort::RttP99), left: false,
-            },
+            RTT_P99,
         ]
     };
 }
@@ -188,21 +202,13 @@ static PEERS: [Col; 12] = [
     text("SERVICE", "service", 14, 1, 140, By(OwnerSort::Service)),
     number("FLOWS", "flows", 5, 0, By(OwnerSort::Flows)),
     number("NEW/s", "flows_per_second", 6, 90, By(OwnerSort::FlowRate)),
-    number("SENT/s", "sent_per_second", 7, 0, By(OwnerSort::SentRate)),
-    number("RECV/s", "received_per_second", 7, 0, By(OwnerSort::ReceivedRate)),
-    special("5 MINUTES", Cell::Recent, 12, 0, 100, By(OwnerSort::Rate)),
-    number("SENT", "sent", 7, 120, By(OwnerSort::Sent)),
-    number("RECV", "received", 7, 120, By(OwnerSort::Received)),
-    number("RETR", "retrans", 5, 0, By(OwnerSort::Retrans)),
-    Col {
-        title: "RTT P99",
-        cell: Cell::Worse("rtt_out_p99", "rtt_in_p99"),
-        width: 7,
-        elastic: 0,
-        from: 0,
-        order: By(OwnerSort::RttP99),
-        left: false,
-    },
+    SENT_RATE,
+    RECEIVED_RATE,
+    RECENT,
+    SENT,
+    RECEIVED,
+    RETRANS,
+    RTT_P99,
 ];
 static PORTS: [Col; 8] = [
     text("PRO", "protocol", 3, 0, 0, Order::Here),

@@ -9,9 +9,8 @@ use sockeye_ctl::rows;
 use super::owners::quantiles;
 use super::pass::rows_at_most;
 use super::summary;
-use super::who::{End, group_of};
-use crate::model::flow::ProcKey;
-use crate::names::service::{Figures, Group, Service};
+use super::who::group_of_process;
+use crate::names::service::{Figures, Group, GroupKind, Service};
 use crate::owners::process::ProcessTable;
 
 rows! {
@@ -51,16 +50,15 @@ rows! {
 /// Figures by what was asked for.
 pub(crate) fn dns(service: &Service, processes: &ProcessTable, a: &DnsArguments) -> Answer {
     let mut groups: BTreeMap<Option<String>, Figures> = BTreeMap::new();
-    if a.by == DnsBy::Host {
-        groups.insert(Some("host".into()), service.total().clone());
-    }
-    for (group, figures) in service.groups() {
-        if let Some(name) = name_of(group, a.by, processes) {
-            groups.entry(name).or_default().add(figures);
+    match kind_of(a.by) {
+        None => drop(groups.insert(Some("host".into()), service.total().clone())),
+        Some(kind) => {
+            for (group, figures) in service.groups().filter(|(group, _)| group.kind() == kind) {
+                groups.entry(name_of(group, processes)).or_default().add(figures);
+            }
+            let others = service.others(kind);
+            groups.entry(Some("others, quiet for long".into())).or_default().add(others);
         }
-    }
-    if let Some(others) = kind_of(a.by).map(|kind| &service.others()[kind]).filter(|others| others.queries > 0) {
-        groups.entry(Some("others, quiet for long".into())).or_default().add(others);
     }
     groups.retain(|name, figures| {
         let is_wanted = |wanted| name.as_deref().is_some_and(|name| name.contains(wanted));
@@ -74,33 +72,25 @@ pub(crate) fn dns(service: &Service, processes: &ProcessTable, a: &DnsArguments)
     Answer { tables: vec![summary, Table::of(groups.into_iter().map(|(name, figures)| row(name, &figures)))] }
 }
 
-/// Place of a kind among the figures of others.
-fn kind_of(by: DnsBy) -> Option<usize> {
+/// What is added up; none: everything.
+fn kind_of(by: DnsBy) -> Option<GroupKind> {
     match by {
-        DnsBy::Process => Some(0),
-        DnsBy::Container => Some(1),
-        DnsBy::Server => Some(2),
-        DnsBy::Name => Some(3),
+        DnsBy::Process => Some(GroupKind::Process),
+        DnsBy::Container => Some(GroupKind::Place),
+        DnsBy::Server => Some(GroupKind::Server),
+        DnsBy::Name => Some(GroupKind::Name),
         DnsBy::Host => None,
     }
 }
 
-/// What a group is called; none if it is of another kind.
-fn name_of(group: &Group, by: DnsBy, processes: &ProcessTable) -> Option<Option<String>> {
-    match (group, by) {
-        (Group::Process(key), DnsBy::Process) => Some(Some(process_name(*key, processes))),
-        (Group::Place(cgroup_id), DnsBy::Container) => {
-            Some(processes.workloads.peek(*cgroup_id).and_then(|workload| workload.title()))
-        }
-        (Group::Server(server), DnsBy::Server) => Some(Some(server.to_string())),
-        (Group::Name(name), DnsBy::Name) => Some(Some(name.to_string())),
-        _ => None,
+/// What a group is called, where that is known.
+fn name_of(group: &Group, processes: &ProcessTable) -> Option<String> {
+    match group {
+        Group::Process(key) => Some(group_of_process(&GroupBy::Process, *key, processes)),
+        Group::Place(cgroup_id) => processes.workloads.peek(*cgroup_id).and_then(|workload| workload.title()),
+        Group::Server(server) => Some(server.to_string()),
+        Group::Name(name) => Some(name.to_string()),
     }
-}
-
-fn process_name(key: ProcKey, processes: &ProcessTable) -> String {
-    let end = End { process: processes.peek(key), workload: None };
-    group_of(&GroupBy::Process, end).unwrap_or_else(|| format!("?[{}]", key.pid))
 }
 
 fn sort_key(figures: &Figures, sort: DnsSort) -> u64 {

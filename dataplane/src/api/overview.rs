@@ -83,13 +83,14 @@ rows! {
 pub(crate) fn overview(s: &Sources<'_>) -> Answer {
     let cpus = s.kernel.cpu_stats().unwrap_or_default();
     let mut losses = losses(s, &cpus);
-    let verdict = verdict(s, &losses);
+    let own = Own::read(s.started.elapsed());
+    let verdict = verdict(s, &own, &losses);
     losses.retain(|loss| loss.count > 0);
-    Answer { tables: vec![Table::of([row(s)]), Table::of([verdict]), Table::of(losses)] }
+    Answer { tables: vec![Table::of([row(s, &own)]), Table::of([verdict]), Table::of(losses)] }
 }
 
-fn row(s: &Sources<'_>) -> Overview {
-    let (own, now_ns, window) = (Own::read(s.started.elapsed()), boot_ns(), s.aggregates.window());
+fn row(s: &Sources<'_>, own: &Own) -> Overview {
+    let (now_ns, window) = (boot_ns(), s.aggregates.window());
     let host = s.aggregates.host();
     let [out, into, local, packets, flows] = host.rates.per_second(window, now_ns);
     let history = host.history.per_second(PARTS, window, now_ns);
@@ -123,14 +124,14 @@ fn row(s: &Sources<'_>) -> Overview {
 }
 
 /// What the agent takes.
-struct Own {
+pub(super) struct Own {
     cpu_ns: Option<u64>,
-    cpu_percent: Option<f64>,
-    memory: Option<u64>,
+    pub(super) cpu_percent: Option<f64>,
+    pub(super) memory: Option<u64>,
 }
 
 impl Own {
-    fn read(uptime: Duration) -> Self {
+    pub(super) fn read(uptime: Duration) -> Self {
         let stat = procfs::process::Process::myself().and_then(|own| own.stat()).ok();
         let cpu_ns = stat.as_ref().map(|stat| (stat.utime + stat.stime) * (1_000_000_000 / procfs::ticks_per_second()));
         let percent = |cpu_ns: u64| round2(100.0 * cpu_ns as f64 / uptime.as_nanos().max(1) as f64);
@@ -143,8 +144,7 @@ fn connected(s: &Sources<'_>) -> usize {
 }
 
 /// All that matters in one line.
-pub(super) fn verdict(s: &Sources<'_>, losses: &[Loss]) -> Verdict {
-    let own = Own::read(s.started.elapsed());
+pub(super) fn verdict(s: &Sources<'_>, own: &Own, losses: &[Loss]) -> Verdict {
     let mut parts = vec![lost_text(losses)];
     parts.extend(own.cpu_percent.map(|percent| format!("CPU {percent:.1} %")));
     parts.extend(own.memory.map(human::bytes));

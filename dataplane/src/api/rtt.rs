@@ -6,9 +6,8 @@ use sockeye_ctl::protocol::{Answer, GroupBy, RttArguments, Table, keep};
 use sockeye_ctl::rows;
 
 use super::owners::{Owners, averages, by_workload, quantiles};
-use super::who::{End, group_of, group_of_workload};
+use super::who::{group_of_process, group_of_workload};
 use crate::flows::aggregates::Aggregate;
-use crate::model::flow::ProcKey;
 use crate::model::rtt::RttStats;
 
 rows! {
@@ -55,13 +54,9 @@ fn distributions(of: &Owners<'_>, by: &GroupBy) -> Vec<(String, RttStats)> {
     }
     match by {
         GroupBy::Process | GroupBy::User => {
-            let name = |key: ProcKey| {
-                let end = End { process: of.processes.peek(key), workload: None };
-                group_of(by, end).unwrap_or_else(|| format!("?[{}]", key.pid))
-            };
             let mut sums: BTreeMap<String, RttStats> = BTreeMap::new();
             for (key, group) in of.aggregates.processes() {
-                sums.entry(name(key)).or_default().add(&total(group));
+                sums.entry(group_of_process(by, key, of.processes)).or_default().add(&total(group));
             }
             sums.into_iter().collect()
         }

@@ -10,7 +10,7 @@ use sockeye_ctl::protocol::{Answer, Table};
 use sockeye_ctl::rows;
 
 use super::losses::{ignored, losses};
-use super::overview::verdict;
+use super::overview::{Own, verdict};
 use super::questions::{EnrichmentFigures, questions};
 use super::round2;
 use crate::export::{ExportPort, ExportStats};
@@ -76,10 +76,11 @@ pub(crate) struct Totals {
 pub(crate) fn stats(s: &Sources<'_>, states: &StateCounts) -> Answer {
     let cpus = s.kernel.cpu_stats().unwrap_or_default();
     let losses = losses(s, &cpus);
+    let own = Own::read(s.started.elapsed());
     Answer {
         tables: vec![
-            Table::of([verdict(s, &losses)]),
-            Table::of([agent(s, states)]),
+            Table::of([verdict(s, &own, &losses)]),
+            Table::of([agent(s, &own, states)]),
             Table::of(s.limits.iter().map(limit)),
             Table::of(rings(s, &cpus)),
             Table::of(losses),
@@ -154,18 +155,15 @@ rows! {
     }
 }
 
-fn agent(s: &Sources<'_>, states: &StateCounts) -> Agent {
-    let uptime = s.started.elapsed().as_secs_f64();
-    let own = procfs::process::Process::myself().and_then(|own| own.stat()).ok();
-    let cpu_s = own.as_ref().map(|stat| (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64);
+fn agent(s: &Sources<'_>, own: &Own, states: &StateCounts) -> Agent {
     let ring_bytes: usize = s.workers.iter().flat_map(|worker| &worker.ring_sizes).sum();
     let counts = s.table.counts();
     Agent {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
-        uptime: uptime as u64,
-        cpu: cpu_s.map(|cpu_s| round2(100.0 * cpu_s / uptime)),
-        memory: own.map(|stat| stat.rss * procfs::page_size()),
+        uptime: s.started.elapsed().as_secs(),
+        cpu: own.cpu_percent,
+        memory: own.memory,
         kernel_memory: ring_bytes + s.kernel.scan_bytes(),
         flows: s.table.len(),
         flows_unreported: states.unreported,

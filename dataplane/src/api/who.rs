@@ -6,7 +6,7 @@ use sockeye_ctl::protocol::GroupBy;
 
 use crate::flows::Flow;
 use crate::flows::conversations::Talker;
-use crate::model::flow::{Addr, Side};
+use crate::model::flow::{Addr, ProcKey, Side};
 use crate::model::rtt::Network;
 use crate::owners::process::{Process, ProcessTable};
 use crate::owners::workload::Workload;
@@ -53,6 +53,12 @@ pub(super) fn group_of(by: &GroupBy, end: End<'_>) -> Option<String> {
         GroupBy::User => end.process.map(|process| process.user_or_uid()),
         _ => group_of_workload(by, end.workload?),
     }
+}
+
+/// The same of a process, which may have been forgotten: then its pid is left.
+pub(super) fn group_of_process(by: &GroupBy, key: ProcKey, processes: &ProcessTable) -> String {
+    let end = End { process: processes.peek(key), workload: None };
+    group_of(by, end).unwrap_or_else(|| format!("?[{}]", key.pid))
 }
 
 /// The same for what only a place tells.

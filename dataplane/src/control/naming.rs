@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Control;
 use crate::flows::report::FlowReport;
 use crate::model::flow::{ProcKey, Proto, Side};
-use crate::names::table::{Asker, Connection, PeerName};
+use crate::names::table::{Connection, PeerName};
 use crate::names::{NO_PEER, Names, Place};
 use crate::owners::process::ProcessTable;
 
@@ -62,10 +62,8 @@ fn asked_name(names: &mut Names, report: &FlowReport, processes: &ProcessTable) 
         process.map(|process| std::iter::once(process.ppid).chain(process.ancestors.iter().map(|(_, pid)| *pid)));
     ancestors.iter_mut().zip(pids.into_iter().flatten()).for_each(|(to, pid)| *to = pid);
     let known = ancestors.iter().position(|pid| *pid == 0).unwrap_or(ANCESTORS_MAX);
-    let Place { cgroup_id, is_container } = place_of(owner, processes);
-    let container = if is_container { cgroup_id } else { 0 };
     names.table.name_of(&Connection {
-        asker: Asker { process: owner, container, netns: report.opening.netns },
+        asker: place_of(owner, processes).asker(owner, report.opening.netns),
         ancestors: &ancestors[..known],
         address: report.key.responder.addr.ip(),
         opened_ns,

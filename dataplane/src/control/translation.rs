@@ -78,19 +78,16 @@ impl Control {
         for (number, found) in translation.numbers.iter().zip(answers) {
             let Some(found) = found.filter(Translated::is_translated) else { continue };
             let report = &mut reports[*number];
-            let proto = report.key.proto;
-            let view =
-                |tuple: crate::owners::conntrack::Tuple| FlowKey { proto, initiator: tuple.from, responder: tuple.to };
             // The responder answers to whom it sees.
-            let views = [view(found.original), view(found.reply.reversed())];
+            let views = [found.original, found.reply.reversed()].map(|tuple| tuple.key(report.key.proto));
             let local = if report.local[Side::Initiator as usize] { Side::Initiator } else { Side::Responder };
             // Another connection that has the same addresses elsewhere.
             if views[local as usize] != report.key {
                 continue;
             }
             self.table.see_translation(report.opening.place, local.other(), views[local.other() as usize]);
-            [report.key, _] = views;
-            report.translated = Some(Box::new(views[1]));
+            report.key = views[Side::Initiator as usize];
+            report.translated = Some(Box::new(views[Side::Responder as usize]));
         }
     }
 }

@@ -160,10 +160,9 @@ pub fn line(report: &FlowReport, style: &Style) -> String {
 fn endpoint(report: &FlowReport, side: Side) -> String {
     let translated = report.translated.as_deref().map(|view| view.endpoint(side).to_string());
     let known = report.key.text(side);
-    // Whoever else has asked may have meant another one.
     let name = report.peer_name.as_deref().filter(|_| side == Side::Responder);
     let known = match name {
-        Some(name) => format!("{name}{} ({known})", if name.source.is_sure() { "" } else { "?" }),
+        Some(name) => human::named(&name.to_string(), name.source.is_sure(), &known),
         None => known,
     };
     human::endpoint(known, translated)

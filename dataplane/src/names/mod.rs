@@ -40,6 +40,14 @@ pub struct Place {
     pub is_container: bool,
 }
 
+impl Place {
+    /// Somebody who lives there, as who may ask.
+    #[must_use]
+    pub fn asker(self, process: ProcKey, netns: u32) -> Asker {
+        Asker { process, container: if self.is_container { self.cgroup_id } else { 0 }, netns }
+    }
+}
+
 /// All that is known of names. Owned by the control thread.
 #[derive(Default)]
 pub struct Names {
@@ -126,14 +134,13 @@ impl Names {
             return;
         };
         let process = ProcKey::new(head.pid, head.start_ticks, head.flags);
-        let Place { cgroup_id, is_container } = place(process);
+        let place = place(process);
         let server = Addr(head.remote_addr).ip();
-        let client = Client { cookie: head.cookie, process, cgroup_id, server };
+        let client = Client { cookie: head.cookie, process, cgroup_id: place.cgroup_id, server };
         if head.sent != 0 {
             self.service.ask(&client, &message, head.at_ns);
         } else if self.service.answer(&client, &message, head.at_ns) && message.is_host && process.is_known() {
-            let container = if is_container { cgroup_id } else { 0 };
-            let asker = Asker { process, container, netns: head.netns };
+            let asker = place.asker(process, head.netns);
             self.table.learn(asker, &message.name, &message.addresses, head.at_ns);
         }
     }

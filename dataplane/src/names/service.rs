@@ -72,15 +72,31 @@ pub enum Group {
 }
 
 /// Kinds of groups.
-pub const KINDS: usize = 4;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupKind {
+    /// [`Group::Process`].
+    Process,
+    /// [`Group::Place`].
+    Place,
+    /// [`Group::Server`].
+    Server,
+    /// [`Group::Name`].
+    Name,
+}
+
+impl GroupKind {
+    const ALL: [Self; 4] = [Self::Process, Self::Place, Self::Server, Self::Name];
+}
 
 impl Group {
-    fn kind(&self) -> usize {
+    /// What it is a group of.
+    #[must_use]
+    pub fn kind(&self) -> GroupKind {
         match self {
-            Self::Process(_) => 0,
-            Self::Place(_) => 1,
-            Self::Server(_) => 2,
-            Self::Name(_) => 3,
+            Self::Process(_) => GroupKind::Process,
+            Self::Place(_) => GroupKind::Place,
+            Self::Server(_) => GroupKind::Server,
+            Self::Name(_) => GroupKind::Name,
         }
     }
 }
@@ -126,8 +142,8 @@ pub struct Service {
     last: Map<u64, Last>,
     groups: Map<Group, Figures>,
     /// How many there are of each kind, and the figures of those for which there was no room.
-    counts: [usize; KINDS],
-    others: [Figures; KINDS],
+    counts: [usize; GroupKind::ALL.len()],
+    others: [Figures; GroupKind::ALL.len()],
     total: Figures,
     /// Answers to what nobody is known to have asked.
     pub unasked: u64,
@@ -207,10 +223,10 @@ impl Service {
         self.groups.iter()
     }
 
-    /// Figures of those for which there was no room, in the order of [`Group`].
+    /// Figures of those of a kind for which there was no room.
     #[must_use]
-    pub fn others(&self) -> &[Figures; KINDS] {
-        &self.others
+    pub fn others(&self, kind: GroupKind) -> &Figures {
+        &self.others[kind as usize]
     }
 
     /// Figures of all.
@@ -233,7 +249,7 @@ impl Service {
     }
 
     fn figures(&mut self, group: Group) -> &mut Figures {
-        let kind = group.kind();
+        let kind = group.kind() as usize;
         let count = &mut self.counts[kind];
         match self.groups.entry(group) {
             hashbrown::hash_map::Entry::Occupied(entry) => entry.into_mut(),
@@ -247,8 +263,8 @@ impl Service {
 
     /// Where room is short, what was not heard of for long is added to the others.
     pub fn expire_groups(&mut self, now_ns: u64) {
-        for kind in 0..KINDS {
-            if self.counts[kind] * 4 <= GROUPS_MAX * 3 {
+        for kind in GroupKind::ALL {
+            if self.counts[kind as usize] * 4 <= GROUPS_MAX * 3 {
                 continue;
             }
             // A little at a time, the quietest first.
@@ -260,12 +276,12 @@ impl Service {
                 .groups
                 .extract_if(|group, figures| group.kind() == kind && figures.last_ns + keep_ns <= now_ns)
                 .collect();
-            self.counts[kind] -= gone.len();
-            gone.iter().for_each(|(_, figures)| self.others[kind].add(figures));
+            self.counts[kind as usize] -= gone.len();
+            gone.iter().for_each(|(_, figures)| self.others[kind as usize].add(figures));
         }
     }
 
-    fn younger_than(&self, kind: usize, keep_ns: u64, now_ns: u64) -> usize {
+    fn younger_than(&self, kind: GroupKind, keep_ns: u64, now_ns: u64) -> usize {
         self.groups.iter().filter(|(group, figures)| group.kind() == kind && figures.last_ns + keep_ns > now_ns).count()
     }
 }
@@ -340,7 +356,7 @@ mod tests {
         assert!(service.groups().count() <= GROUPS_MAX + 3);
         let names = service.groups().filter(|(group, _)| matches!(group, Group::Name(_)));
         let sum: u64 = names.map(|(_, figures)| figures.queries).sum();
-        assert_eq!(sum + service.others()[3].queries, 3 * GROUPS_MAX as u64);
+        assert_eq!(sum + service.others(GroupKind::Name).queries, 3 * GROUPS_MAX as u64);
         assert_eq!(service.total().queries, 3 * GROUPS_MAX as u64);
     }
 }

@@ -40,6 +40,12 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// The connection whose initiator sends so.
+    #[must_use]
+    pub fn key(self, proto: Proto) -> FlowKey {
+        FlowKey { proto, initiator: self.from, responder: self.to }
+    }
+
     /// That of an answer to it.
     #[must_use]
     pub fn reversed(self) -> Self {
