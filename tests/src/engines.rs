@@ -1,13 +1,16 @@
 //! Real container runtimes in a network namespace of their own, and cgroups made by hand.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use crate::cri::Cri;
-use crate::{here, program};
+use crate::{Guard, here, program};
 
 /// dockerd and containerd with CRI. They end with it.
 pub struct Engines {
@@ -278,5 +281,62 @@ impl Drop for Cgroup {
                 std::thread::sleep(std::time::Duration::from_millis(20));
             }
         }
+    }
+}
+
+/// Says the same of every container. Docker's API, as a user's own process, at a socket that is for that user alone.
+const RUNTIME: &str = r#"
+import json, os, socket, sys
+os.umask(0o177)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("ready", flush=True)
+kept = []
+while True:
+    connection, _ = listener.accept()
+    kept.append(connection)
+    if connection.recv(4096).startswith(b"GET /containers/"):
+        body = json.dumps({"Name": "/" + sys.argv[2], "Config": {"Image": "i:1"}}).encode()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+"#;
+
+/// A user's Docker, by which every container has one name. With its folder, which a `sockeye check` of another test would find.
+pub struct UserRuntime {
+    folder: PathBuf,
+    _python: Guard,
+}
+
+impl UserRuntime {
+    /// Starts it. Whoever else wants to use it needs `CAP_DAC_OVERRIDE`.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start(uid: u32, name: &str) -> Self {
+        let folder = Self::folder(uid);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        chown(&folder, Some(uid), Some(uid)).expect("root");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("permissions");
+        let mut python = Command::new("python3");
+        python.args(["-c", RUNTIME]).arg(folder.join("docker.sock")).arg(name).uid(uid).gid(uid);
+        let mut python = python.stdout(Stdio::piped()).spawn().expect("python3");
+        let mut said = String::new();
+        BufReader::new(python.stdout.take().expect("a pipe")).read_line(&mut said).expect("a line");
+        assert_eq!(said, "ready\n");
+        Self { folder, _python: Guard(python) }
+    }
+
+    /// Where the runtimes of a user have their sockets.
+    #[must_use]
+    pub fn folder(uid: u32) -> PathBuf {
+        Path::new("/run/user").join(uid.to_string())
+    }
+}
+
+impl Drop for UserRuntime {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -485,8 +485,16 @@ pub fn talk(args: &[&str]) -> Value {
 pub fn serve(program: &str, host: &str) -> (Traffic, u16, Value) {
     let mut server = Traffic::start(None, &[program, host, "0"]);
     let said = server.says();
-    let port = said["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
-    (server, port, said)
+    (server, port_of(&said), said)
+}
+
+/// The port that a program says it listens at.
+///
+/// # Panics
+/// If it says none.
+#[must_use]
+pub fn port_of(said: &Value) -> u16 {
+    said["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port")
 }
 
 /// The server of `traffic.py` in a network namespace, and its port.
@@ -496,7 +504,7 @@ pub fn serve(program: &str, host: &str) -> (Traffic, u16, Value) {
 #[must_use]
 pub fn serve_in(netns: &net::Namespace, host: &str) -> (Traffic, u16) {
     let mut server = Traffic::start(netns.some(), &["serve", host, "0"]);
-    let port = server.says()["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
+    let port = port_of(&server.says());
     (server, port)
 }
 

@@ -13,7 +13,7 @@ use sockeye_ctl::protocol::{DnsArguments, DnsBy, FlowsArguments, Request};
 use sockeye_tests::capture::Capture;
 use sockeye_tests::dns::Dns;
 use sockeye_tests::engines::Cgroup;
-use sockeye_tests::{Agent, Guard, exporting_agent_with, here, serve_in, wait_for};
+use sockeye_tests::{Agent, Guard, exporting_agent_with, here, port_of, serve_in, wait_for};
 
 const ZONES: [&str; 6] = [
     "--host-record=downloads.example.net,203.0.113.7",
@@ -28,6 +28,14 @@ fn start(dns: &Dns, args: &[&str]) -> Child {
     let mut command = dns.command("/usr/bin/python3");
     command.arg(here("programs/names.py")).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
     command.spawn().expect("python3")
+}
+
+/// Starts a server, and returns what it said when it was ready.
+fn serve(dns: &Dns, args: &[&str]) -> (Guard, Value) {
+    let mut server = Guard(start(dns, args));
+    let mut said = String::new();
+    BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut said).expect("a line");
+    (server, serde_json::from_str(&said).expect("JSON"))
 }
 
 /// Runs a program to its end, and returns what it said.
@@ -163,9 +171,7 @@ fn questions_and_answers_are_counted() {
 fn hostile_answers_name_nothing_and_break_nothing() {
     let dns = Dns::start(&ZONES);
     let agent = Agent::start(&[]);
-    let mut server = Guard(start(&dns, &["hostile", "203.0.113.66"]));
-    let mut ready = String::new();
-    BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut ready).expect("a line");
+    let (_server, _) = serve(&dns, &["hostile", "203.0.113.66"]);
     let (_web, port) = serve_in(&dns.netns, "0.0.0.0");
     let asked = run(&dns, &["ask", "203.0.113.66", "60", "100000", "hostile"]);
     let visited = run(&dns, &["visit", &port.to_string(), "203.0.113.66"]);
@@ -206,11 +212,8 @@ fn without_dns_nothing_is_read() {
 
 /// A server of HTTP, and its port.
 fn web(dns: &Dns) -> (Guard, u16) {
-    let mut server = Guard(start(dns, &["web", "0.0.0.0"]));
-    let mut said = String::new();
-    BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut said).expect("a line");
-    let said: Value = serde_json::from_str(&said).expect("JSON");
-    (server, said["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port"))
+    let (server, said) = serve(dns, &["web", "0.0.0.0"]);
+    (server, port_of(&said))
 }
 
 /// A certificate that nobody checks.
@@ -231,9 +234,7 @@ fn clients_that_say_whom_they_mean() {
     let dir = tempfile::tempdir().expect("a folder");
     let dns = Dns::start(&ZONES);
     let (agent, collector) = exporting_agent_with(&["--sni"]);
-    let mut secure = Guard(start(&dns, &["secure", "203.0.113.8", "443", &certificate(dir.path())]));
-    let mut ready = String::new();
-    BufReader::new(secure.0.stdout.take().expect("a pipe")).read_line(&mut ready).expect("a line");
+    let (_secure, _) = serve(&dns, &["secure", "203.0.113.8", "443", &certificate(dir.path())]);
     let (_plain, plain_port) = web(&dns);
     let greet = |args: &[&str]| run(&dns, &[&["greet", "203.0.113.8", "443"], args].concat())[0]["local"].clone();
     let python = greet(&["python.example.net", "h2", "http/1.1"]);
@@ -360,9 +361,7 @@ fn the_story_of_a_connection_to_a_malware_host() {
     let dir = tempfile::tempdir().expect("a folder");
     let dns = Dns::start(&["--host-record=malware.example.net,203.0.113.66"]);
     let (agent, collector) = exporting_agent_with(&["--sni"]);
-    let mut server = Guard(start(&dns, &["secure", "203.0.113.66", "443", &certificate(dir.path())]));
-    let mut ready = String::new();
-    BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut ready).expect("a line");
+    let (_secure, _) = serve(&dns, &["secure", "203.0.113.66", "443", &certificate(dir.path())]);
     let script = "/usr/bin/python3 \"$0\" beacon 443 malware.example.net & wait";
     let mut command = cgroup.shell();
     let inside = dns.command("/usr/bin/setpriv");
@@ -404,9 +403,7 @@ fn pictures_of_what_a_collector_shows() {
     let dir = tempfile::tempdir().expect("a folder");
     let dns = Dns::start(&["--host-record=malware.example.net,203.0.113.66", ZONES[0]]);
     let (agent, collector) = exporting_agent_with(&["--sni"]);
-    let mut server = Guard(start(&dns, &["secure", "203.0.113.66", "443", &certificate(dir.path())]));
-    let mut ready = String::new();
-    BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut ready).expect("a line");
+    let (_secure, _) = serve(&dns, &["secure", "203.0.113.66", "443", &certificate(dir.path())]);
     let (_web, port) = serve_in(&dns.netns, "0.0.0.0");
     let beacon = run(&dns, &["beacon", "443", "malware.example.net"])[0]["local"].clone();
     run(&dns, &["visit", &port.to_string(), "downloads.example.net"]);

@@ -1,16 +1,14 @@
 //! What the agent may do, what it does without, and who may ask it.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use serde_json::Value;
 use sockeye_ctl::protocol::{OwnersArguments, Request};
-use sockeye_tests::engines::Cgroup;
-use sockeye_tests::{Agent, Guard, free_port, program, serve, wait_for};
+use sockeye_tests::engines::{Cgroup, UserRuntime};
+use sockeye_tests::{Agent, Guard, free_port, program, serve};
 
 /// What the kernel says of each thread: no more than the list, and no way to more.
 #[test]
@@ -86,46 +84,6 @@ fn one_group_may_ask_whatever_the_mode_of_the_socket() {
 
 /// A user's Docker, of which everybody but that user needs CAP_DAC_OVERRIDE.
 const UID: u32 = 54_323;
-const RUNTIME: &str = r#"
-import os, socket, sys
-os.umask(0o177)
-listener = socket.socket(socket.AF_UNIX)
-listener.bind(sys.argv[1])
-listener.listen()
-kept = []
-while True:
-    connection, _ = listener.accept()
-    kept.append(connection)
-    if connection.recv(4096).startswith(b"GET /containers/"):
-        body = b'{"Name": "/mine", "Config": {"Image": "i:1"}}'
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-"#;
-
-/// With its folder, which a `sockeye check` of another test would find.
-struct Runtime {
-    folder: PathBuf,
-    _python: Guard,
-}
-
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-fn start_runtime() -> Runtime {
-    let folder = Path::new("/run/user").join(UID.to_string());
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("a folder");
-    chown(&folder, Some(UID), Some(UID)).expect("root");
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("permissions");
-    let socket = folder.join("docker.sock");
-    let mut python = Command::new("python3");
-    python.args(["-c", RUNTIME]).arg(&socket).uid(UID).gid(UID).stdout(Stdio::null());
-    let python = Guard(python.spawn().expect("python3"));
-    wait_for("the runtime", Duration::from_secs(10), || socket.exists().then_some(()));
-    Runtime { folder, _python: python }
-}
 
 /// A program in a container: a root of its own, in which dpkg knows it. It connects, and stays.
 const CONTAINED: &str = r#"
@@ -173,7 +131,7 @@ fn abilities(agent: &Agent, contained: u32, cgroup: &Cgroup) -> [bool; 4] {
 
 #[test]
 fn without_a_capability_only_what_it_is_for_is_lost() {
-    let _runtime = start_runtime();
+    let _runtime = UserRuntime::start(UID, "mine");
     let (_server, port, _) = serve("serve", "127.0.0.1");
     let path = format!("/user.slice/user-{UID}.slice/user@{UID}.service/user.slice/docker-{}.scope", "d".repeat(64));
     let (root, cgroup) = (tempfile::tempdir().expect("a folder"), Cgroup::new(&path));
