@@ -68,11 +68,17 @@ pub fn is_unsafe(c: char) -> bool {
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// `downloads.example.net (203.0.113.7:80)`: an endpoint with what it is called. With a question mark where whoever connected has
-/// not asked for that name: somebody else has, who may have meant another one.
+/// What somebody is called. With a question mark where whoever connected has not asked for that name: somebody else has, who may
+/// have meant another one.
+#[must_use]
+pub fn called(name: &str, is_sure: bool) -> String {
+    format!("{name}{}", if is_sure { "" } else { "?" })
+}
+
+/// `downloads.example.net (203.0.113.7:80)`: an endpoint with what it is called.
 #[must_use]
 pub fn named(name: &str, is_sure: bool, known: &str) -> String {
-    format!("{name}{} ({known})", if is_sure { "" } else { "?" })
+    format!("{} ({known})", called(name, is_sure))
 }
 
 /// `10.96.0.80:80 ⇒ 10.88.0.6:8000`: an endpoint as the initiator knows it, and as the responder does if that is another one.

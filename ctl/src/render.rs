@@ -258,16 +258,18 @@ fn fit_processes(rows: &mut [Vec<String>], titles: &[(&str, bool)], columns: usi
     }
 }
 
+/// Whether whoever knew a name is the process that has connected, or one before it: the column `name_source`.
+#[must_use]
+pub fn is_sure(source: Option<&Value>) -> bool {
+    !matches!(source.and_then(Value::as_str), Some("container" | "network namespace" | "host"))
+}
+
 /// An end of a flow, as both sides know it.
 #[must_use]
 pub fn endpoint(row: &Map<String, Value>, side: &str) -> String {
     let known = row.get(side).map_or_else(|| "-".into(), text);
     let known = match row.get(&format!("{side}_name")) {
-        Some(name) => {
-            let source = row.get("name_source").and_then(Value::as_str);
-            let is_sure = !matches!(source, Some("container" | "network namespace" | "host"));
-            human::named(&text(name), is_sure, &known)
-        }
+        Some(name) => human::named(&text(name), is_sure(row.get("name_source")), &known),
         None => known,
     };
     human::endpoint(known, row.get(&format!("translated_{side}")).map(text))

@@ -122,7 +122,7 @@ impl<'a> Row<'a> {
                 // The page of the flow has both.
                 Some(name) => {
                     let port = self.text(side).rsplit_once(':').map(|(_, port)| port.to_owned()).unwrap_or_default();
-                    format!("{name}:{port}")
+                    format!("{}:{port}", self.called(&name))
                 }
                 None => self.text(side),
             },
@@ -134,6 +134,11 @@ impl<'a> Row<'a> {
             Cell::Places => self.both(arrow, |side| self.known(&format!("{side}_workload"))),
             Cell::Recent => String::new(),
         }
+    }
+
+    /// A name of the responder, with the doubt that there is about it.
+    pub(crate) fn called(&self, name: &str) -> String {
+        human::called(name, render::is_sure(self.value("name_source")))
     }
 
     fn both(&self, arrow: &str, of: impl Fn(&str) -> Option<String>) -> String {

@@ -275,12 +275,13 @@ fn fit(text: &str, cells: u16, left: bool) -> String {
     if left { grid::pad(&text, cells) } else { grid::pad_left(&text, cells) }
 }
 
-/// An address gives way to its port.
+/// An address or a name gives way to its port, and to the doubt that there is about it.
 fn fit_endpoint(text: &str, cells: u16) -> String {
     match text.rsplit_once(':') {
         Some((address, port)) if grid::width(text) > usize::from(cells) => {
-            let room = usize::from(cells).saturating_sub(port.len() + 1);
-            format!("{}:{port}", human::ellipsis(address, room))
+            let (address, doubt) = address.strip_suffix('?').map_or((address, ""), |name| (name, "?"));
+            let room = usize::from(cells).saturating_sub(doubt.len() + port.len() + 1);
+            format!("{}{doubt}:{port}", human::ellipsis(address, room))
         }
         _ => text.to_owned(),
     }

@@ -115,7 +115,7 @@ fn about(row: Row<'_>, theme: &Theme) -> Vec<Line<'static>> {
         lines.push(line(&[("the responder sees", seen)]));
     }
     if let Some(name) = row.known("responder_name") {
-        lines.push(line(&[("the responder is called", name), ("by", row.text("name_source"))]));
+        lines.push(line(&[("the responder is called", row.called(&name)), ("by", row.text("name_source"))]));
     }
     let counted = row.known("not_counted").map(|why| format!("payload is not counted: {why}")).unwrap_or_default();
     lines.push(line(&[

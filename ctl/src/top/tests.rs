@@ -352,6 +352,24 @@ fn nothing_that_the_agent_says_acts_on_the_terminal() {
 }
 
 #[test]
+fn doubt_about_a_name_is_shown_however_little_room_there_is() {
+    for size in SIZES {
+        let mut session = Session::new(View::Flows, size);
+        let screen = session.screen();
+        let with = |name: &str| screen.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+        let (sure, doubtful) = (with("curl[4001]"), with("curl[4004]"));
+        assert!(doubtful.contains("?:443"), "{doubtful}");
+        assert!(sure.contains("downl") && !sure.contains('?'), "{sure}");
+    }
+    let mut session = Session::new(View::Flows, (120, 40));
+    (0..4).for_each(|_| session.key(KeyCode::Down));
+    session.key(KeyCode::Enter);
+    session.update();
+    let page = session.screen();
+    assert!(page.contains("the responder is called www.example.org or downloads.example.net?"), "{page}");
+}
+
+#[test]
 fn the_end_of_what_the_agent_says_is_no_number_of_rows() {
     let mut session = Session::new(View::Agent, (80, 24));
     session.key(KeyCode::End);

@@ -224,6 +224,11 @@ fn port(i: usize) -> Vec<(&'static str, Unit, Value)> {
 fn flow(i: usize) -> Vec<(&'static str, Unit, Value)> {
     let state = ["open", "open", "closed", "refused", "connecting"][i % 5];
     let local = i.is_multiple_of(3);
+    let name = match i % 10 {
+        1 => Some(("downloads.example.net", "process")),
+        4 => Some(("www.example.org or downloads.example.net", "host")),
+        _ => None,
+    };
     let responder = |value: Value| if local { value } else { Value::Null };
     vec![
         ("id", Unit::Text, json!(format!("{:016x}", 0xf0 + i))),
@@ -236,6 +241,8 @@ fn flow(i: usize) -> Vec<(&'static str, Unit, Value)> {
         ),
         ("translated_initiator", Unit::Text, json!("10.88.0.1:1234")),
         ("translated_responder", Unit::Text, json!("10.88.0.7:8443")),
+        ("responder_name", Unit::Text, name.map_or(Value::Null, |(name, _)| json!(name))),
+        ("name_source", Unit::Text, name.map_or(Value::Null, |(_, source)| json!(source))),
         ("direction", Unit::Text, json!(if local { "local" } else { "out" })),
         ("state", Unit::Text, json!(state)),
         ("initiator_process", Unit::Text, json!("curl")),
