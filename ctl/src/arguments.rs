@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use crate::order::{OwnerSort, SortBy};
+pub use crate::order::{DnsSort, OwnerSort, SortBy};
 
 /// Keeps as many as a request's `limit` asks for.
 pub fn keep<T>(rows: &mut Vec<T>, limit: usize) {
@@ -205,6 +205,8 @@ pub struct DnsArguments {
     pub by: DnsBy,
     /// Figure to sort by, largest first.
     pub sort: DnsSort,
+    /// The other way round.
+    pub reverse: bool,
     /// At most this many, 0 for all.
     pub limit: usize,
     /// Part of the name of the row.
@@ -213,7 +215,7 @@ pub struct DnsArguments {
 
 impl Default for DnsArguments {
     fn default() -> Self {
-        Self { by: DnsBy::Process, sort: DnsSort::Queries, limit: 50, name: None }
+        Self { by: DnsBy::Process, sort: DnsSort::Queries, reverse: false, limit: 50, name: None }
     }
 }
 
@@ -232,19 +234,6 @@ pub enum DnsBy {
     Name,
     /// All of the host.
     Host,
-}
-
-/// Orders of figures of DNS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum DnsSort {
-    /// Questions.
-    #[default]
-    Queries,
-    /// Questions without an answer, or with one that does not help.
-    Failures,
-    /// Median time from question to answer.
-    Latency,
 }
 
 /// Which flows, in which order. A flow must match each of them that is given; of a list, one value.

@@ -61,7 +61,9 @@ impl Ask {
             Self::Ports => Request::Ports,
             Self::Config => Request::Config,
             Self::Reload => Request::Reload,
-            Self::Dns(Dns { by, sort, limit, name }) => Request::Dns(DnsArguments { by, sort, limit, name }),
+            Self::Dns(Dns { by, sort, reverse, limit, name }) => {
+                Request::Dns(DnsArguments { by, sort, reverse, limit, name })
+            }
             Self::Rtt(Rtt { by, limit, name }) => Request::Rtt(RttArguments { by, limit, name }),
         }
     }
@@ -132,6 +134,9 @@ pub(crate) struct Dns {
     /// Sort by this figure, largest first.
     #[arg(long, value_enum, default_value_t)]
     sort: DnsSort,
+    /// The other way round.
+    #[arg(long)]
+    reverse: bool,
     /// At most this many; 0 for all.
     #[arg(long, default_value_t = 50)]
     limit: usize,

@@ -134,6 +134,33 @@ impl SortBy {
     }
 }
 
+/// Orders of figures of DNS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DnsSort {
+    /// Questions.
+    #[default]
+    Queries,
+    /// Questions without an answer, or with one that does not help.
+    Failures,
+    /// Median time from question to answer.
+    Latency,
+    /// 99th percentile of that.
+    LatencyP99,
+    /// Answers.
+    Answers,
+    /// Answers that there is no such name.
+    Nxdomain,
+    /// Questions without an answer.
+    Timeouts,
+    /// Answers that did not fit.
+    Truncated,
+    /// Questions that were asked again before there was an answer.
+    Retried,
+    /// Name of the row.
+    Name,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +174,10 @@ mod tests {
             assert_eq!(on_the_wire(serde_json::to_value(sort).expect("JSON")), word);
         }
         for sort in OwnerSort::value_variants() {
+            let word = sort.to_possible_value().expect("none is hidden").get_name().to_owned();
+            assert_eq!(on_the_wire(serde_json::to_value(sort).expect("JSON")), word);
+        }
+        for sort in DnsSort::value_variants() {
             let word = sort.to_possible_value().expect("none is hidden").get_name().to_owned();
             assert_eq!(on_the_wire(serde_json::to_value(sort).expect("JSON")), word);
         }

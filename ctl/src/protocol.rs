@@ -377,6 +377,7 @@ mod tests {
             Request::Peers(PeersArguments::default()),
             Request::Ports,
             Request::Rtt(rtt),
+            Request::Dns(DnsArguments { sort: DnsSort::LatencyP99, reverse: true, ..Default::default() }),
             Request::Overview,
             Request::Subscribe(Subscription {
                 id: 7,

@@ -272,7 +272,7 @@ impl App {
             Ok(filter) => {
                 self.paused = false;
                 let screen = self.screen_mut();
-                let plain = matches!(screen.view, View::Peers | View::Ports);
+                let plain = matches!(screen.view, View::Peers | View::Ports | View::Dns);
                 if plain && filter.has_terms {
                     return Some(format!("{} are filtered by words, without =", screen.view.name()));
                 }

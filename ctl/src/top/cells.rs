@@ -114,6 +114,10 @@ impl<'a> Row<'a> {
         match cell {
             Cell::Column(name) => self.shown(name),
             Cell::Either(one, other) => self.known(one).or_else(|| self.known(other)).unwrap_or_else(|| "-".into()),
+            Cell::Sum(names) => {
+                let figures: Vec<u64> = names.iter().filter_map(|name| self.number(name)).collect();
+                if figures.is_empty() { "-".into() } else { human::count(figures.iter().sum()) }
+            }
             Cell::Worse(one, other) => {
                 let worse = self.float(one).into_iter().chain(self.float(other)).reduce(f64::max);
                 worse.map_or_else(|| "-".into(), |us| human::nanoseconds(us * 1000.0))

@@ -56,9 +56,12 @@ impl App {
     fn tabs(&mut self, buffer: &mut Buffer, area: Rect) {
         let theme = self.options.theme;
         let first = self.screens.first().map(|screen| screen.view);
+        let cells =
+            |name: fn(View) -> &'static str| View::ALL.map(|view| name(view).len() + 3).iter().sum::<usize>() + 1;
+        let name = if cells(View::name) <= usize::from(area.width) { View::name } else { View::short_name };
         let mut x = area.x + 1;
         for (number, view) in View::ALL.into_iter().enumerate() {
-            let text = format!(" {} {}", number + 1, view.name());
+            let text = format!(" {} {}", number + 1, name(view));
             let cells = grid::width(&text) as u16;
             // What has no room can be had by its key all the same.
             if x + cells > area.right() {
@@ -75,7 +78,7 @@ impl App {
     fn path_line(&self) -> Line<'static> {
         let (screen, theme) = (self.screen(), &self.options.theme);
         let mut line = Line::from(Span::styled(format!(" {}", human::printable(&screen.path)), theme.strong));
-        if let Some(by) = screen.by.as_ref().filter(|_| matches!(screen.view, View::Flows | View::Peers)) {
+        if let Some(by) = screen.chosen_group() {
             line.push_span(Span::raw(format!(" by {by}")));
         } else if screen.is_grouped() {
             line.push_span(Span::raw(" of the flows that match"));
@@ -233,7 +236,7 @@ impl App {
         }
         match screen.view {
             View::Flows => hints.extend(["e ended", "g group"]),
-            View::Peers => hints.push("g group"),
+            View::Peers | View::Dns => hints.push("g group"),
             View::Agent => hints.push("a zeros too"),
             _ => {}
         }

@@ -14,14 +14,14 @@ const WHEEL: isize = 3;
 
 /// Keys, and what they do: for the help.
 pub(crate) const KEYS: [(&str, &str); 20] = [
-    ("1 to 8, Tab", "the views; what they show is in the line above the table"),
+    ("1 to 9, Tab", "the views; what they show is in the line above the table"),
     ("Up Down PgUp PgDn", "choose a row; also j k, Home End"),
     ("Enter", "into the row: its flows, then one flow's page"),
     ("Esc, Backspace", "back; at the beginning, take the filter away"),
     ("/", "filter as you type; Enter keeps it, Esc takes back what was there"),
     ("< >, Left Right", "sort by another column; or click on its title"),
     ("r", "sort the other way round"),
-    ("g", "flows, peers: add up by another thing, or one by one"),
+    ("g", "flows, peers, dns: add up by another thing"),
     ("e", "flows: also those that ended in the last five minutes"),
     ("a", "all: places without flows; agent: rows that are zero"),
     ("Space, p", "pause; whatever asks for something else goes on"),
@@ -74,7 +74,7 @@ impl App {
         match code {
             KeyCode::Char('q') => self.effects.push(Effect::Quit),
             KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.mode = Mode::Help(0),
-            KeyCode::Char(digit @ '1'..='8') => self.show(View::ALL[digit as usize - '1' as usize]),
+            KeyCode::Char(digit @ '1'..='9') => self.show(View::ALL[digit as usize - '1' as usize]),
             KeyCode::Tab => self.show_beside(1),
             KeyCode::BackTab => self.show_beside(View::ALL.len() - 1),
             KeyCode::Down | KeyCode::Char('j') => self.go(1),

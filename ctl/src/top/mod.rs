@@ -4,6 +4,7 @@ mod app;
 mod cells;
 mod connection;
 mod draw;
+mod drill;
 mod filter;
 mod flow_page;
 mod header;

@@ -1,7 +1,8 @@
 //! One view: what is asked for, what has come, which row is chosen, and where Enter leads.
 
 use sockeye_ctl::protocol::{
-    Answer, FlowsArguments, GroupBy, OwnerSort, OwnersArguments, Pair, PeersArguments, Protocol, Request, SortBy,
+    Answer, DnsArguments, DnsBy, DnsSort, FlowsArguments, GroupBy, OwnerSort, OwnersArguments, PeersArguments, Request,
+    SortBy,
 };
 
 use super::cells::{Row, Rows};
@@ -40,6 +41,8 @@ pub(crate) struct Screen {
     pub(crate) filter: Filter,
     /// What flows, or both sides of `peers`, are added up by.
     pub(crate) by: Option<GroupBy>,
+    /// What questions to DNS servers are added up by.
+    pub(super) dns_by: DnsBy,
     /// Column that it is sorted by.
     pub(crate) order: usize,
     pub(crate) reverse: bool,
@@ -73,6 +76,7 @@ impl Screen {
             typed: String::new(),
             filter: Filter::default(),
             by,
+            dns_by: DnsBy::Process,
             order: views::first_order(view, false),
             reverse: false,
             ended: false,
@@ -93,7 +97,7 @@ impl Screen {
         self.group().is_some()
     }
 
-    fn group(&self) -> Option<GroupBy> {
+    pub(super) fn group(&self) -> Option<GroupBy> {
         let by = match self.view {
             View::Flows => return self.by.clone(),
             View::Processes => GroupBy::Process,
@@ -133,6 +137,7 @@ impl Screen {
         match self.view {
             View::Flows => self.by = next,
             View::Peers => self.by = next.or(Some(GROUPS[0].clone())),
+            View::Dns => self.dns_by = after(self.dns_by),
             _ => return,
         }
         self.columns_changed(title);
@@ -170,6 +175,13 @@ impl Screen {
             View::Peers => {
                 let by = self.by.clone().unwrap_or(GroupBy::Workload);
                 Request::Peers(PeersArguments { by, sort, reverse, limit, name, history })
+            }
+            View::Dns => {
+                let sort = match self.col().map(|col| col.order) {
+                    Some(Order::Dns(sort)) => sort,
+                    _ => DnsSort::Queries,
+                };
+                Request::Dns(DnsArguments { by: self.dns_by, sort, reverse, limit, name })
             }
             View::Ports => Request::Ports,
             View::Agent => Request::Stats,
@@ -240,6 +252,7 @@ impl Screen {
             View::Workloads => of(&["kind", "workload"]),
             View::Peers => of(&["initiator", "responder", "service"]),
             View::Ports => of(&["protocol", "address", "port", "netns"]),
+            View::Dns => of(&["name"]),
             View::Agent => String::new(),
         }
     }
@@ -249,80 +262,24 @@ impl Screen {
         self.key = self.rows.get(self.selected).map(|row| self.key_of(row));
     }
 
-    /// Where Enter leads.
-    pub(crate) fn drill(&self) -> Option<Self> {
-        let row = self.rows.get(self.selected)?;
-        let name = |column: &str| row.known(column);
-        if self.view == View::Flows && !self.is_grouped() {
-            let base = FlowsArguments { id: vec![name("id")?], ..FlowsArguments::default() };
-            let path = format!("{} > {}", self.path, name("id")?);
-            return Some(Self { base, path, page: Some(Box::default()), ..Self::new(View::Flow) });
+    /// What the rows are added up by, where that can be chosen.
+    pub(crate) fn chosen_group(&self) -> Option<String> {
+        match self.view {
+            View::Flows | View::Peers => self.by.as_ref().map(ToString::to_string),
+            View::Dns => clap::ValueEnum::to_possible_value(&self.dns_by).map(|by| by.get_name().to_owned()),
+            _ => None,
         }
-        let mut base = FlowsArguments::default();
-        let label = match self.view {
-            _ if self.is_grouped() => {
-                base = both(self.filter.flows.clone(), &self.base);
-                choose_group(&mut base, &self.group()?, name("name")?)?
-            }
-            View::Processes => {
-                base.pid.push(u32::try_from(row.number("pid")?).ok()?);
-                format!("{}[{}]", row.text("process"), row.text("pid"))
-            }
-            View::Containers => push(&mut base.container, name("id").or_else(|| name("container"))?, name("container")),
-            View::Pods => {
-                let full = [name("namespace"), name("pod")].into_iter().flatten().collect::<Vec<_>>().join("/");
-                push(&mut base.pod, name("uid")?, Some(full).filter(|full| !full.is_empty()))
-            }
-            View::Workloads => push(&mut base.workload, name("workload")?, None),
-            View::Peers => {
-                let by = self.by.clone()?;
-                let label = format!("{} -> {}", row.text("initiator"), row.text("responder"));
-                base.pair = Some(Pair { by, initiator: name("initiator"), responder: name("responder") });
-                label
-            }
-            View::Ports => {
-                base.port.push(u16::try_from(row.number("port")?).ok()?);
-                base.protocol.push(if row.text("protocol") == "tcp" { Protocol::Tcp } else { Protocol::Udp });
-                format!("{}/{}", row.text("protocol"), row.text("port"))
-            }
-            View::Flows | View::Agent | View::Flow => return None,
-        };
-        // What it did is told by flows that have ended as well.
-        let path = format!("{} > {label}", self.path);
-        Some(Self { base, path, ended: true, ..Self::new(View::Flows) })
     }
 }
 
-fn push(list: &mut Vec<String>, value: String, label: Option<String>) -> String {
-    let label = label.unwrap_or_else(|| value.clone());
-    list.push(value);
-    label
-}
-
-/// The flows of one group.
-fn choose_group(base: &mut FlowsArguments, by: &GroupBy, name: String) -> Option<String> {
-    let label = name.clone();
-    match by {
-        GroupBy::Process => base.pid = vec![name.strip_suffix(']')?.rsplit_once('[')?.1.parse().ok()?],
-        GroupBy::Container => base.container = vec![name],
-        GroupBy::Pod => base.pod = vec![name],
-        GroupBy::Namespace => base.namespace = vec![name],
-        GroupBy::Workload => base.workload = vec![name],
-        GroupBy::User => base.user = vec![name],
-        GroupBy::Network => base.address = vec![name.parse().ok()?],
-        GroupBy::Name => base.name = name.split(" or ").map(str::to_owned).collect(),
-        GroupBy::Host => {}
-        GroupBy::Service => match name.rsplit_once(':') {
-            Some((_, port)) => base.port = vec![port.parse().ok()?],
-            None => base.workload = vec![name],
-        },
-        GroupBy::Image | GroupBy::Slice | GroupBy::Label(_) => return None,
-    }
-    Some(label)
+/// The next one, and after the last the first.
+fn after(by: DnsBy) -> DnsBy {
+    let all = <DnsBy as clap::ValueEnum>::value_variants();
+    all.iter().copied().cycle().skip_while(|known| *known != by).nth(1).unwrap_or(by)
 }
 
 /// What was typed, within what was chosen before: of a list that both have, the choice counts.
-fn both(mut asked: FlowsArguments, base: &FlowsArguments) -> FlowsArguments {
+pub(super) fn both(mut asked: FlowsArguments, base: &FlowsArguments) -> FlowsArguments {
     fn within<T: Clone>(asked: &mut Vec<T>, base: &[T]) {
         if !base.is_empty() {
             *asked = base.to_vec();

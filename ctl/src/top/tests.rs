@@ -1,6 +1,7 @@
 //! Golden screens, and sessions without a terminal: `UPDATE_GOLDEN=1 cargo test -p ctl golden` writes the screens anew.
 
 mod agent;
+mod views;
 
 use std::fs;
 use std::path::PathBuf;
@@ -349,24 +350,6 @@ fn nothing_that_the_agent_says_acts_on_the_terminal() {
             assert!(text.chars().all(|c| c == '\n' || !sockeye_ctl::human::is_unsafe(c)), "{view:?}: {text:?}");
         }
     }
-}
-
-#[test]
-fn doubt_about_a_name_is_shown_however_little_room_there_is() {
-    for size in SIZES {
-        let mut session = Session::new(View::Flows, size);
-        let screen = session.screen();
-        let with = |name: &str| screen.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
-        let (sure, doubtful) = (with("curl[4001]"), with("curl[4004]"));
-        assert!(doubtful.contains("?:443"), "{doubtful}");
-        assert!(sure.contains("downl") && !sure.contains('?'), "{sure}");
-    }
-    let mut session = Session::new(View::Flows, (120, 40));
-    (0..4).for_each(|_| session.key(KeyCode::Down));
-    session.key(KeyCode::Enter);
-    session.update();
-    let page = session.screen();
-    assert!(page.contains("the responder is called www.example.org or downloads.example.net?"), "{page}");
 }
 
 #[test]

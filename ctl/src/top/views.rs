@@ -1,6 +1,6 @@
 //! What can be looked at, and the columns of each view.
 
-use sockeye_ctl::protocol::{OwnerSort, SortBy};
+use sockeye_ctl::protocol::{DnsSort, OwnerSort, SortBy};
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -13,6 +13,7 @@ pub(crate) enum View {
     Peers,
     Ports,
     Agent,
+    Dns,
     /// One flow.
     #[value(skip)]
     Flow,
@@ -20,7 +21,7 @@ pub(crate) enum View {
 
 impl View {
     /// Those with a key and a place in the line of views.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Flows,
         Self::Processes,
         Self::Containers,
@@ -29,6 +30,7 @@ impl View {
         Self::Peers,
         Self::Ports,
         Self::Agent,
+        Self::Dns,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -41,7 +43,16 @@ impl View {
             Self::Peers => "peers",
             Self::Ports => "ports",
             Self::Agent => "agent",
+            Self::Dns => "dns",
             Self::Flow => "flow",
+        }
+    }
+
+    /// The same where there is little room for all of them.
+    pub(crate) fn short_name(self) -> &'static str {
+        match self {
+            Self::Processes => "procs",
+            other => other.name(),
         }
     }
 
@@ -58,6 +69,8 @@ pub(crate) enum Cell {
     Column(&'static str),
     /// The first of two columns that is known.
     Either(&'static str, &'static str),
+    /// Columns of the answer, added up.
+    Sum(&'static [&'static str]),
     /// The larger of two times.
     Worse(&'static str, &'static str),
     /// Address and port of a side.
@@ -75,6 +88,7 @@ pub(crate) enum Cell {
 pub(crate) enum Order {
     Flows(SortBy),
     Owners(OwnerSort),
+    Dns(DnsSort),
     /// Sorted here: all rows are here.
     Here,
     /// None.
@@ -109,7 +123,7 @@ const fn special(title: &'static str, cell: Cell, width: u16, elastic: u16, from
     Col { title, cell, width, elastic, from, order, left: true }
 }
 
-use Order::{Flows as ByFlow, Owners as By};
+use Order::{Dns as ByDns, Flows as ByFlow, Owners as By};
 
 static FLOWS: [Col; 15] = [
     text("PRO", "protocol", 3, 0, 0, ByFlow(SortBy::Protocol)),
@@ -220,12 +234,37 @@ static PORTS: [Col; 8] = [
     text("PACKAGE", "package", 14, 1, 100, Order::Here),
     text("PLACE", "workload", 16, 3, 80, Order::Here),
 ];
+/// What `ctl dns` has. FAILED is all that did not help.
+static DNS: [Col; 13] = [
+    text("NAME", "name", 14, 1, 0, ByDns(DnsSort::Name)),
+    number("QUERIES", "queries", 8, 0, ByDns(DnsSort::Queries)),
+    number("ANSWERS", "answers", 8, 100, ByDns(DnsSort::Answers)),
+    Col {
+        title: "FAILED",
+        cell: Cell::Sum(&["timeouts", "nxdomain", "servfail", "refused", "other"]),
+        width: 7,
+        elastic: 0,
+        from: 0,
+        order: ByDns(DnsSort::Failures),
+        left: false,
+    },
+    number("NXDOMAIN", "nxdomain", 9, 0, ByDns(DnsSort::Nxdomain)),
+    number("SERVFAIL", "servfail", 8, 120, Order::None),
+    number("REFUSED", "refused", 7, 120, Order::None),
+    number("OTHER", "other", 5, 140, Order::None),
+    number("TIMEOUT", "timeouts", 8, 0, ByDns(DnsSort::Timeouts)),
+    number("TRUNC", "truncated", 6, 0, ByDns(DnsSort::Truncated)),
+    number("RETRIED", "retried", 8, 120, ByDns(DnsSort::Retried)),
+    number("P50", "latency_p50", 7, 0, ByDns(DnsSort::Latency)),
+    number("P99", "latency_p99", 7, 0, ByDns(DnsSort::LatencyP99)),
+];
 
 /// The columns of a view; `grouped`: of flows that are added up.
 pub(crate) fn columns(view: View, grouped: bool) -> &'static [Col] {
     match view {
         View::Peers => &PEERS,
         View::Ports => &PORTS,
+        View::Dns => &DNS,
         View::Agent | View::Flow => &[],
         _ if grouped => &GROUPS,
         View::Flows => &FLOWS,
@@ -240,6 +279,7 @@ pub(crate) fn columns(view: View, grouped: bool) -> &'static [Col] {
 pub(crate) fn first_order(view: View, grouped: bool) -> usize {
     let wanted = match view {
         View::Ports => "PORT",
+        View::Dns => "QUERIES",
         _ => "RECV/s",
     };
     columns(view, grouped).iter().position(|col| col.title == wanted).unwrap_or(0)

@@ -66,7 +66,13 @@ pub(crate) fn dns(service: &Service, processes: &ProcessTable, a: &DnsArguments)
     });
     let mut groups: Vec<_> = groups.into_iter().collect();
     let matching = groups.len();
-    groups.sort_by_key(|(_, figures)| Reverse(sort_key(figures, a.sort)));
+    // By name they are in order already.
+    if a.sort != DnsSort::Name {
+        groups.sort_by_key(|(_, figures)| Reverse(sort_key(figures, a.sort)));
+    }
+    if a.reverse {
+        groups.reverse();
+    }
     groups.truncate(rows_at_most(a.limit));
     let summary = summary(matching, groups.len());
     Answer { tables: vec![summary, Table::of(groups.into_iter().map(|(name, figures)| row(name, &figures)))] }
@@ -94,16 +100,18 @@ fn name_of(group: &Group, processes: &ProcessTable) -> Option<String> {
 }
 
 fn sort_key(figures: &Figures, sort: DnsSort) -> u64 {
+    let latency = |quantile| if figures.latency.samples() > 0 { figures.latency.quantile_us(quantile) } else { 0 };
+    let [_, nxdomain, ..] = figures.rcodes;
     match sort {
-        DnsSort::Queries => figures.queries,
+        DnsSort::Queries | DnsSort::Name => figures.queries,
         DnsSort::Failures => figures.timeouts + figures.rcodes[1..].iter().sum::<u64>(),
-        DnsSort::Latency => {
-            if figures.latency.samples() > 0 {
-                figures.latency.quantile_us(0.5)
-            } else {
-                0
-            }
-        }
+        DnsSort::Latency => latency(0.5),
+        DnsSort::LatencyP99 => latency(0.99),
+        DnsSort::Answers => figures.answers,
+        DnsSort::Nxdomain => nxdomain,
+        DnsSort::Timeouts => figures.timeouts,
+        DnsSort::Truncated => figures.truncated,
+        DnsSort::Retried => figures.retried,
     }
 }
 
@@ -125,5 +133,65 @@ fn row(name: Option<String>, figures: &Figures) -> Row {
         latency_p50,
         latency_p90,
         latency_p99,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::flow::ProcKey;
+    use crate::names::dns::Message;
+    use crate::names::service::Client;
+    use clap::ValueEnum;
+
+    const MS: u64 = 1_000_000;
+
+    /// Asks for a name so often: of the answers so many say so, and each takes so many milliseconds.
+    fn ask(service: &mut Service, name: &str, asked: u16, rcodes: &[u8], truncated: bool, ms: u64) {
+        let process = ProcKey { pid: 1, start_ticks: 1, exec: 0 };
+        let client = Client { cookie: 1, process, cgroup_id: 0, server: "127.0.0.53".parse().unwrap() };
+        let message = |id: u16, rcode: u8| {
+            let (name, addresses) = (name.into(), Vec::new());
+            Message { id, is_answer: true, rcode, truncated, name, is_host: true, rtype: 1, addresses }
+        };
+        for id in 0..asked {
+            service.ask(&client, &message(id, 0), 0);
+            if let Some(rcode) = rcodes.get(usize::from(id)) {
+                assert!(service.answer(&client, &message(id, *rcode), ms * MS));
+            }
+        }
+        service.expire_waiting(5_000 * MS);
+    }
+
+    fn first(service: &Service, sort: DnsSort, reverse: bool) -> String {
+        let a = DnsArguments { by: DnsBy::Name, sort, reverse, limit: 1, name: None };
+        let answer = dns(service, &ProcessTable::default(), &a);
+        assert_eq!(answer.rows("summary")[0]["matching"], 4);
+        answer.rows("dns")[0]["name"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_worst_first_by_each_figure() {
+        let mut service = Service::default();
+        ask(&mut service, "busy", 20, &[0; 20], false, 2);
+        ask(&mut service, "missing", 6, &[3, 3, 0, 0, 0, 0], false, 1);
+        ask(&mut service, "silent", 7, &[0, 0, 0], false, 3);
+        ask(&mut service, "large", 5, &[0; 5], true, 90);
+        let expected = [
+            (DnsSort::Queries, "busy", "large"),
+            (DnsSort::Failures, "silent", "large"),
+            (DnsSort::Latency, "large", "missing"),
+            (DnsSort::LatencyP99, "large", "missing"),
+            (DnsSort::Answers, "busy", "silent"),
+            (DnsSort::Nxdomain, "missing", "silent"),
+            (DnsSort::Timeouts, "silent", "missing"),
+            (DnsSort::Truncated, "large", "silent"),
+            (DnsSort::Retried, "busy", "silent"),
+            (DnsSort::Name, "busy", "silent"),
+        ];
+        assert_eq!(expected.len(), DnsSort::value_variants().len());
+        for (sort, worst, best) in expected {
+            assert_eq!((&*first(&service, sort, false), &*first(&service, sort, true)), (worst, best), "{sort:?}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use sockeye_tests::net::Pair;
 use sockeye_tests::tmux::Terminal;
 use sockeye_tests::{Agent, Traffic, program, serve};
 
-const VIEWS: [&str; 8] = ["flows", "processes", "containers", "pods", "workloads", "peers", "ports", "agent"];
+const VIEWS: [&str; 9] = ["flows", "processes", "containers", "pods", "workloads", "peers", "ports", "agent", "dns"];
 /// Until an update is there, and until there are lines of the last minutes.
 const PAUSE: Duration = Duration::from_secs(3);
 const MINUTES: Duration = Duration::from_secs(90);

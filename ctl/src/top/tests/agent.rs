@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use sockeye_ctl::protocol::{
-    Answer, FlowsArguments, GroupBy, Outcome, Request, Subscription, Table, Unit, Update, VERSION,
+    Answer, DnsBy, FlowsArguments, GroupBy, Outcome, Request, Subscription, Table, Unit, Update, VERSION,
 };
 
 /// What it says.
@@ -103,6 +103,18 @@ impl Fake {
                 with_figures(&own, i)
             }),
             Request::Ports => Answer { tables: vec![table("ports", &(0..5).map(port).collect::<Vec<_>>())] },
+            Request::Dns(dns) => listed("dns", &|i| {
+                let name = match dns.by {
+                    DnsBy::Process => format!("curl[{}]", 4000 + i),
+                    DnsBy::Container => format!("shop/cart-{i}/app"),
+                    DnsBy::Server => format!("10.0.0.{}", 53 + i),
+                    DnsBy::Name => {
+                        ["downloads.example.net", "no.example.net", "a-name-of-a-host.example.org"][i].into()
+                    }
+                    DnsBy::Host => "host".into(),
+                };
+                question(&name, i)
+            }),
             _ => self.stats(),
         }
     }
@@ -205,6 +217,26 @@ fn with_figures(own: &[(&'static str, Unit, Value)], i: usize) -> Vec<(&'static 
         ("history_received", Unit::Bytes, Value::Array(recent)),
     ]);
     row
+}
+
+fn question(name: &str, i: usize) -> Vec<(&'static str, Unit, Value)> {
+    let count = |name, number: usize| (name, Unit::Count, json!(number));
+    vec![
+        ("name", Unit::Text, json!(name)),
+        count("queries", 123_456 / (i + 1)),
+        count("answers", 120_000 / (i + 1)),
+        count("noerror", 119_000 / (i + 1)),
+        count("nxdomain", 990 * i),
+        count("servfail", 7 * i),
+        count("refused", 3),
+        count("other", 0),
+        count("truncated", 12 * i),
+        count("retried", 40 * i),
+        count("timeouts", 31 * i),
+        ("latency_p50", Unit::Microseconds, json!(220 * (i + 1))),
+        ("latency_p90", Unit::Microseconds, json!(1200)),
+        ("latency_p99", Unit::Microseconds, if i == 2 { Value::Null } else { json!(20_100) }),
+    ]
 }
 
 fn port(i: usize) -> Vec<(&'static str, Unit, Value)> {
