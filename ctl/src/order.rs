@@ -51,6 +51,8 @@ pub enum OwnerSort {
     Image,
     /// Running, or gone.
     State,
+    /// Of workloads, their pods.
+    Pods,
 }
 
 impl OwnerSort {

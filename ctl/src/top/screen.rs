@@ -16,7 +16,7 @@ const HISTORY: usize = 24;
 const ROWS_STEP: usize = 50;
 const ROWS_MAX: usize = 1000;
 /// What flows are added up by, in the order of the key.
-const GROUPS: [GroupBy; 9] = [
+const GROUPS: [GroupBy; 10] = [
     GroupBy::Process,
     GroupBy::Container,
     GroupBy::Pod,
@@ -25,6 +25,7 @@ const GROUPS: [GroupBy; 9] = [
     GroupBy::Namespace,
     GroupBy::Service,
     GroupBy::Network,
+    GroupBy::Name,
     GroupBy::Host,
 ];
 

@@ -224,9 +224,10 @@ fn every_row_that_can_be_chosen_leads_to_its_flows() {
         session.key(KeyCode::Enter);
         assert!(matches!(session.asked(), Request::Flows(_)), "{view:?}");
     }
-    for _ in 0..9 {
+    for group in 1..=10 {
         let mut session = Session::new(View::Flows, (120, 40));
-        session.keys("g");
+        session.keys(&"g".repeat(group));
+        assert!(matches!(session.asked(), Request::Flows(flows) if flows.by.is_some()), "{:?}", session.asked());
         session.update();
         session.key(KeyCode::Enter);
         assert!(matches!(session.asked(), Request::Flows(flows) if flows.by.is_none()), "{:?}", session.asked());

@@ -201,7 +201,7 @@ static PODS: [Col; 13] = figures![
 ];
 static WORKLOADS: [Col; 13] = figures![
     text("WORKLOAD", "workload", 14, 3, 0, By(OwnerSort::Name)),
-    number("PODS", "pods", 4, 110, Order::None),
+    number("PODS", "pods", 5, 110, By(OwnerSort::Pods)),
     text("STATE", "state", 7, 0, 100, By(OwnerSort::State)),
 ];
 /// Nobody counts the new ones of some flows, nor their history.

@@ -4,7 +4,7 @@ use sockeye_ctl::protocol::{Direction, FlowsArguments, Pair, Protocol};
 
 use super::order;
 use super::text::Word;
-use super::who::{End, ends_of, group_of_end};
+use super::who::{End, ends_of, groups_of_ends};
 use crate::flows::Flow;
 use crate::model::flow::{Proto, Side, State};
 use crate::owners::process::ProcessTable;
@@ -110,10 +110,10 @@ impl Wanted {
 
 /// Whether both ends are those of a row of `peers`.
 fn is_between(pair: &Pair, flow: &Flow, ends: &[Option<End<'_>>; 2]) -> bool {
-    Side::BOTH.into_iter().zip([&pair.initiator, &pair.responder]).all(|(side, wanted)| {
-        let name = group_of_end(&pair.by, ends[side as usize], flow.key.endpoint(side).addr);
-        name == *wanted
-    })
+    let addrs = Side::BOTH.map(|side| flow.key.endpoint(side).addr);
+    let name = flow.peer_name().and_then(|name| name.sole());
+    let [initiator, responder] = groups_of_ends(&pair.by, ends, addrs, name.map(|name| &**name));
+    initiator == pair.initiator && responder == pair.responder
 }
 
 /// Nothing was asked for, or one of several.

@@ -97,6 +97,7 @@ impl Groups {
             aggregate: group.aggregate,
             open: group.open,
             rates: group.rates,
+            pods: 0,
         };
         let FlowsArguments { sort, reverse, limit, .. } = *arguments;
         let arguments = OwnersArguments { sort: sort.of_groups(), reverse, limit, ..OwnersArguments::default() };

@@ -130,12 +130,14 @@ pub(super) struct Line<T> {
     pub(super) open: u64,
     /// As in [`crate::flows::aggregates::RATES`].
     pub(super) rates: [f64; RATES],
+    /// Of workloads.
+    pub(super) pods: usize,
 }
 
 impl<T> Line<T> {
     pub(super) fn new(of: T, (aggregate, open): (Aggregate, u64), owners: &Owners<'_>) -> Self {
         let rates = aggregate.rates.per_second(owners.aggregates.window(), owners.now_ns);
-        Self { of, aggregate, open, rates }
+        Self { of, aggregate, open, rates, pods: 0 }
     }
 
     /// Texts are sorted by themselves.
@@ -158,6 +160,7 @@ impl<T> Line<T> {
             OwnerSort::Rate => rate(self.rates[0] + self.rates[1]),
             OwnerSort::Rtt => rtt(0.5),
             OwnerSort::RttP99 => rtt(0.99),
+            OwnerSort::Pods => self.pods as u64,
             _ => 0,
         }
     }

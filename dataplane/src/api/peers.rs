@@ -8,7 +8,7 @@ use sockeye_ctl::rows;
 
 use super::owners::{Recent, quantiles};
 use super::pass::rows_at_most;
-use super::who::group_of_talker;
+use super::who::{group_of_talker, named_responder};
 use super::{round2, summary};
 use crate::flows::conversations::{Conversations, Figures, RATES};
 use crate::model::rate::Window;
@@ -68,9 +68,7 @@ pub fn peers(conversations: &Conversations, window: Window, a: &PeersArguments, 
     let mut pairs: BTreeMap<Pair, Figures> = BTreeMap::new();
     for pair in conversations.iter() {
         let [initiator, mut responder] = pair.talkers.each_ref().map(|talker| group_of_talker(&a.by, talker));
-        if a.by == GroupBy::Name && pair.name.is_some() {
-            responder = pair.name.as_deref().map(str::to_owned);
-        }
+        responder = named_responder(&a.by, pair.name.as_deref()).or(responder);
         let is_named = |name: &Option<String>, wanted: &str| name.as_ref().is_some_and(|name| name.contains(wanted));
         let is_wanted =
             a.name.as_deref().is_none_or(|wanted| is_named(&initiator, wanted) || is_named(&responder, wanted));

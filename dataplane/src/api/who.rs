@@ -103,18 +103,30 @@ pub(super) fn workload_name(workload: &Workload) -> Option<(String, String)> {
 
 /// What one side of a conversation belongs to; a network that is not on this host by its address.
 pub(super) fn group_of_talker(by: &GroupBy, talker: &Talker) -> Option<String> {
-    // Who connects has no name of that kind.
-    let by = if *by == GroupBy::Name { &GroupBy::Workload } else { by };
     let end = End { process: talker.process.as_ref(), workload: talker.workload.as_ref() };
     group_of_side(by, Some(end).filter(|_| talker.is_local), talker.network)
 }
 
-/// The same of a flow.
-pub(super) fn group_of_end(by: &GroupBy, end: Option<End<'_>>, addr: Addr) -> Option<String> {
-    group_of_side(by, end, Network::of(addr.0))
+/// The same of both ends of a flow at these addresses; by name, what its responder is called without a doubt.
+pub(super) fn groups_of_ends(
+    by: &GroupBy,
+    ends: &[Option<End<'_>>; 2],
+    addrs: [Addr; 2],
+    name: Option<&str>,
+) -> [Option<String>; 2] {
+    let of_side = |side: Side| group_of_side(by, ends[side as usize], Network::of(addrs[side as usize].0));
+    let [initiator, responder] = Side::BOTH.map(of_side);
+    [initiator, named_responder(by, name).or(responder)]
+}
+
+/// By name, the responder is what it is called, if it is.
+pub(super) fn named_responder(by: &GroupBy, name: Option<&str>) -> Option<String> {
+    name.filter(|_| *by == GroupBy::Name).map(str::to_owned)
 }
 
 fn group_of_side(by: &GroupBy, end: Option<End<'_>>, network: Network) -> Option<String> {
+    // Who connects has no name of that kind.
+    let by = if *by == GroupBy::Name { &GroupBy::Workload } else { by };
     let Some(end) = end.filter(|_| *by != GroupBy::Network) else { return Some(network.to_string()) };
     if *by == GroupBy::Process {
         // The conversations of all processes of a name in one place are one.
@@ -123,4 +135,22 @@ fn group_of_side(by: &GroupBy, end: Option<End<'_>>, network: Network) -> Option
         return Some(place.map_or(name.clone(), |place| format!("{name} @{place}")));
     }
     group_of(by, end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_name_the_responder_is_what_it_is_called_and_the_initiator_where_it_lives() {
+        let unit = Arc::new(Workload { unit: Some("cart.service".into()), ..Workload::default() });
+        let ends = [Some(End { process: None, workload: Some(&unit) }), None];
+        let addr = |text: &str| Addr::from(text.parse::<std::net::IpAddr>().unwrap());
+        let addrs = [addr("10.1.2.3"), addr("203.0.113.7")];
+        let groups = |by: &GroupBy, name| groups_of_ends(by, &ends, addrs, name).map(Option::unwrap_or_default);
+        let (by, name) = (&GroupBy::Name, Some("downloads.example.net"));
+        assert_eq!(groups(by, name), ["cart.service", "downloads.example.net"]);
+        assert_eq!(groups(by, None), ["cart.service", "203.0.113.0/24"]);
+        assert_eq!(groups(&GroupBy::Workload, name), ["cart.service", "203.0.113.0/24"]);
+    }
 }

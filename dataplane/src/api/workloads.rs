@@ -9,7 +9,7 @@ use sockeye_ctl::rows;
 use super::owners::{Line, Owners, answer, by_workload, is_shown, matches};
 use super::who::{known, label_text, pod_name, workload_name};
 use crate::flows::aggregates::Aggregate;
-use crate::owners::workload::Workload;
+use crate::owners::workload::{Pod, Workload};
 
 rows! {
     /// Pods with flows.
@@ -161,14 +161,21 @@ pub(crate) fn workloads(of: &Owners<'_>, a: &OwnersArguments) -> Answer {
         OwnerSort::State => state(members, of),
         _ => members.first().and_then(|member| workload_name(&member.place)).map(|(_, name)| name).unwrap_or_default(),
     };
-    let lines = lines_of(workloads.into_values(), of);
+    let mut lines = lines_of(workloads.into_values(), of);
+    lines.iter_mut().for_each(|line| line.pods = pods_of(&line.of).len());
     answer(lines, a, Some(of.recent(a.history)), text, |members| workload_head(&members, of))
+}
+
+/// Those with flows, by their uid.
+fn pods_of(members: &[Member]) -> BTreeMap<&str, &Pod> {
+    let pods = members.iter().filter(|member| member.is_shown).filter_map(|member| member.place.pod.as_ref());
+    pods.map(|pod| (pod.uid.as_str(), pod)).collect()
 }
 
 fn workload_head(members: &[Member], of: &Owners<'_>) -> WorkloadHead {
     let places = || members.iter().map(|member| &*member.place);
     let shown = || members.iter().filter(|member| member.is_shown).map(|member| &*member.place);
-    let pods: BTreeMap<_, _> = shown().filter_map(|place| place.pod.as_ref()).map(|pod| (&pod.uid, pod)).collect();
+    let pods = pods_of(members);
     let containers = || shown().filter_map(|place| place.container.as_ref());
     let (kind, workload) = places().next().and_then(workload_name).unwrap_or_default();
     WorkloadHead {

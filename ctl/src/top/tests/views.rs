@@ -1,7 +1,7 @@
 //! What single views ask for and show.
 
 use ratatui::crossterm::event::KeyCode;
-use sockeye_ctl::protocol::{DnsBy, DnsSort, Request};
+use sockeye_ctl::protocol::{DnsBy, DnsSort, GroupBy, OwnerSort, Request};
 
 use super::{SIZES, Session, View};
 
@@ -59,4 +59,34 @@ fn doubt_about_a_name_is_shown_however_little_room_there_is() {
     session.update();
     let page = session.screen();
     assert!(page.contains("the responder is called www.example.org or downloads.example.net?"), "{page}");
+}
+
+#[test]
+fn peers_by_what_the_responder_is_called() {
+    let mut session = Session::new(View::Peers, (120, 40));
+    let by = |session: &Session| match session.asked() {
+        Request::Peers(peers) => peers.by.clone(),
+        other => panic!("{other:?}"),
+    };
+    let mut seen = vec![by(&session)];
+    while by(&session) != GroupBy::Name && seen.len() < 20 {
+        session.keys("g");
+        seen.push(by(&session));
+    }
+    assert!(seen.contains(&GroupBy::Name), "{seen:?}");
+    session.update();
+    assert!(session.screen().contains("peers by name"), "{}", session.screen());
+    session.key(KeyCode::Enter);
+    let Request::Flows(flows) = session.asked() else { panic!("{:?}", session.asked()) };
+    let pair = flows.pair.as_ref().expect("a pair");
+    assert_eq!((&pair.by, pair.initiator.as_deref()), (&GroupBy::Name, Some("shop/Deployment/cart")));
+}
+
+#[test]
+fn workloads_by_their_pods() {
+    let mut session = Session::new(View::Workloads, (120, 40));
+    (0..20).for_each(|_| session.keys("<"));
+    session.keys(">");
+    assert!(matches!(session.asked(), Request::Workloads(a) if a.sort == OwnerSort::Pods), "{:?}", session.asked());
+    assert!(session.screen().contains("PODS▼"), "{}", session.screen());
 }
