@@ -216,7 +216,7 @@ mod tests {
         for (port, name) in [(443, "nginx"), (22, "sshd"), (8080, "Nginx")] {
             table.push([json!(port), json!(name)]);
         }
-        let col = super::super::views::columns(super::super::views::View::Ports, false)[2];
+        let col = super::super::views::columns(super::super::views::View::Ports, false, false)[2];
         let mut rows = Rows::new(table);
         rows.arrange(&["nginx".into()], &col, true);
         assert_eq!(rows.iter().filter_map(|row| row.number("port")).collect::<Vec<_>>(), [8080, 443]);

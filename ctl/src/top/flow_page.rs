@@ -130,6 +130,7 @@ fn about(row: Row<'_>, theme: &Theme) -> Vec<Line<'static>> {
         ("RTT", rtt),
         ("age", row.shown("age")),
         ("quiet for", row.shown("quiet")),
+        ("forgotten in", row.known("forgotten_in").map(|_| row.shown("forgotten_in")).unwrap_or_default()),
         ("direction", row.text("direction")),
         ("id", row.text("id")),
     ]));

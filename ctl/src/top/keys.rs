@@ -111,7 +111,7 @@ impl App {
             'e' if self.screen().view == View::Flows => {
                 self.paused = false;
                 let screen = self.screen_mut();
-                screen.ended = !screen.ended;
+                screen.show_ended(!screen.ended);
             }
             'a' => {
                 self.paused = false;

@@ -111,7 +111,7 @@ impl Screen {
     }
 
     pub(crate) fn columns(&self) -> &'static [Col] {
-        views::columns(self.view, self.is_grouped())
+        views::columns(self.view, self.is_grouped(), self.ended)
     }
 
     pub(crate) fn col(&self) -> Option<&'static Col> {
@@ -126,6 +126,14 @@ impl Screen {
             self.columns_changed(title);
         }
         self.top();
+    }
+
+    /// With flows that have ended, or without.
+    pub(crate) fn show_ended(&mut self, ended: bool) {
+        self.ended = ended;
+        if self.col().is_none() {
+            self.order = views::first_order(self.view, self.is_grouped());
+        }
     }
 
     /// The next kind of group.

@@ -125,7 +125,7 @@ const fn special(title: &'static str, cell: Cell, width: u16, elastic: u16, from
 
 use Order::{Dns as ByDns, Flows as ByFlow, Owners as By};
 
-static FLOWS: [Col; 15] = [
+static FLOWS: [Col; 16] = [
     text("PRO", "protocol", 3, 0, 0, ByFlow(SortBy::Protocol)),
     special("INITIATOR", Cell::Endpoint("initiator"), 14, 2, 0, ByFlow(SortBy::Initiator)),
     special("RESPONDER", Cell::Endpoint("responder"), 14, 2, 0, ByFlow(SortBy::Responder)),
@@ -141,6 +141,8 @@ static FLOWS: [Col; 15] = [
     number("RTT", "rtt", 7, 0, ByFlow(SortBy::Rtt)),
     number("AGE", "age", 9, 130, ByFlow(SortBy::Age)),
     text("STATE", "state", 11, 0, 100, ByFlow(SortBy::State)),
+    // Of those that have ended.
+    number("GONE IN", "forgotten_in", 9, 0, ByFlow(SortBy::Active)),
 ];
 
 const SENT_RATE: Col = number("SENT/s", "sent_per_second", 7, 0, By(OwnerSort::SentRate));
@@ -259,15 +261,16 @@ static DNS: [Col; 13] = [
     number("P99", "latency_p99", 7, 0, ByDns(DnsSort::LatencyP99)),
 ];
 
-/// The columns of a view; `grouped`: of flows that are added up.
-pub(crate) fn columns(view: View, grouped: bool) -> &'static [Col] {
+/// The columns of a view; `grouped`: of flows that are added up; `ended`: of those that have ended, too.
+pub(crate) fn columns(view: View, grouped: bool, ended: bool) -> &'static [Col] {
     match view {
         View::Peers => &PEERS,
         View::Ports => &PORTS,
         View::Dns => &DNS,
         View::Agent | View::Flow => &[],
         _ if grouped => &GROUPS,
-        View::Flows => &FLOWS,
+        View::Flows if ended => &FLOWS,
+        View::Flows => &FLOWS[..FLOWS.len() - 1],
         View::Processes => &PROCESSES,
         View::Containers => &CONTAINERS,
         View::Pods => &PODS,
@@ -282,7 +285,7 @@ pub(crate) fn first_order(view: View, grouped: bool) -> usize {
         View::Dns => "QUERIES",
         _ => "RECV/s",
     };
-    columns(view, grouped).iter().position(|col| col.title == wanted).unwrap_or(0)
+    columns(view, grouped, false).iter().position(|col| col.title == wanted).unwrap_or(0)
 }
 
 /// Those that there is room for, with the cells that each takes.
@@ -314,8 +317,9 @@ mod tests {
     #[test]
     fn every_view_fits_eighty_columns_and_fills_wider_ones() {
         for width in [80, 99, 100, 120, 159, 160, 200, 300] {
-            for (view, grouped) in View::ALL.into_iter().flat_map(|view| [(view, false), (view, true)]) {
-                let columns = columns(view, grouped);
+            let kinds = |view| [(view, false, false), (view, true, false), (view, false, true)];
+            for (view, grouped, ended) in View::ALL.into_iter().flat_map(kinds) {
+                let columns = columns(view, grouped, ended);
                 let layout = layout(columns, width);
                 let taken: u16 = layout.iter().map(|(_, cells)| cells + gap(width)).sum();
                 if view.has_rows() {

@@ -153,6 +153,8 @@ rows! {
         age: Seconds = u64,
         /// since something was last sent or received
         quiet: Seconds = u64,
+        /// of a flow that has ended: until it is forgotten, unless others need its room before
+        forgotten_in: Seconds = Option<u64>,
         /// yes: opened before the agent was started
         before_agent: Text = &'static str,
     }
@@ -253,11 +255,21 @@ pub(super) fn no_rows() -> Table {
     Table::of(std::iter::empty::<Row>())
 }
 
-pub(super) fn add_row(rows: &mut Table, flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) {
-    rows.add(flow_row(flow, processes, wide, now_ns));
+/// What a row is made of.
+pub(super) struct MadeOf<'a> {
+    pub(super) flow: &'a Flow,
+    pub(super) processes: &'a ProcessTable,
+    pub(super) now_ns: u64,
+    /// How long it can still be asked for, if it has ended.
+    pub(super) kept_ns: Option<u64>,
 }
 
-fn flow_row(flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) -> Row {
+pub(super) fn add_row(rows: &mut Table, of: MadeOf<'_>, wide: bool) {
+    rows.add(flow_row(of, wide));
+}
+
+fn flow_row(of: MadeOf<'_>, wide: bool) -> Row {
+    let MadeOf { flow, processes, now_ns, kept_ns } = of;
     let total = flow.totals();
     let counted = !flow.is_bypassed();
     let translated = |side| flow.translated().map(|view| view.endpoint(side).to_string());
@@ -343,6 +355,7 @@ fn flow_row(flow: &Flow, processes: &ProcessTable, wide: bool, now_ns: u64) -> R
         rtt_var: rtt.map(|end| end.rttvar_us),
         age: since_s(flow.opened_ns),
         quiet: since_s(flow.active_ns),
+        forgotten_in: kept_ns.map(|ns| ns / 1_000_000_000),
         before_agent: if flow.ends().any(|end| end.has(End::PRE_EXISTING)) { "yes" } else { "no" },
     }
 }

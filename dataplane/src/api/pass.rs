@@ -12,7 +12,7 @@ use sockeye_ctl::rows;
 
 use super::events::Question;
 use super::filter::Wanted;
-use super::flows::{add_row, no_rows};
+use super::flows::{MadeOf, add_row, no_rows};
 use super::groups::Groups;
 use super::stats::StateCounts;
 use super::summary;
@@ -76,6 +76,15 @@ impl Where {
             Self::Place(place) => table.flow_at(place).map(Cow::Borrowed),
             Self::Closed(number) => table.closed_flow(number).map(Cow::Owned),
         }
+    }
+
+    /// How long what has ended can still be asked for.
+    fn kept_ns(self, flow: &Flow, table: &FlowTable, now_ns: u64) -> Option<u64> {
+        let number = match self {
+            Self::Place(_) => None,
+            Self::Closed(number) => Some(number),
+        };
+        flow.state().is_over().then(|| table.kept_for_ns(number, now_ns))
     }
 }
 
@@ -302,7 +311,8 @@ impl Selection {
         while !rest.is_empty() {
             for (at, cookie) in rest.split_off(rest.len().saturating_sub(ROWS_AT_ONCE)).into_iter().rev() {
                 if let Some(flow) = at.find(table).filter(|flow| flow.cookie() == cookie) {
-                    add_row(&mut self.rows, &flow, processes, self.wanted.arguments().wide, now_ns);
+                    let row = MadeOf { flow: &flow, kept_ns: at.kept_ns(&flow, table, now_ns), processes, now_ns };
+                    add_row(&mut self.rows, row, self.wanted.arguments().wide);
                 }
             }
             if Instant::now() >= until {

@@ -166,7 +166,20 @@ impl Closed {
     }
 
     pub(super) fn get(&self, number: usize) -> Option<Flow> {
-        self.flows.get(number.checked_sub(self.first)?)?.to_flow()
+        self.kept(number)?.to_flow()
+    }
+
+    fn kept(&self, number: usize) -> Option<&Kept> {
+        self.flows.get(number.checked_sub(self.first)?)
+    }
+
+    /// How long one can still be asked for, or, without a number, one that is not here yet.
+    pub(super) fn kept_for_ns(&self, number: Option<usize>, now_ns: u64) -> u64 {
+        match number.map(|number| self.kept(number)) {
+            None if self.keep.flows_max > 0 => self.keep.for_ns,
+            Some(Some(kept)) => (kept.ended_ns + self.keep.for_ns).saturating_sub(now_ns),
+            None | Some(None) => 0,
+        }
     }
 }
 
@@ -258,7 +271,11 @@ mod tests {
             for number in numbers.clone() {
                 let at = flows.len() - numbers.len() + (number - numbers.start);
                 prop_assert_eq!(closed.get(number).unwrap().cookie(), flows[at].cookie());
+                prop_assert_eq!(closed.kept_for_ns(Some(number), 900), 100 + at as u64);
+                prop_assert_eq!(closed.kept_for_ns(Some(number), 5_000), 0);
             }
+            prop_assert_eq!(closed.kept_for_ns(Some(numbers.end), 0), 0, "nobody knows it");
+            prop_assert_eq!(closed.kept_for_ns(None, 5_000), if flows_max > 0 { 1_000 } else { 0 });
             closed.expire(1_000);
             prop_assert_eq!(closed.numbers().len(), numbers.len().min(flows.len() - 1), "the first has its time");
         }

@@ -219,6 +219,13 @@ impl FlowTable {
         self.closed.get(number)
     }
 
+    /// How long a flow that has ended can still be asked for, nanoseconds, unless others need its room. Without a number: one that
+    /// is still in the table, where late records may reach it. Its time begins when it leaves.
+    #[must_use]
+    pub fn kept_for_ns(&self, number: Option<usize>, now_ns: u64) -> u64 {
+        self.closed.kept_for_ns(number, now_ns)
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -310,6 +310,11 @@ fn flow(i: usize) -> Vec<(&'static str, Unit, Value)> {
         ("rtt_var", Unit::Microseconds, json!(20)),
         ("age", Unit::Seconds, json!(95 + i)),
         ("quiet", Unit::Seconds, json!(i)),
+        (
+            "forgotten_in",
+            Unit::Seconds,
+            if matches!(state, "closed" | "refused") { json!(299 - i) } else { Value::Null },
+        ),
         ("before_agent", Unit::Text, json!("no")),
     ]
 }

@@ -90,3 +90,28 @@ fn workloads_by_their_pods() {
     assert!(matches!(session.asked(), Request::Workloads(a) if a.sort == OwnerSort::Pods), "{:?}", session.asked());
     assert!(session.screen().contains("PODS▼"), "{}", session.screen());
 }
+
+#[test]
+fn flows_that_have_ended_say_when_they_go() {
+    for size in SIZES {
+        let mut session = Session::new(View::Flows, size);
+        assert!(!session.screen().contains("GONE IN"));
+        session.keys("e");
+        session.update();
+        let screen = session.screen();
+        let line = |pid: &str| screen.lines().find(|line| line.contains(pid)).unwrap_or_default().to_owned();
+        assert!(screen.contains("GONE IN"), "{screen}");
+        assert!(line("curl[4002]").ends_with("4 m 57 s") && line("curl[4000]").ends_with('-'), "{screen}");
+        (0..20).for_each(|_| session.keys(">"));
+        assert!(session.screen().contains("GONE IN▼"), "{}", session.screen());
+        session.keys("e");
+        session.update();
+        assert!(session.screen().contains("RECV/s▼"), "{}", session.screen());
+    }
+    let mut session = Session::new(View::Flows, (120, 40));
+    session.key(KeyCode::Down);
+    session.key(KeyCode::Down);
+    session.key(KeyCode::Enter);
+    session.update();
+    assert!(session.screen().contains("forgotten in 4 m 57 s"), "{}", session.screen());
+}
