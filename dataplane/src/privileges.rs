@@ -5,7 +5,7 @@
 use std::cell::Cell;
 
 use caps::{CapSet, Capability, CapsHashSet};
-use landlock::{ABI, AccessFs, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _};
+use landlock::{ABI, AccessFs, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, RulesetStatus};
 
 /// What a thread may need as long as the agent runs; each has it if the agent was given it.
 const KEPT: [Capability; 5] = [
@@ -33,28 +33,27 @@ const WITHOUT_FILES: [&str; 6] =
 /// The newest version of Landlock whose rights are known here; of an older kernel's, those that it has.
 const LANDLOCK: ABI = ABI::V5;
 
-/// The calling thread, and those that it starts, give up what they do not need. What was not there stays away.
-pub fn confine(thread: &str) {
-    give_up_capabilities(thread);
-    let is_worker = thread.strip_prefix("sockeye-w").is_some_and(|number| number.parse::<usize>().is_ok());
-    if is_worker || WITHOUT_FILES.contains(&thread) {
-        // A kernel without Landlock has nothing to say.
-        let _ = give_up_files();
-    }
-}
-
-/// From now on no file can be written, made, removed or executed by its name; what is open stays open.
-fn give_up_files() -> Result<(), landlock::RulesetError> {
+/// The calling thread, and those that it starts, give up what they do not need. What was not there stays away. Whether Landlock
+/// keeps them from files: a kernel without it does not.
+pub fn confine(thread: &str) -> bool {
     thread_local! {
         // A thread that is started again does not need a second layer, of which there are 16 at most.
-        static GIVEN_UP: Cell<bool> = const { Cell::new(false) };
+        static IS_CONFINED: Cell<bool> = const { Cell::new(false) };
     }
-    if !GIVEN_UP.replace(true) {
-        let rights = AccessFs::from_write(LANDLOCK) | AccessFs::Execute;
-        let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(rights)?;
-        rules.create()?.restrict_self()?;
+    give_up_capabilities(thread);
+    let is_worker = thread.strip_prefix("sockeye-w").is_some_and(|number| number.parse::<usize>().is_ok());
+    if !IS_CONFINED.get() && (is_worker || WITHOUT_FILES.contains(&thread)) {
+        IS_CONFINED.set(give_up_files().unwrap_or(false));
     }
-    Ok(())
+    IS_CONFINED.get()
+}
+
+/// From now on no file can be written, made, removed or executed by its name; what is open stays open. Whether that is so.
+fn give_up_files() -> Result<bool, landlock::RulesetError> {
+    let rights = AccessFs::from_write(LANDLOCK) | AccessFs::Execute;
+    let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(rights)?;
+    let status = rules.create()?.restrict_self()?;
+    Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
 fn give_up_capabilities(thread: &str) {

@@ -71,6 +71,8 @@ pub struct ThreadStats {
     pub tid: AtomicI32,
     /// How often it was started again.
     pub restarts: AtomicU64,
+    /// Landlock keeps it from files.
+    pub landlock: AtomicBool,
     state: AtomicU8,
     progress_ns: AtomicU64,
 }
@@ -272,6 +274,7 @@ impl Threads {
             role,
             tid: AtomicI32::new(0),
             restarts: AtomicU64::new(0),
+            landlock: AtomicBool::new(false),
             state: AtomicU8::new(ThreadState::Working as u8),
             progress_ns: AtomicU64::new(boot_ns()),
         });
@@ -294,7 +297,8 @@ impl Pulse {
     fn begin(&self) {
         self.stats.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
         self.stats.set(ThreadState::Waiting);
-        privileges::confine(&self.stats.name);
+        let is_confined = privileges::confine(&self.stats.name);
+        self.stats.landlock.store(is_confined, Ordering::Relaxed);
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod owners;
 pub mod pass;
 pub mod peers;
 pub(crate) mod ports;
+mod privileges;
 pub(crate) mod questions;
 pub(crate) mod rtt;
 pub mod scrape;

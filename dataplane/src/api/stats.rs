@@ -11,6 +11,7 @@ use sockeye_ctl::rows;
 
 use super::losses::{ignored, losses};
 use super::overview::{Own, verdict};
+use super::privileges::privileges;
 use super::questions::{EnrichmentFigures, questions};
 use super::round2;
 use crate::export::{ExportPort, ExportStats};
@@ -82,6 +83,7 @@ pub(crate) fn stats(s: &Sources<'_>, states: &StateCounts) -> Answer {
             Table::of([verdict(s, &own, &losses)]),
             Table::of([agent(s, &own, states)]),
             Table::of(s.limits.iter().map(limit)),
+            privileges(s.threads),
             Table::of(rings(s, &cpus)),
             Table::of(losses),
             ignored(s, &cpus),

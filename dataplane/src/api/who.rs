@@ -149,8 +149,8 @@ mod tests {
         let addrs = [addr("10.1.2.3"), addr("203.0.113.7")];
         let groups = |by: &GroupBy, name| groups_of_ends(by, &ends, addrs, name).map(Option::unwrap_or_default);
         let (by, name) = (&GroupBy::Name, Some("downloads.example.net"));
-        assert_eq!(groups(by, name), ["cart.service", "downloads.example.net"]);
-        assert_eq!(groups(by, None), ["cart.service", "203.0.113.0/24"]);
-        assert_eq!(groups(&GroupBy::Workload, name), ["cart.service", "203.0.113.0/24"]);
+        assert_eq!(groups(by, name), ["Service/cart", "downloads.example.net"]);
+        assert_eq!(groups(by, None), ["Service/cart", "203.0.113.0/24"]);
+        assert_eq!(groups(&GroupBy::Workload, name), ["Service/cart", "203.0.113.0/24"]);
     }
 }

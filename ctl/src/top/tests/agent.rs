@@ -168,7 +168,23 @@ impl Fake {
             ]
         };
         let losses = [loss("ring_full_close", self.lost), loss("args_unreadable", 3)];
-        Answer { tables: vec![table("verdict", &[verdict]), table("losses", &losses)] }
+        let privilege = |what: &str, threads: u64, names: &[&str]| {
+            vec![
+                ("privilege", Unit::Text, json!(what)),
+                ("threads", Unit::Count, json!(threads)),
+                ("of", Unit::Count, json!(9)),
+                ("names", Unit::Text, json!(names)),
+            ]
+        };
+        let privileges = [
+            privilege("user sockeye", 9, &["all"]),
+            privilege("no_new_privs", 9, &["all"]),
+            privilege("landlock", 3, &["sockeye-w0", "sockeye-ctl", "sockeye-udp"]),
+            privilege("CAP_SYS_PTRACE", 9, &["all"]),
+            privilege("CAP_SYS_ADMIN", 1, &["sockeye-control"]),
+        ];
+        let tables = [table("verdict", &[verdict]), table("privileges", &privileges), table("losses", &losses)];
+        Answer { tables: tables.into() }
     }
 
     fn flows(&self, wanted: &FlowsArguments) -> Answer {
