@@ -37,8 +37,9 @@ pub(super) enum Weight {
 }
 
 impl Weight {
+    /// Of a reason, behind whose name there may be that of a program.
     fn of(reason: &str) -> Self {
-        const DETAIL: [&str; 15] = [
+        const DETAIL: [&str; 16] = [
             "args_unreadable",
             "cgroup_table_full",
             "container_gave_up",
@@ -52,6 +53,8 @@ impl Weight {
             "process_gave_up",
             "process_not_asked",
             "process_table_full",
+            // Another hook catches the event; what none has caught is a loss by another name.
+            "program_busy",
             "ring_full_cgroup",
             "ring_full_identity",
         ];
@@ -64,9 +67,10 @@ impl Weight {
             "udp_other_peers",
             "worker_stalled",
         ];
-        if DETAIL.contains(&reason) {
+        let kind = reason.split(' ').next().unwrap_or_default();
+        if DETAIL.contains(&kind) {
             Self::Detail
-        } else if NONE.contains(&reason) {
+        } else if NONE.contains(&kind) {
             Self::None
         } else {
             Self::Lost
@@ -148,7 +152,7 @@ pub(super) fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
         counted("container_text_cut", cut, "names and labels are shortened, labels and events left out"),
     ]);
     for cost in s.kernel.programs().iter().filter_map(|program| program.cost().ok()) {
-        let effect = "events that came while the program was already running on that CPU";
+        let effect = "it was running on that CPU already: another hook catches up, or it is counted as flow_vanished";
         rows.push(counted(&format!("program_busy {}", cost.name), cost.misses, effect));
     }
     for port in s.exporters {
@@ -219,4 +223,22 @@ fn kernel_losses(cpus: &[CpuStats]) -> Vec<Loss> {
             "the command line is read from /proc, if the process still lives",
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_not_told_or_is_wrong_is_lost() {
+        for reason in
+            ["ring_full_close", "flow_table_full", "close_untracked", "export_dropped tcp://*:5556", "a new one"]
+        {
+            assert_eq!(Weight::of(reason), Weight::Lost, "{reason}");
+        }
+        for reason in ["program_busy se_probe", "program_busy se_set_state", "args_unreadable"] {
+            assert_eq!(Weight::of(reason), Weight::Detail, "{reason}");
+        }
+        assert_eq!(Weight::of("worker_stalled"), Weight::None);
+    }
 }
