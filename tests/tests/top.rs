@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sockeye_ctl::Client;
 use sockeye_ctl::protocol::Request;
+use sockeye_tests::dns::Dns;
 use sockeye_tests::tmux::{Terminal, TerminalState};
 use sockeye_tests::{Agent, Guard, Traffic, program, serve, talk, wait_for};
 
@@ -86,6 +87,8 @@ fn filter_drill_down_back_sort_pause_and_quit() {
     terminal.wait_for(&pid.to_string());
     terminal.text("8");
     terminal.wait_for("LOSSES");
+    terminal.key("PageDown");
+    terminal.wait_until("what it may do", |screen| screen.contains("CAP_") && screen.contains("no_new_privs"));
     terminal.key("End");
     terminal.wait_for("ns_per_run");
     terminal.text("?");
@@ -169,6 +172,56 @@ fn an_agent_that_is_killed_and_started_again_is_shown_again() {
     terminal.text("q");
     terminal.wait_for("code:0");
     assert_clean(&terminal);
+}
+
+#[test]
+fn who_asks_which_server_for_what_and_how_often_in_vain() {
+    let dns = Dns::start(&["--host-record=downloads.example.net,203.0.113.7", "--address=/missing.example/"]);
+    let mut agent = Agent::start(&[]);
+    let ask = |name: &str| {
+        let output = dns.command("dig").args(["+noedns", "@127.0.0.1", name]).output().expect("dig");
+        assert!(output.status.success(), "{output:?}");
+    };
+    let terminal = Terminal::new(100, 24);
+    start(&terminal, agent.socket(), "--view dns");
+    (0..3).for_each(|_| ask("downloads.example.net"));
+    (0..2).for_each(|_| ask("nothing.missing.example"));
+    terminal.wait_until("each dig", |screen| screen.matches("dig[").count() == 5 && screen.contains("dns by process"));
+    // Figures of a line: queries, answers, failed, NXDOMAIN, timeouts, truncated.
+    let figures = |screen: &str, name: &str| {
+        let line = screen.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+        line.split_whitespace().skip(1).take(6).map(str::to_owned).collect::<Vec<_>>()
+    };
+    terminal.text("gg");
+    terminal.wait_until("the server", |screen| {
+        screen.contains("dns by server") && figures(screen, "127.0.0.1") == ["5", "5", "2", "2", "0", "0"]
+    });
+    terminal.text("g");
+    terminal.wait_until("both names, the busier one first", |screen| {
+        let at = |name| screen.lines().position(|line| line.starts_with(name));
+        let (good, missing) = (at("downloads.example.net"), at("nothing.missing.example"));
+        good.zip(missing).is_some_and(|(good, missing)| good < missing)
+            && figures(screen, "downloads.example.net") == ["3", "3", "0", "0", "0", "0"]
+    });
+    // By failures the other one is first; a filter leaves one of them.
+    terminal.text(">>");
+    terminal.wait_until("the worse one first", |screen| {
+        let line = screen.lines().find(|line| line.contains(".example")).unwrap_or_default();
+        screen.contains("FAILED▼") && line.starts_with("nothing.missing.example")
+    });
+    terminal.text("/downloads");
+    terminal.key("Enter");
+    terminal.wait_until("one name", |screen| screen.contains("downloads.example.net") && !screen.contains("missing"));
+    // From the host as a whole to what was asked: those flows have ended, and say when they are forgotten.
+    terminal.key("Escape");
+    terminal.text("g");
+    terminal.wait_for("dns by host");
+    terminal.key("Enter");
+    terminal.wait_until("the questions", |screen| screen.contains("dns > host") && screen.contains("127.0.0.1:53"));
+    terminal.text("q");
+    terminal.wait_for("code:0");
+    assert_clean(&terminal);
+    agent.stop();
 }
 
 #[test]

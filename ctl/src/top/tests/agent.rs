@@ -183,7 +183,7 @@ impl Fake {
             privilege("CAP_SYS_PTRACE", 9, &["all"]),
             privilege("CAP_SYS_ADMIN", 1, &["sockeye-control"]),
         ];
-        let tables = [table("verdict", &[verdict]), table("privileges", &privileges), table("losses", &losses)];
+        let tables = [table("verdict", &[verdict]), table("losses", &losses), table("privileges", &privileges)];
         Answer { tables: tables.into() }
     }
 
