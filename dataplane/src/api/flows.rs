@@ -264,12 +264,12 @@ pub(super) struct MadeOf<'a> {
     pub(super) kept_ns: Option<u64>,
 }
 
-pub(super) fn add_row(rows: &mut Table, of: MadeOf<'_>, wide: bool) {
+pub(super) fn add_row(rows: &mut Table, of: &MadeOf<'_>, wide: bool) {
     rows.add(flow_row(of, wide));
 }
 
-fn flow_row(of: MadeOf<'_>, wide: bool) -> Row {
-    let MadeOf { flow, processes, now_ns, kept_ns } = of;
+fn flow_row(of: &MadeOf<'_>, wide: bool) -> Row {
+    let MadeOf { flow, processes, now_ns, kept_ns } = *of;
     let total = flow.totals();
     let counted = !flow.is_bypassed();
     let translated = |side| flow.translated().map(|view| view.endpoint(side).to_string());

@@ -312,7 +312,7 @@ impl Selection {
             for (at, cookie) in rest.split_off(rest.len().saturating_sub(ROWS_AT_ONCE)).into_iter().rev() {
                 if let Some(flow) = at.find(table).filter(|flow| flow.cookie() == cookie) {
                     let row = MadeOf { flow: &flow, kept_ns: at.kept_ns(&flow, table, now_ns), processes, now_ns };
-                    add_row(&mut self.rows, row, self.wanted.arguments().wide);
+                    add_row(&mut self.rows, &row, self.wanted.arguments().wide);
                 }
             }
             if Instant::now() >= until {

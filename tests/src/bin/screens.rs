@@ -3,17 +3,24 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
+use sockeye_tests::dns::Dns;
 use sockeye_tests::engines::Engines;
 use sockeye_tests::net::Pair;
 use sockeye_tests::tmux::Terminal;
-use sockeye_tests::{Agent, Traffic, program, serve};
+use sockeye_tests::{Agent, Guard, Traffic, program, serve};
 
 const VIEWS: [&str; 9] = ["flows", "processes", "containers", "pods", "workloads", "peers", "ports", "agent", "dns"];
 /// Until an update is there, and until there are lines of the last minutes.
 const PAUSE: Duration = Duration::from_secs(3);
 const MINUTES: Duration = Duration::from_secs(90);
+/// One that asks often, and one that asks for what is not there, and where nobody answers.
+const ASKS: [&str; 2] = [
+    "while sleep 0.5; do dig @127.0.0.1 downloads.example.net; done",
+    "while sleep 2; do dig @127.0.0.1 old.missing.example; dig +tries=1 +time=1 @203.0.113.66 downloads.example.net; done",
+];
 const WEB_SERVER: &str = "mkdir /www; head -c 200000 /dev/zero > /www/file; exec httpd -f -p 80 -h /www";
 
 fn main() {
@@ -37,11 +44,17 @@ fn main() {
     let busy: Vec<Traffic> = ["800000", "64000", "8000"]
         .map(|bits| Traffic::start(None, &["steady", "127.0.0.1", &port.to_string(), bits]))
         .into();
+    let dns = Dns::start(&["--host-record=downloads.example.net,203.0.113.7", "--address=/missing.example/"]);
+    let ask = |script: &str| {
+        let mut command = dns.command("sh");
+        Guard(command.args(["-c", script]).stdout(Stdio::null()).spawn().expect("a shell"))
+    };
+    let askers = ASKS.map(ask);
     std::thread::sleep(MINUTES);
     for (columns, rows) in [(80, 24), (140, 36)] {
         keep_all(&agent, folder, (columns, rows));
     }
-    drop(busy);
+    drop((busy, askers));
 }
 
 fn keep_all(agent: &Agent, folder: &Path, (columns, rows): (u16, u16)) {
@@ -57,6 +70,10 @@ fn keep_all(agent: &Agent, folder: &Path, (columns, rows): (u16, u16)) {
     };
     for (number, view) in VIEWS.into_iter().enumerate() {
         terminal.text(&(number + 1).to_string());
+        if view == "dns" {
+            // By names: each dig is another process.
+            terminal.text("ggg");
+        }
         keep(view);
     }
     terminal.text("1");
