@@ -46,6 +46,8 @@ pub struct Memory {
 pub struct Process {
     /// Pid and start time.
     pub key: ProcKey,
+    /// When it was so, nanoseconds of [`boot_ns`](crate::model::clock::boot_ns).
+    pub at_ns: u64,
     /// Short name (`comm`).
     pub name: String,
     /// Path of the executable.
@@ -126,6 +128,7 @@ impl Process {
         let args = &r.args[..(r.args_len as usize).min(r.args.len())];
         Self {
             key: ProcKey::new(r.pid, r.start_ticks, r.flags),
+            at_ns: r.at_ns,
             name: clean(until_nul(&r.comm)),
             exe: exe_path(r),
             cmdline: command_lines.read(args, r.args_len < r.args_total),
@@ -222,9 +225,12 @@ impl LookupReply {
 }
 
 impl ProcessTable {
-    /// Takes a record of the kernel: a new process, or a new image of a known one.
+    /// Takes a record of the kernel: a new process, or a new image of a known one. Records of several CPUs come in any order.
     pub fn learn(&mut self, process: Process, now_ns: u64) {
         let key = process.key;
+        if self.is_outdated(&process) {
+            return;
+        }
         if self.entries.len() >= PROCESSES_MAX && !self.entries.contains_key(&key) {
             self.refused += 1;
             return;
@@ -232,6 +238,11 @@ impl ProcessTable {
         let process = Arc::new(process);
         self.wanted.push(completion(&self.workloads, &process));
         self.enter(key, process, false, now_ns);
+    }
+
+    /// Whether the process is known as it was later.
+    fn is_outdated(&self, process: &Process) -> bool {
+        matches!(self.entries.get(&process.key), Some(Some(known)) if known.process.at_ns > process.at_ns)
     }
 
     /// Takes back a question for which there was no room. A process is as it is known meanwhile, flows do not wait for
@@ -263,16 +274,16 @@ impl ProcessTable {
         }
         let complete = found.complete;
         match found.process {
+            // It has changed since the question, and there is a question about what it is now.
+            Some(process) if self.is_outdated(&process) => {}
             Some(process) => self.enter(found.key, Arc::new(process), complete, now_ns),
             None if !complete => self.ask_later(found.key),
-            // Asked for and not found: stays as it is; a lookup that failed is remembered as unknown.
+            // The kernel told of it meanwhile.
+            None if matches!(self.entries.get(&found.key), Some(Some(_))) => {}
+            // A lookup that failed is remembered as unknown.
             None => {
-                if let Some(Some(known)) = self.entries.get_mut(&found.key) {
-                    known.complete = true;
-                } else {
-                    let unknown = Process { key: found.key, ..Process::default() };
-                    self.enter(found.key, Arc::new(unknown), true, now_ns);
-                }
+                let unknown = Process { key: found.key, ..Process::default() };
+                self.enter(found.key, Arc::new(unknown), true, now_ns);
             }
         }
     }
@@ -439,6 +450,27 @@ mod tests {
         assert_eq!(table.take_requests(), vec![LookupRequest::Lookup(key)]);
         table.found(LookupReply { key, process: None, complete: true, cgroup: None }, 0);
         assert_eq!(table.get(key, 0), (None, true));
+    }
+
+    #[test]
+    fn the_newest_state_holds_in_whatever_order_news_come() {
+        let key = ProcKey { pid: 9, start_ticks: 1, exec: 0 };
+        let state = |at_ns, uid| Process { key, at_ns, name: "daemon".into(), uid, ..Process::default() };
+        let uid = |table: &mut ProcessTable| table.get(key, 0).0.map(|process| process.uid);
+        let reply = |process, complete| LookupReply { key, process: Some(process), complete, cgroup: None };
+        let mut table = ProcessTable::default();
+        table.learn(state(20, 33), 0);
+        table.learn(state(10, 0), 0);
+        assert_eq!(uid(&mut table), Some(33), "two CPUs");
+        // What /proc adds to the older state, and then its package.
+        table.found(reply(state(10, 0), true), 0);
+        assert_eq!((uid(&mut table), table.get(key, 0).1), (Some(33), false));
+        table.found(LookupReply { key, process: None, complete: true, cgroup: None }, 0);
+        assert!(!table.get(key, 0).1, "not the answer to the question about what it is now");
+        table.found(reply(state(20, 33), true), 0);
+        assert_eq!((uid(&mut table), table.get(key, 0).1), (Some(33), true));
+        table.found(reply(state(30, 34), true), 0);
+        assert_eq!(uid(&mut table), Some(34), "/proc later");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
+use crate::model::clock::boot_ns;
 use crate::model::flow::ProcKey;
 use crate::model::text::clean;
 use crate::owners::cgroup::path_in_proc;
@@ -247,12 +248,14 @@ fn changed(known: &Process, command_lines: CommandLines) -> Option<Process> {
 
 /// A process of which the kernel's record is missing.
 fn read_proc(key: ProcKey, command_lines: CommandLines) -> Option<Process> {
+    let at_ns = boot_ns();
     let status = read_status(key.pid)?;
     let ppid = u32::try_from(status.ppid).unwrap_or(0);
     let (cmdline, cmdline_partial) = read_cmdline(key.pid, command_lines).unwrap_or_default();
     let stat = read_stat(key.pid)?;
     let process = Process {
         key,
+        at_ns,
         name: clean(stat.name.as_bytes()),
         exe: read_exe(key.pid),
         cmdline,
