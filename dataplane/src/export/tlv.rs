@@ -14,6 +14,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::elements::{self, Element, Part, Sink};
+use super::layer7;
 use crate::flows::report::{FlowReport, Identity};
 use crate::model::flow::{Counters, Side};
 use crate::model::text::{neutral, truncated};
@@ -111,9 +112,9 @@ impl Sink for Writer<'_> {
     }
 }
 
-/// Most records of one report: with one about the beginning of its flow they fill a message, whose records ntopng
-/// counts in a byte.
-pub(crate) const RECORDS_MAX: usize = 254;
+/// Most records of one report: with one about the beginning of its flow and one about its protocol they fill a message,
+/// whose records ntopng counts in a byte.
+pub(crate) const RECORDS_MAX: usize = 253;
 /// Most bytes, and most packets, of one direction in them: a terabyte. More in one interval is no traffic, but a
 /// counter that went wrong, and must not become millions of records.
 pub(crate) const BYTES_MAX: u64 = RECORDS_MAX as u64 * u32::MAX as u64;
@@ -176,6 +177,16 @@ impl Encoder {
     /// where the report begins, with nothing counted.
     pub fn encode_beginning(&mut self, report: &FlowReport, out: &mut Vec<u8>) {
         self.record(report, [report.first_unix_ns, report.since_unix_ns], &Counters::default(), true, out);
+    }
+
+    /// Appends one record by which a collector learns which protocol a flow speaks, if that is worth one. Returns how many.
+    pub fn encode_protocol(&mut self, report: &FlowReport, out: &mut Vec<u8>) -> usize {
+        let Some(protocol) = layer7::of(report) else { return 0 };
+        let (nothing, since_s) = (Counters::default(), elements::seconds(report.first_unix_ns));
+        let part = Part { probe: &self.probe, counters: &nothing, interval_s: [since_s; 2], delta: &nothing };
+        elements::write_protocol(report, &part, &protocol, &mut Writer(out));
+        Writer(out).end();
+        1
     }
 
     /// One record, with all that is known of both sides or, where that was in the record before, with what marks them.

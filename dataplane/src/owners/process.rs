@@ -46,7 +46,8 @@ pub struct Memory {
 pub struct Process {
     /// Pid and start time.
     pub key: ProcKey,
-    /// When it was so, nanoseconds of [`boot_ns`](crate::model::clock::boot_ns).
+    /// When it was so, nanoseconds of [`boot_ns`](crate::model::clock::boot_ns). 0 = /proc was asked for want of anything
+    /// else, perhaps when it was ending: whatever the kernel tells is better.
     pub at_ns: u64,
     /// Short name (`comm`).
     pub name: String,
@@ -85,6 +86,15 @@ pub struct Process {
 }
 
 impl Process {
+    /// The same with what it runs, if nobody could tell because it was ending: its memory is gone before its sockets.
+    #[must_use]
+    pub fn with_image_of(self, known: &Self) -> Self {
+        if self.exe.is_some() || !self.cmdline.is_empty() || self.key != known.key {
+            return self;
+        }
+        Self { exe: known.exe.clone(), cmdline: known.cmdline.clone(), cmdline_partial: known.cmdline_partial, ..self }
+    }
+
     /// Whether it runs for a user, by name or number.
     #[must_use]
     pub fn is_of_user(&self, text: &str) -> bool {
@@ -231,6 +241,10 @@ impl ProcessTable {
         if self.is_outdated(&process) {
             return;
         }
+        let process = match self.peek(key) {
+            Some(known) => process.with_image_of(known),
+            None => process,
+        };
         if self.entries.len() >= PROCESSES_MAX && !self.entries.contains_key(&key) {
             self.refused += 1;
             return;
@@ -471,6 +485,24 @@ mod tests {
         assert_eq!((uid(&mut table), table.get(key, 0).1), (Some(33), true));
         table.found(reply(state(30, 34), true), 0);
         assert_eq!(uid(&mut table), Some(34), "/proc later");
+    }
+
+    #[test]
+    fn what_it_runs_stays_known_of_a_process_that_ends() {
+        let key = ProcKey { pid: 9, start_ticks: 1, exec: 0 };
+        let ending = Process { key, name: "brief".into(), ..Process::default() };
+        let whole = Process { at_ns: 10, exe: Some("/brief".into()), cmdline: "brief 5".into(), ..ending.clone() };
+        let reply = |process| LookupReply { key, process: Some(process), complete: true, cgroup: None };
+        let mut table = ProcessTable::default();
+        // Its flow comes by another CPU, and before what is told of it; /proc is asked, and answers when its memory is gone.
+        table.get(key, 0);
+        table.learn(whole.clone(), 0);
+        table.found(reply(ending.clone()), 0);
+        table.found(reply(whole.clone()), 0);
+        assert_eq!(table.get(key, 0), (Some(Arc::new(whole.clone())), true));
+        // The kernel tells of it again, when it closes its sockets.
+        table.learn(Process { at_ns: 20, ..ending }, 0);
+        assert_eq!(table.get(key, 0).0, Some(Arc::new(Process { at_ns: 20, ..whole })));
     }
 
     #[test]
