@@ -8,7 +8,7 @@ ROOT := $(shell id -u)
 
 BUILD_PACKAGES := clang-14 gcc make pkg-config libelf-dev zlib1g-dev libzmq3-dev
 TEST_PACKAGES := conntrack dnsmasq-base bind9-dnsutils curl openssl tshark bpftool iproute2 nftables util-linux procps python3 python3-jsonschema python3-zmq nginx-light redis-server redis-tools prometheus docker.io containernetworking-plugins podman runc busybox-static python3-yaml tmux
-PERF_PACKAGES := iproute2 nftables util-linux bpftrace libbpf-tools bpfcc-tools softflowd conntrack
+PERF_PACKAGES := dnsmasq-base iproute2 nftables util-linux bpftrace libbpf-tools bpfcc-tools softflowd conntrack
 LINT_PACKAGES := clang-format-14
 KERNEL_PACKAGES := busybox-static kmod cpio bc xz-utils
 

@@ -380,6 +380,8 @@ pub struct IdentityRecord {
     pub flags: u8,
     /// Padding.
     pub pad0: [u8; 3],
+    /// When it was so, `CLOCK_BOOTTIME` nanoseconds. Records of several CPUs come in any order.
+    pub at_ns: u64,
     /// Inode of the cgroup v2 directory.
     pub cgroup_id: u64,
     /// Name of the process.

@@ -23,6 +23,7 @@ use sockeye::export::{ExportPort, lines, text, zmq};
 use sockeye::flows::{Keep, Timeouts};
 use sockeye::ingest::udp::Drainer;
 use sockeye::ingest::worker;
+use sockeye::metrics::series::SeriesBounds;
 use sockeye::metrics::server::MetricsServer;
 use sockeye::model::rate::Window;
 use sockeye::owners::desk::Desk;
@@ -125,7 +126,10 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
         threads: threads.clone(),
         limits: preflight::limits(!args.no_cgroup),
         window: Window::of_reports_every(Duration::from_secs(args.report_interval)),
-        prometheus_series: args.prometheus.map(|_| args.prometheus_series_max as usize),
+        prometheus_series: args.prometheus.map(|_| SeriesBounds {
+            sets: args.prometheus_series_max as usize,
+            names: args.prometheus_names_max as usize,
+        }),
         cgroup_root: preflight::find_cgroup2().filter(|root| preflight::is_cgroup_root(root)),
         command_lines: args.command_line,
         nat: !args.no_nat,

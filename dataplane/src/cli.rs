@@ -48,6 +48,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) prometheus_series_max: u64,
 
+    /// Prometheus is shown at most so many names of far ends, one metric set each; the rest is "other". 0: none.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    pub(crate) prometheus_names_max: u64,
+
     /// Print flows and exports. Without an exporter, flows are printed to a terminal anyway. Twice: libbpf's log, too.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,

@@ -1,6 +1,6 @@
 //! `perf accuracy`: flows of random size and kind, made by this program with counters of its own, compared with what the
 //! running agent shows. Flows that are still open are also compared with what `ss` reads from the kernel. Each round has one
-//! flow of each kind in `uncommon.rs`, too.
+//! flow of each kind in `uncommon.rs`, too, and in the end there is the crowd of names of `crowd.rs`.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -16,6 +16,7 @@ use sockeye_ctl::Client;
 use sockeye_ctl::protocol::{FlowsArguments, Request};
 
 use crate::agent::Agents;
+use crate::crowd;
 use crate::table::{Report, Table, progress};
 use crate::uncommon::{Case, Lab};
 
@@ -23,6 +24,9 @@ use crate::uncommon::{Case, Lab};
 const ROUND: u64 = 100;
 /// Largest transfer in one direction, bytes.
 const BYTES_MAX: u64 = 1 << 20;
+/// Connections of each client that asks for names.
+const NAMES: u64 = 50;
+const QUICK_NAMES: u64 = 10;
 /// Time for the last records and the UDP counters to arrive.
 const SETTLE: Duration = Duration::from_millis(2500);
 
@@ -43,6 +47,10 @@ pub(crate) struct Options {
 pub(crate) struct Random(u64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.0;
@@ -106,7 +114,7 @@ impl Findings {
 pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let agent = agents.running_or_start(&[])?;
     let flows = if options.quick { ROUND } else { options.flows };
-    let mut random = Random(options.seed);
+    let mut random = Random::new(options.seed);
     let mut findings = Findings::default();
     let (tcp_server, udp_server) = (tcp_server()?, udp_server()?);
     let lab = Lab::new().context("the networks with address translation cannot be made")?;
@@ -125,13 +133,23 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     for (what, compared) in kinds {
         table.push(vec![json!(what), json!(compared), json!(findings.deviations.get(what).unwrap_or(&0))]);
     }
-    let mut notes = vec![format!("{flows} flows, seed {}. Each deviation:", options.seed)];
+    let mut notes = Vec::new();
+    let mut more = Vec::new();
+    let names = if options.quick { QUICK_NAMES } else { NAMES };
+    match crowd::run(names, options.seed, agent.client()).context("names of far ends")? {
+        Some((table, mut lines)) => {
+            more.push(("names of far ends, of 200 that one address has", table));
+            findings.lines.append(&mut lines);
+        }
+        None => notes.push("The agent reads no DNS (--no-dns), so names were not compared.".into()),
+    }
+    notes.push(format!("{flows} flows, seed {}. Each deviation:", options.seed));
     let none = findings.lines.is_empty();
     notes.append(&mut findings.lines);
     if none {
         notes.push("none".into());
     }
-    let report = Report { title: "accuracy", table, more: Vec::new(), notes };
+    let report = Report { title: "accuracy", table, more, notes };
     if none { Ok(report) } else { bail!("the agent's figures differ from ours:\n{}", report.text().trim_end()) }
 }
 

@@ -6,6 +6,7 @@ mod args;
 mod awake;
 mod churn;
 mod collect;
+mod crowd;
 mod distance;
 mod hold;
 mod lab;
@@ -87,6 +88,8 @@ enum Command {
     Sink,
     #[command(hide = true)]
     Daemon(uncommon::DaemonOptions),
+    #[command(hide = true)]
+    CrowdClient(crowd::ClientOptions),
 }
 
 /// Runs one measurement.
@@ -113,6 +116,10 @@ fn measure(command: &Command, agents: &Agents) -> Result<Option<Report>> {
         }
         Command::Daemon(options) => {
             uncommon::be_daemon(options)?;
+            return Ok(None);
+        }
+        Command::CrowdClient(options) => {
+            crowd::be_client(options)?;
             return Ok(None);
         }
         Command::KeepAwake(options) => {

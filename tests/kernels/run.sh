@@ -62,7 +62,7 @@ cat > "$ours/run" <<'GUEST'
 clone=$1; shift
 # libcrc32c asks for its algorithm; newer kernels have both built in.
 modprobe crc32c_generic 2>/dev/null
-for module in tun veth nf_tables nft_chain_nat nft_nat nft_masq nft_redir nft_ct; do modprobe $module; done
+for module in tun veth nf_tables nf_conntrack_netlink nft_chain_nat nft_nat nft_masq nft_redir nft_ct; do modprobe $module; done
 export SOCKEYE_BIN=/opt/sockeye/bin SOCKEYE_TEST_SLOW=3 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mkdir -p "$clone"
 [ -e "$clone/tests" ] || ln -s /opt/sockeye/tests "$clone/tests"
@@ -85,7 +85,7 @@ GUEST
 
 # More possible CPUs than there are, as in many virtual machines.
 export APPEND=""
-export MODS="veth tun crc32c_generic nf_tables nft_chain_nat nft_nat nft_masq nft_redir nft_ct" MEM=3072 VMTIMEOUT=${VMTIMEOUT:-900}
+export MODS="veth tun crc32c_generic nf_tables nf_conntrack_netlink nft_chain_nat nft_nat nft_masq nft_redir nft_ct" MEM=3072 VMTIMEOUT=${VMTIMEOUT:-900}
 failed=0
 for kernel in ${KERNELS:-bookworm trixie sid}; do
   for smp in ${SMPS:-4 8}; do

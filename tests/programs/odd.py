@@ -74,9 +74,13 @@ def round_trip_us(s):
 
 
 def daemon(mode, port):
-    """Binds as root, then gives up root (drop), goes on as a child (fork), or renames itself (rename), and serves TCP and UDP."""
+    """Binds as root, then gives up root (drop), goes on as a child (fork), or renames itself (rename), and serves TCP and UDP. On
+    another CPU: what the kernel tells of the one and of the other comes in any order."""
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cpus[-1:])
     listener = tcp("127.0.0.1", port, 5)
     datagrams = udp("127.0.0.1", listener.getsockname()[1])
+    os.sched_setaffinity(0, cpus[:1])
     if mode == "drop":
         os.setgroups([])
         os.setgid(33)

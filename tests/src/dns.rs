@@ -1,12 +1,15 @@
 //! dnsmasq in a network namespace, and programs there that ask it.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::net::{Namespace, command};
-use crate::{Guard, wait_for};
+use crate::{Guard, here, wait_for};
 
 /// Addresses of which the namespace has more than its loopback one.
 pub const ADDRESSES: [&str; 4] = ["203.0.113.7", "203.0.113.8", "203.0.113.66", "198.51.100.9"];
@@ -70,6 +73,40 @@ impl Dns {
         let script = format!("mount --bind {}/resolv.conf /etc/resolv.conf && exec \"$@\"", self.etc.display());
         command.args(["--mount", "sh", "-c", &script, "sh", program]);
         command
+    }
+
+    /// Starts a subcommand of `programs/names.py` there.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_program(&self, args: &[&str]) -> Child {
+        let mut command = self.command("/usr/bin/python3");
+        command.arg(here("programs/names.py")).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.spawn().expect("python3")
+    }
+
+    /// Starts one that serves, and returns what it said when it was ready.
+    ///
+    /// # Panics
+    /// If it says nothing.
+    #[must_use]
+    pub fn serve(&self, args: &[&str]) -> (Guard, Value) {
+        let mut server = Guard(self.start_program(args));
+        let mut said = String::new();
+        BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut said).expect("a line");
+        (server, serde_json::from_str(&said).expect("JSON"))
+    }
+
+    /// Runs one to its end, and returns what it said.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[must_use]
+    pub fn run(&self, args: &[&str]) -> Vec<Value> {
+        let output = self.start_program(args).wait_with_output().expect("an end");
+        assert!(output.status.success(), "{args:?}");
+        String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 }
 

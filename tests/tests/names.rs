@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -24,27 +23,6 @@ const ZONES: [&str; 6] = [
     "--address=/missing.example/",
 ];
 
-fn start(dns: &Dns, args: &[&str]) -> Child {
-    let mut command = dns.command("/usr/bin/python3");
-    command.arg(here("programs/names.py")).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-    command.spawn().expect("python3")
-}
-
-/// Starts a server, and returns what it said when it was ready.
-fn serve(dns: &Dns, args: &[&str]) -> (Guard, Value) {
-    let mut server = Guard(start(dns, args));
-    let mut said = String::new();
-    BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut said).expect("a line");
-    (server, serde_json::from_str(&said).expect("JSON"))
-}
-
-/// Runs a program to its end, and returns what it said.
-fn run(dns: &Dns, args: &[&str]) -> Vec<Value> {
-    let output = start(dns, args).wait_with_output().expect("an end");
-    assert!(output.status.success(), "{args:?}");
-    String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-}
-
 /// Flows to a port, those that are over, by the port that they come from.
 fn closed(agent: &Agent, port: u16) -> BTreeMap<u64, Map<String, Value>> {
     let arguments = FlowsArguments { port: vec![port], closed: true, limit: 0, ..FlowsArguments::default() };
@@ -65,11 +43,11 @@ fn a_connection_has_the_name_that_its_process_asked_for() {
     let agent = Agent::start(&[]);
     let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
     let text = port.to_string();
-    let twice = run(&dns, &["visit", &text, "downloads.example.net", "=", "www.example.org", "203.0.113.7"]);
+    let twice = dns.run(&["visit", &text, "downloads.example.net", "=", "www.example.org", "203.0.113.7"]);
     let of_two =
-        run(&dns, &["visit", &text, "downloads.example.net", "other.example.net", "=", "third.example.net", "="]);
-    let child = run(&dns, &["child_of", &text, "downloads.example.net"]);
-    let children = run(&dns, &["child_of", &text, "downloads.example.net", "other.example.net", "third.example.net"]);
+        dns.run(&["visit", &text, "downloads.example.net", "other.example.net", "=", "third.example.net", "="]);
+    let child = dns.run(&["child_of", &text, "downloads.example.net"]);
+    let children = dns.run(&["child_of", &text, "downloads.example.net", "other.example.net", "third.example.net"]);
     agent.settle();
     let flows = closed(&agent, port);
     let own = |name: &str| (name.to_owned(), "process".to_owned());
@@ -98,7 +76,7 @@ fn of_a_crowd_of_names_none_is_wrong() {
     let agent = Agent::start(&[]);
     let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
     let crowd: Vec<Child> =
-        (0..8).map(|seed| start(&dns, &["crowd", &port.to_string(), "50", &seed.to_string()])).collect();
+        (0..8).map(|seed| dns.start_program(&["crowd", &port.to_string(), "50", &seed.to_string()])).collect();
     let mut truth = BTreeMap::new();
     for child in crowd {
         let output = child.wait_with_output().expect("an end");
@@ -146,9 +124,9 @@ fn questions_and_answers_are_counted() {
     let figure =
         |row: &Map<String, Value>, name: &str| row[name].as_u64().unwrap_or_else(|| panic!("{name}: {row:#?}"));
     assert_eq!(figure(&names["many.example"], "queries"), 2, "over UDP, and over TCP");
-    let asked = run(&dns, &["ask", "127.0.0.1", "1000", "1000", "n"]);
+    let asked = dns.run(&["ask", "127.0.0.1", "1000", "1000", "n"]);
     assert_eq!((&asked[0]["asked"], &asked[0]["answers"]), (&1000.into(), &1000.into()));
-    let lost = run(&dns, &["ask", "203.0.113.66", "1", "1", "lost"]);
+    let lost = dns.run(&["ask", "203.0.113.66", "1", "1", "lost"]);
     agent.settle();
     let of_server = || figures(&agent, DnsBy::Server).remove("127.0.0.1").expect("the server");
     let server = of_server();
@@ -171,10 +149,10 @@ fn questions_and_answers_are_counted() {
 fn hostile_answers_name_nothing_and_break_nothing() {
     let dns = Dns::start(&ZONES);
     let agent = Agent::start(&[]);
-    let (_server, _) = serve(&dns, &["hostile", "203.0.113.66"]);
+    let (_server, _) = dns.serve(&["hostile", "203.0.113.66"]);
     let (_web, port) = serve_in(&dns.netns, "0.0.0.0");
-    let asked = run(&dns, &["ask", "203.0.113.66", "60", "100000", "hostile"]);
-    let visited = run(&dns, &["visit", &port.to_string(), "203.0.113.66"]);
+    let asked = dns.run(&["ask", "203.0.113.66", "60", "100000", "hostile"]);
+    let visited = dns.run(&["visit", &port.to_string(), "203.0.113.66"]);
     agent.settle();
     assert_eq!(named(&closed(&agent, port), &visited[0]), ("-".into(), "-".into()));
     let told = figures(&agent, DnsBy::Server).remove("203.0.113.66").expect("the server");
@@ -188,7 +166,7 @@ fn collectors_hear_what_was_asked_and_what_a_server_is_called() {
     let dns = Dns::start(&ZONES);
     let (agent, collector) = exporting_agent_with(&[]);
     let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
-    let visited = run(&dns, &["visit", &port.to_string(), "downloads.example.net"]);
+    let visited = dns.run(&["visit", &port.to_string(), "downloads.example.net"]);
     agent.settle();
     drop(agent);
     let collected = collector.finish();
@@ -199,12 +177,25 @@ fn collectors_hear_what_was_asked_and_what_a_server_is_called() {
     assert!(questions.iter().any(|flow| flow["dns_query"] == "downloads.example.net"), "{questions:#?}");
 }
 
+/// A flow that nobody was told of before the agent ends.
+#[test]
+fn the_last_flows_have_names_as_well() {
+    let dns = Dns::start(&ZONES);
+    let (mut agent, collector) = exporting_agent_with(&[]);
+    let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
+    let visited = dns.run(&["visit", &port.to_string(), "downloads.example.net"]);
+    agent.stop();
+    let collected = collector.finish();
+    let flow = collected.flow(visited[0]["local"].as_u64().expect("a port"), port.into());
+    assert_eq!(flow["Server Name"], "downloads.example.net (by process)", "{flow:#}");
+}
+
 #[test]
 fn without_dns_nothing_is_read() {
     let dns = Dns::start(&ZONES);
     let agent = Agent::start(&["--no-dns"]);
     let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
-    let visited = run(&dns, &["visit", &port.to_string(), "downloads.example.net"]);
+    let visited = dns.run(&["visit", &port.to_string(), "downloads.example.net"]);
     agent.settle();
     assert_eq!(named(&closed(&agent, port), &visited[0]), ("-".into(), "-".into()));
     assert!(figures(&agent, DnsBy::Host).is_empty());
@@ -212,7 +203,7 @@ fn without_dns_nothing_is_read() {
 
 /// A server of HTTP, and its port.
 fn web(dns: &Dns) -> (Guard, u16) {
-    let (server, said) = serve(dns, &["web", "0.0.0.0"]);
+    let (server, said) = dns.serve(&["web", "0.0.0.0"]);
     (server, port_of(&said))
 }
 
@@ -234,9 +225,9 @@ fn clients_that_say_whom_they_mean() {
     let dir = tempfile::tempdir().expect("a folder");
     let dns = Dns::start(&ZONES);
     let (agent, collector) = exporting_agent_with(&["--sni"]);
-    let (_secure, _) = serve(&dns, &["secure", "203.0.113.8", "443", &certificate(dir.path())]);
+    let (_secure, _) = dns.serve(&["secure", "203.0.113.8", "443", &certificate(dir.path())]);
     let (_plain, plain_port) = web(&dns);
-    let greet = |args: &[&str]| run(&dns, &[&["greet", "203.0.113.8", "443"], args].concat())[0]["local"].clone();
+    let greet = |args: &[&str]| dns.run(&[&["greet", "203.0.113.8", "443"], args].concat())[0]["local"].clone();
     let python = greet(&["python.example.net", "h2", "http/1.1"]);
     let nobody = greet(&[""]);
     let web = format!("http://203.0.113.7:{plain_port}/");
@@ -249,10 +240,10 @@ fn clients_that_say_whom_they_mean() {
     let status =
         dns.command("openssl").args(openssl).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     assert!(status.expect("openssl").success());
-    let late = run(&dns, &["later", "203.0.113.7", &plain_port.to_string(), "late.example.net", "http"]);
+    let late = dns.run(&["later", "203.0.113.7", &plain_port.to_string(), "late.example.net", "http"]);
     let corpus = |name: &str| here("fuzz/corpus/quic_initial").join(name).display().to_string();
     let quic = ["chromium", "aioquic-v1", "aioquic-v2", "aioquic-no-name"]
-        .map(|name| run(&dns, &["datagrams", "203.0.113.66", &corpus(name)])[0]["local"].clone());
+        .map(|name| dns.run(&["datagrams", "203.0.113.66", &corpus(name)])[0]["local"].clone());
     agent.settle();
     let (secured, plain) = (closed(&agent, 443), closed(&agent, plain_port));
     let all = agent.flows(FlowsArguments { port: vec![443], limit: 0, ..FlowsArguments::default() });
@@ -294,7 +285,12 @@ fn clients_that_say_whom_they_mean() {
         (&"python.example.net".into(), &"h2 http/1.1".into()),
         "{told:#}"
     );
-    let sites: BTreeSet<_> = collected.flows().iter().filter_map(|flow| flow["57833"].as_str()).collect();
+    assert_eq!(told["l7_proto"], Value::Null, "ntopng knows the port");
+    let by_curl = |flow: &&Value| flow["http_site"] == "plain.example.net";
+    let site = collected.flows().iter().find(by_curl).expect("a site at a port of its own");
+    assert_eq!((&site["l7_proto"], &site["dst_port"]), (&"7".into(), &plain_port.into()), "{site:#}");
+    assert!(site["src_proc"].as_str().is_some_and(|path| path.ends_with("/curl")), "{site:#}");
+    let sites: BTreeSet<_> = collected.flows().iter().filter_map(|flow| flow["http_site"].as_str()).collect();
     assert_eq!(sites, ["behind.example.net", "plain.example.net"].into());
 }
 
@@ -320,7 +316,7 @@ fn answers_take_as_long_as_packets_say() {
     let dns = Dns::start(&ZONES);
     let agent = Agent::start(&[]);
     let capture = Capture::start_of(&dns.netns.name, "lo", "udp port 53");
-    let _ = run(&dns, &["ask", "127.0.0.1", "200", "200", "t"]);
+    let _ = dns.run(&["ask", "127.0.0.1", "200", "200", "t"]);
     let truth = capture.finish().dns_us();
     agent.settle();
     let told = figures(&agent, DnsBy::Name);
@@ -345,7 +341,7 @@ fn a_server_behind_a_translation_is_the_one_that_was_asked() {
     }";
     dns.netns.nft(rules);
     let agent = Agent::start(&[]);
-    let said = run(&dns, &["ask", "203.0.113.66", "10", "100", "d"]);
+    let said = dns.run(&["ask", "203.0.113.66", "10", "100", "d"]);
     assert_eq!(said[0]["answers"], 10);
     agent.settle();
     let servers = figures(&agent, DnsBy::Server);
@@ -361,7 +357,7 @@ fn the_story_of_a_connection_to_a_malware_host() {
     let dir = tempfile::tempdir().expect("a folder");
     let dns = Dns::start(&["--host-record=malware.example.net,203.0.113.66"]);
     let (agent, collector) = exporting_agent_with(&["--sni"]);
-    let (_secure, _) = serve(&dns, &["secure", "203.0.113.66", "443", &certificate(dir.path())]);
+    let (_secure, _) = dns.serve(&["secure", "203.0.113.66", "443", &certificate(dir.path())]);
     let script = "/usr/bin/python3 \"$0\" beacon 443 malware.example.net & wait";
     let mut command = cgroup.shell();
     let inside = dns.command("/usr/bin/setpriv");
@@ -403,10 +399,10 @@ fn pictures_of_what_a_collector_shows() {
     let dir = tempfile::tempdir().expect("a folder");
     let dns = Dns::start(&["--host-record=malware.example.net,203.0.113.66", ZONES[0]]);
     let (agent, collector) = exporting_agent_with(&["--sni"]);
-    let (_secure, _) = serve(&dns, &["secure", "203.0.113.66", "443", &certificate(dir.path())]);
+    let (_secure, _) = dns.serve(&["secure", "203.0.113.66", "443", &certificate(dir.path())]);
     let (_web, port) = serve_in(&dns.netns, "0.0.0.0");
-    let beacon = run(&dns, &["beacon", "443", "malware.example.net"])[0]["local"].clone();
-    run(&dns, &["visit", &port.to_string(), "downloads.example.net"]);
+    let beacon = dns.run(&["beacon", "443", "malware.example.net"])[0]["local"].clone();
+    let _ = dns.run(&["visit", &port.to_string(), "downloads.example.net"]);
     agent.settle();
     drop(agent);
     let collected = collector.finish();

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sockeye_ctl::protocol::Request;
+use sockeye_tests::dns::Dns;
 use sockeye_tests::engines::{Cgroup, Engines};
 use sockeye_tests::net::Pair;
 use sockeye_tests::prometheus::{Prometheus, get, metrics, sample, sum};
-use sockeye_tests::{Agent, Guard, PYTHON, free_port, here, output, program, wait_for};
+use sockeye_tests::{Agent, Guard, PYTHON, free_port, here, output, program, serve_in, wait_for};
 use tempfile::TempDir;
 
 fn serving_agent(more: &[&str]) -> (Agent, u16) {
@@ -324,4 +325,33 @@ fn alert_rules_are_valid_and_fire() {
     assert!(checked.contains("SUCCESS"), "{checked}");
     let tested = output("promtool", &["test", "rules", &path("prometheus/alerts_test.yml")]);
     assert!(tested.contains("SUCCESS"), "{tested}");
+}
+
+#[test]
+fn dns_by_who_asks_whom_and_traffic_by_name() {
+    let hosts = ["downloads.example.net", "other.example.net"];
+    let dns = Dns::start(&hosts.map(|host| format!("--host-record={host},203.0.113.7")).each_ref().map(String::as_str));
+    let (agent, port) = serving_agent(&["--prometheus-names-max", "1", "--report-interval", "1"]);
+    let (_server, web) = serve_in(&dns.netns, "0.0.0.0");
+    let visited = dns.run(&["visit", &web.to_string(), hosts[0], hosts[0], hosts[1]]);
+    assert_eq!(visited.len(), 3);
+    let asked = dns.run(&["ask", "127.0.0.1", "200", "1000", "n"]);
+    let silent = dns.run(&["ask", "203.0.113.66", "1", "1", "lost"]);
+    assert_eq!((&asked[0]["answers"], &silent[0]["answers"]), (&200.into(), &0.into()));
+    let page = || metrics(port, "text/plain").1;
+    wait_for("the question that nobody answers", Duration::from_secs(20), || {
+        (sum(&page(), "sockeye_dns_timeouts_total", &[r#"server="203.0.113.66""#]) == 1.0).then_some(())
+    });
+    agent.settle();
+    let page = page();
+    let of_server = |metric: &str, labels: &[&str]| sum(&page, metric, &[labels, &[r#"server="127.0.0.1""#]].concat());
+    assert_eq!(of_server("sockeye_dns_queries_total", &[r#"process="python3""#]), dns.queries() as f64);
+    assert_eq!(of_server("sockeye_dns_answers_total", &[]), dns.queries() as f64, "as dnsmasq has counted");
+    assert_eq!(of_server("sockeye_dns_latency_seconds_count", &[]), dns.queries() as f64);
+    assert_eq!(of_server("sockeye_dns_timeouts_total", &[]), 0.0);
+    let named = |metric: &str, labels: &[&str]| sum(&page, metric, labels);
+    let first = format!("name=\"{}\"", hosts[0]);
+    assert_eq!(named("sockeye_name_flows_opened_total", &[&first]), 2.0);
+    assert_eq!(named("sockeye_name_flows_opened_total", &[r#"name="other""#]), 1.0, "one name has a place");
+    assert!(named("sockeye_name_traffic_bytes_total", &[&first, r#"direction="received""#]) > 0.0, "{page}");
 }

@@ -224,6 +224,7 @@ static __always_inline void send_identity(const struct se_self *self, __u64 key,
 	id->parent_uid = BPF_CORE_READ(parent, real_cred, uid.val);
 	id->flags = self->owner.exec;
 	__builtin_memset(id->pad0, 0, sizeof(id->pad0));
+	id->at_ns = bpf_ktime_get_boot_ns();
 	id->cgroup_id = self->now.cgroup_id;
 	BPF_CORE_READ_INTO(&id->comm, leader, comm);
 	BPF_CORE_READ_INTO(&id->parent_comm, parent, group_leader, comm);

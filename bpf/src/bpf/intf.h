@@ -175,6 +175,7 @@ struct se_identity {
 	__u32 args_len;
 	__u8 flags; /* of SE_EXEC_MASK */
 	__u8 pad0[3];
+	__u64 at_ns; /* CLOCK_BOOTTIME: records of several CPUs come in any order */
 	__u64 cgroup_id;
 	__u8 comm[SE_COMM_LEN];
 	__u8 parent_comm[SE_COMM_LEN];

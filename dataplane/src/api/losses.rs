@@ -39,13 +39,14 @@ pub(super) enum Weight {
 impl Weight {
     /// Of a reason, behind whose name there may be that of a program.
     fn of(reason: &str) -> Self {
-        const DETAIL: [&str; 16] = [
+        const DETAIL: [&str; 17] = [
             "args_unreadable",
             "cgroup_table_full",
             "container_gave_up",
             "container_not_asked",
             "container_text_cut",
             "container_unknown",
+            "dns_not_followed",
             "log_lines_dropped",
             "package_gave_up",
             "package_list_cut",
@@ -128,6 +129,11 @@ pub(super) fn losses(s: &Sources<'_>, cpus: &[CpuStats]) -> Vec<Loss> {
             "the connection tracking did not answer: a translated flow has one tuple",
         ),
         counted("dns_not_read", s.names.left_out(), "more DNS than can be read: no flow has a name for a minute"),
+        counted(
+            "dns_not_followed",
+            s.names.service.not_followed,
+            "too many questions waited for answers: this one's is not counted",
+        ),
         counted("dns_name_full", s.names.table.refused(), "a name was forgotten early, or not kept: flows have none"),
         counted("log_lines_dropped", log::dropped_lines(), "who reads the agent's messages was too slow for them"),
         counted("kernel_read_failed", s.totals.kernel_errors, "a scan or drain failed and was repeated"),

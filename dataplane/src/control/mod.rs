@@ -40,6 +40,7 @@ use crate::flows::{FlowTable, TICK_NS};
 use crate::ingest::shard::{RingCounts, Shard};
 use crate::ingest::udp::{Drained, Drainer};
 use crate::ingest::worker::{CLOCK_SKEW_NS, WorkerPort};
+use crate::metrics::series::SeriesBounds;
 use crate::model::clock::{WallClock, boot_ns, thread_cpu_ns};
 use crate::model::rate::Window;
 use crate::model::rtt::{RttHistogram, rtt_histogram};
@@ -80,7 +81,7 @@ pub struct ControlOptions {
     /// The connection tracking is asked for flows with one end.
     pub nat: bool,
     /// Most label sets that Prometheus is shown, if it is to be served.
-    pub prometheus_series: Option<usize>,
+    pub prometheus_series: Option<SeriesBounds>,
 }
 
 /// The control thread's ends of the threads that ask /proc and the container runtimes.
@@ -175,6 +176,10 @@ impl Control {
         let now = Instant::now();
         let rings = workers.iter().flat_map(|worker| &worker.cpus).max().map_or(0, |cpu| cpu + 1);
         let table = FlowTable::new(options.flows_max, options.tuning.timeouts);
+        let mut names = Names::default();
+        if options.prometheus_series.is_some() {
+            names.service.keep_fresh();
+        }
         let mut control = Self {
             kernel,
             workers,
@@ -189,9 +194,9 @@ impl Control {
             rtt: rtt_histogram(),
             aggregates: Aggregates::new(options.window),
             conversations: Conversations::new(options.window),
-            names: Names::default(),
+            names,
             translation: options.nat.then(Default::default),
-            metrics: options.prometheus_series.map(|most| Box::new(scrapes::Metrics::new(most))),
+            metrics: options.prometheus_series.map(|bounds| Box::new(scrapes::Metrics::new(bounds))),
             enrichment,
             totals: Totals { rings: vec![RingCounts::default(); rings], ..Totals::default() },
             started: now,

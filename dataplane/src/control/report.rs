@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sockeye_bpf::records::{CpuStats, Kind};
 
-use super::Control;
+use super::{Control, naming};
 use crate::export::listening::LocalAddresses;
 use crate::export::{CHUNK_REPORTS, ExportPort, ExportStats, Item, listening};
 use crate::flows::report::FlowReport;
@@ -33,7 +33,10 @@ impl Control {
                 self.conversations.account(report, now_ns);
             }
             if let Some(metrics) = &mut self.metrics {
-                reports.iter().for_each(|report| metrics.accounts.account(report, now_ns));
+                for report in &reports {
+                    metrics.accounts.account(report, now_ns);
+                    metrics.names.account(report, now_ns);
+                }
             }
             hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
             if !more {
@@ -43,20 +46,23 @@ impl Control {
         self.reports = reports;
         if let Some(metrics) = &mut self.metrics {
             metrics.accounts.settle(&self.processes, now_ns);
+            metrics.dns.take(&mut self.names.service, &self.processes, now_ns);
         }
         self.ask_for_processes();
     }
 
     /// All flows, at the end.
     pub(super) fn report_all(&mut self) {
+        let now_ns = boot_ns();
+        self.names.read(u64::MAX, now_ns, &|process| naming::place_of(process, &self.processes));
         let mut reports = std::mem::take(&mut self.reports);
-        self.table.report_all(boot_ns(), &self.clock, &mut self.processes, |report| {
-            reports.push(report);
-            if reports.len() == CHUNK_REPORTS {
-                hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
-            }
-        });
-        hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
+        for untold in self.table.untold().chunks(CHUNK_REPORTS) {
+            let report = |report| reports.push(report);
+            self.table.report_those(untold, now_ns, &self.clock, &mut self.processes, report);
+            self.translate(&mut reports);
+            self.name_peers(&mut reports);
+            hand_out(&self.exporters, &mut self.totals.reported, &mut reports);
+        }
     }
 
     /// Events and listening ports; and all open flows again for a collector that has just come.

@@ -7,6 +7,9 @@ use super::Control;
 use crate::api;
 use crate::api::pass::{Count, PORTION};
 use crate::metrics::accounts::Accounts;
+use crate::metrics::far_ends::NameAccounts;
+use crate::metrics::resolving::DnsAccounts;
+use crate::metrics::series::SeriesBounds;
 use crate::metrics::snapshot::Snapshot;
 use crate::model::clock::thread_cpu_ns;
 use crate::owners::process::PROCESSES_MAX;
@@ -15,6 +18,8 @@ use crate::owners::workload::WORKLOADS_MAX;
 /// What is counted for Prometheus.
 pub(super) struct Metrics {
     pub(super) accounts: Accounts,
+    pub(super) dns: DnsAccounts,
+    pub(super) names: NameAccounts,
     /// Those that wait for an answer.
     scrapes: Vec<SyncSender<Snapshot>>,
     count: Count,
@@ -23,10 +28,17 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// For so many label sets.
-    pub(super) fn new(series_max: usize) -> Self {
-        let (scrapes, count) = (Vec::new(), Count::default());
-        Self { accounts: Accounts::new(series_max), scrapes, count, counted: false, portion_max_ns: 0 }
+    /// Within these bounds.
+    pub(super) fn new(bounds: SeriesBounds) -> Self {
+        Self {
+            accounts: Accounts::new(bounds.sets),
+            dns: DnsAccounts::new(bounds.sets),
+            names: NameAccounts::new(bounds.names),
+            scrapes: Vec::new(),
+            count: Count::default(),
+            counted: false,
+            portion_max_ns: 0,
+        }
     }
 }
 
@@ -60,6 +72,8 @@ impl Control {
             stats,
             ends,
             rtt,
+            dns: metrics.dns.shown(),
+            names: metrics.names.shown(),
             reported: self.totals.reported,
             limits: [
                 ("flows", self.options.flows_max as u64),

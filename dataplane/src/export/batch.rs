@@ -150,6 +150,9 @@ pub(super) fn batch_tlv(
         let done = if batch.count == 0 { pending.records_done } else { 0 };
         // A collector takes the beginning of a flow from the first record that it gets.
         let is_news = introduction.is_news(report);
+        if done == 0 && (is_news || report.first) {
+            records += encoder.encode_protocol(report, scratch);
+        }
         if is_news && !report.first {
             encoder.encode_beginning(report, scratch);
             records += 1;

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::flows::report::{FlowReport, Identity};
 use crate::model::flow::{Addr, Counters, Proto, Side, State};
 use crate::model::rtt::RttSummary;
+use crate::names::hello::Hello;
 use crate::names::table::Source;
 use crate::owners::process::Process;
 use crate::owners::workload::Workload;
@@ -55,11 +56,14 @@ const DNS_QUERY: Element = Element(57677, "DNS_QUERY");
 const DNS_QUERY_TYPE: Element = Element(57679, "DNS_QUERY_TYPE");
 const DNS_RET_CODE: Element = Element(57680, "DNS_RET_CODE");
 const NPROBE_IPV4_ADDRESS: Element = Element(57943, "NPROBE_IPV4_ADDRESS");
+const L7_PROTO: Element = Element(57590, "L7_PROTO");
 const L7_PROTO_RISK: Element = Element(57981, "L7_PROTO_RISK");
 const FLOW_SOURCE: Element = Element(58051, "");
 
 /// nDPI's risk "TCP Connection Issues" (`NDPI_TCP_ISSUES`), a bit of [`L7_PROTO_RISK`].
 const RISK_TCP_ISSUES: u64 = 1 << 50;
+/// A flag of TCP.
+const SYN: u8 = 0x02;
 /// [`FLOW_SOURCE`]: ntopng computes the throughput from the record's interval, and not by its own clock.
 const SOURCE_INTERVALS: u64 = 1;
 
@@ -167,6 +171,80 @@ pub(super) struct Part<'a> {
 
 /// Writes the elements of a record that are of the flow itself.
 pub(super) fn write_flow(report: &FlowReport, part: &Part<'_>, sink: &mut impl Sink) {
+    write_interval(report, part, sink);
+    write_conversation(report, part, sink);
+}
+
+/// What was said of the flow besides who, when and how much.
+fn write_conversation(report: &FlowReport, part: &Part<'_>, sink: &mut impl Sink) {
+    if report.key.proto == Proto::Tcp {
+        tcp_elements(report, part.delta, sink);
+    }
+    if let Some(name) = &report.peer_name {
+        sink.row("Server Name", &format!("{name} (by {})", name.source.name()));
+    }
+    if let Some(hello) = &report.hello {
+        site(hello, sink);
+        sink.row("ALPN", &hello.alpn.join(" "));
+    }
+    if let Some(dns) = &report.dns {
+        sink.text(&DNS_QUERY, &dns.name);
+        sink.uint(&DNS_QUERY_TYPE, dns.rtype.into());
+        if let Some(rcode) = dns.rcode {
+            sink.uint(&DNS_RET_CODE, rcode.into());
+        }
+    }
+    if let Some(translated) = &report.translated {
+        sink.row("Translated To", &format!("{} → {}", translated.initiator, translated.responder));
+    }
+    if report.bypassed {
+        sink.row("Bytes", "not counted: programs carry them past TCP (sockmap)");
+    }
+    if report.state.is_over() {
+        sink.text(&FLOW_END_REASON, report.state.name());
+    }
+}
+
+/// Writes the elements of a record that tells of the protocol above TCP or UDP: ntopng does not look at it in a record with
+/// a process. It takes rows from the first record, so they are there as well.
+pub(super) fn write_protocol(report: &FlowReport, part: &Part<'_>, protocol: &str, sink: &mut impl Sink) {
+    write_interval(report, part, sink);
+    if report.key.proto == Proto::Tcp {
+        sink.uint(&CLIENT_TCP_FLAGS, SYN.into());
+    }
+    sink.text(&L7_PROTO, protocol);
+    if let Some(hello) = &report.hello {
+        site(hello, sink);
+    }
+    let mut rows = Rows(sink);
+    write_conversation(report, part, &mut rows);
+    for (side, identity) in Side::BOTH.into_iter().zip(&report.identity) {
+        write_identity(side, identity, &mut rows);
+    }
+}
+
+/// Of all that is written, rows alone.
+struct Rows<'a, S>(&'a mut S);
+
+impl<S: Sink> Sink for Rows<'_, S> {
+    fn uint(&mut self, _: &Element, _: u64) {}
+
+    fn float(&mut self, _: &Element, _: f32) {}
+
+    fn text(&mut self, _: &Element, _: &str) {}
+
+    fn row(&mut self, label: &str, text: &str) {
+        self.0.row(label, text);
+    }
+}
+
+fn site(hello: &Hello, sink: &mut impl Sink) {
+    let element = if hello.source == Source::Http { &HTTP_SITE } else { &TLS_SERVER_NAME };
+    sink.text(element, hello.name.as_deref().unwrap_or_default());
+}
+
+/// Which flow, when, and how much.
+fn write_interval(report: &FlowReport, part: &Part<'_>, sink: &mut impl Sink) {
     let key = &report.key;
     let (src, dst) = (key.initiator.addr.ip(), key.responder.addr.ip());
     // A socket bound to an IPv6 address can only talk IPv6, so both are of one family.
@@ -187,33 +265,6 @@ pub(super) fn write_flow(report: &FlowReport, part: &Part<'_>, sink: &mut impl S
     sink.uint(&OUT_BYTES, part.counters.bytes[1]);
     sink.uint(&OUT_PKTS, part.counters.packets[1]);
     sink.text(&NPROBE_IPV4_ADDRESS, part.probe);
-    if key.proto == Proto::Tcp {
-        tcp_elements(report, part.delta, sink);
-    }
-    if let Some(name) = &report.peer_name {
-        sink.row("Server Name", &format!("{name} (by {})", name.source.name()));
-    }
-    if let Some(hello) = &report.hello {
-        let element = if hello.source == Source::Http { &HTTP_SITE } else { &TLS_SERVER_NAME };
-        sink.text(element, hello.name.as_deref().unwrap_or_default());
-        sink.row("ALPN", &hello.alpn.join(" "));
-    }
-    if let Some(dns) = &report.dns {
-        sink.text(&DNS_QUERY, &dns.name);
-        sink.uint(&DNS_QUERY_TYPE, dns.rtype.into());
-        if let Some(rcode) = dns.rcode {
-            sink.uint(&DNS_RET_CODE, rcode.into());
-        }
-    }
-    if let Some(translated) = &report.translated {
-        sink.row("Translated To", &format!("{} → {}", translated.initiator, translated.responder));
-    }
-    if report.bypassed {
-        sink.row("Bytes", "not counted: programs carry them past TCP (sockmap)");
-    }
-    if report.state.is_over() {
-        sink.text(&FLOW_END_REASON, report.state.name());
-    }
 }
 
 /// Writes the elements of who is behind one side.
@@ -308,7 +359,6 @@ fn rtt_text(rtt: &RttSummary) -> String {
 /// The flags that each side has sent so far, from which ntopng derives the state.
 fn tcp_flags(report: &FlowReport) -> [u8; 2] {
     const FIN: u8 = 0x01;
-    const SYN: u8 = 0x02;
     const RST: u8 = 0x04;
     const PSH_ACK: u8 = 0x18;
     const ACK: u8 = 0x10;

@@ -7,6 +7,7 @@ mod ecs;
 mod elements;
 pub mod endpoint;
 pub mod json;
+mod layer7;
 pub mod lines;
 pub mod listening;
 pub mod messages;

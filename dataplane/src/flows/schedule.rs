@@ -162,20 +162,24 @@ impl FlowTable {
         false
     }
 
-    /// Reports every flow with something to tell, before the agent ends.
-    pub fn report_all(
+    /// Flows with something to tell. Before the agent ends they are told of, by [`Self::report_those`].
+    #[must_use]
+    pub fn untold(&self) -> Vec<u32> {
+        let has_news = |flow: &Flow| flow.awaits_report() || !flow.totals().since(&flow.exported).is_zero();
+        self.flows.iter().filter(|(_, flow)| has_news(flow)).map(|(id, _)| id as u32).collect()
+    }
+
+    /// Reports these flows, whether or not it is time to.
+    pub fn report_those(
         &mut self,
+        ids: &[u32],
         now_ns: u64,
         clock: &WallClock,
         processes: &mut ProcessTable,
         mut report: impl FnMut(FlowReport),
     ) {
-        let ids: Vec<u32> = self.flows.iter().map(|(id, _)| id as u32).collect();
         for id in ids {
-            let flow = &self.flows[id as usize];
-            if flow.awaits_report() || !flow.totals().since(&flow.exported).is_zero() {
-                self.tell(id, now_ns, clock, processes, &mut report);
-            }
+            self.tell(*id, now_ns, clock, processes, &mut report);
         }
     }
 

@@ -17,7 +17,7 @@ use crate::owners::workload::Workload;
 const OWNERS_MAX: usize = 1 << 14;
 /// Most processes whose round-trip times wait for names, and how long they do: reports of flows wait likewise.
 const WAITING_MAX: usize = 1024;
-const NAMES_WAIT_NS: u64 = 2_000_000_000;
+pub(super) const NAMES_WAIT_NS: u64 = 2_000_000_000;
 /// Why a connection was never established.
 pub const FAILURES: [State; 3] = [State::Refused, State::Unreachable, State::TimedOut];
 
@@ -81,12 +81,12 @@ pub struct RttFigures {
 }
 
 impl RttFigures {
-    fn record(&mut self, rtt: &RttStats) {
+    pub(super) fn record(&mut self, rtt: &RttStats) {
         rtt.add_to_buckets(&RTT_BOUNDS_US, &mut self.buckets);
         self.sum_us += rtt.sum_us();
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.buckets.iter_mut().zip(other.buckets).for_each(|(bucket, more)| *bucket += more);
         self.sum_us += other.sum_us;
     }
@@ -196,7 +196,7 @@ impl Accounts {
 }
 
 /// Who it is, or where it lives, is being asked for.
-fn awaits_names(key: ProcKey, processes: &ProcessTable) -> bool {
+pub(super) fn awaits_names(key: ProcKey, processes: &ProcessTable) -> bool {
     let known = |process: &Arc<Process>| !processes.workloads.awaits_names(process.cgroup_id);
     key.is_known() && !processes.peek(key).is_some_and(known)
 }

@@ -89,6 +89,43 @@ pub(super) const RTT: Metric = Metric {
     labels: &["namespace", "workload", "role"],
     help: "Round-trip times of TCP, each sample that the kernel took; sum and count are exact, a bucket's bound is to 6 %",
 };
+/// Labels of who has asked which DNS server.
+const DNS: &[&str] = &["process", "container", "pod", "namespace", "workload", "server"];
+
+pub(super) const DNS_QUERIES: Metric =
+    counter("sockeye_dns_queries", "", DNS, "Questions to DNS servers; one that is asked again is another one");
+pub(super) const DNS_ANSWERS: Metric = counter(
+    "sockeye_dns_answers",
+    "",
+    &["process", "container", "pod", "namespace", "workload", "server", "rcode"],
+    "Answers of DNS servers, by their verdict; one that nobody was given is left out",
+);
+pub(super) const DNS_TRUNCATED: Metric =
+    counter("sockeye_dns_truncated", "", DNS, "Answers that did not fit, and were asked for again over TCP");
+pub(super) const DNS_RETRIED: Metric =
+    counter("sockeye_dns_retried", "", DNS, "Questions that were asked again before there was an answer");
+pub(super) const DNS_TIMEOUTS: Metric =
+    counter("sockeye_dns_timeouts", "", DNS, "Questions without an answer within 5 s");
+pub(super) const DNS_LATENCY: Metric = Metric {
+    stem: "sockeye_dns_latency",
+    unit: "seconds",
+    kind: Kind::Histogram,
+    labels: DNS,
+    help: "From a question to its answer, as the asker's socket saw both",
+};
+pub(super) const NAME_OPENED: Metric = counter(
+    "sockeye_name_flows_opened",
+    "",
+    &["name"],
+    "Flows to what is called so, reported for the first time; those of which the name is not known for sure are in none",
+);
+pub(super) const NAME_BYTES: Metric = counter(
+    "sockeye_name_traffic",
+    "bytes",
+    &["name", "direction"],
+    "Payload to and from what is called so; direction: as this host sees it",
+);
+
 pub(super) const REPORTED_BYTES: Metric = counter(
     "sockeye_reported",
     "bytes",
@@ -101,10 +138,14 @@ pub(super) const LABEL_SETS: Metric = gauge(
     "sockeye_label_sets",
     "",
     &["of", "state"],
-    "Label sets of flows (of: ends) and of round-trip times (of: rtt): shown, hidden because they are quiet, forgotten",
+    "Label sets of flows (of: ends), of round-trip times (rtt), of DNS (dns) and names of far ends (names): shown, hidden because they are quiet, forgotten",
 );
-pub(super) const LABEL_SETS_MAX: Metric =
-    gauge("sockeye_label_sets_limit", "", &["of"], "Most that are shown, as --prometheus-series-max says");
+pub(super) const LABEL_SETS_MAX: Metric = gauge(
+    "sockeye_label_sets_limit",
+    "",
+    &["of"],
+    "Most that are shown, as --prometheus-series-max and --prometheus-names-max say",
+);
 pub(super) const FOLDED: Metric = counter(
     "sockeye_label_sets_folded",
     "",

@@ -15,12 +15,15 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::accounts::{EndFigures, FAILURES, RTT_BOUNDS_US, RttFigures};
 use super::declared::{self, Kind, Metric};
-use super::labels::{EndLabels, OTHER, RttLabels};
+use super::far_ends::NameFigures;
+use super::labels::{DnsLabels, EndLabels, OTHER, RttLabels};
 use super::process::OwnFigures;
+use super::resolving::DnsFigures;
 use super::series::{SeriesCounts, Shown};
 use super::snapshot::Snapshot;
 use super::tables::{self, OfColumn};
 use crate::model::flow::{Side, State};
+use crate::names::service::RCODES;
 
 /// What a scraper asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +94,8 @@ impl Collector for Page {
         let Figures { snapshot, own } = &*self.0;
         ends(&mut encoder, &snapshot.ends)?;
         rtt(&mut encoder, &snapshot.rtt)?;
+        dns(&mut encoder, &snapshot.dns)?;
+        names(&mut encoder, &snapshot.names)?;
         totals(&mut encoder, snapshot)?;
         own_figures(&mut encoder, own)?;
         for column in tables::TABLES.iter().flat_map(|(_, columns)| columns.iter()) {
@@ -210,8 +215,6 @@ fn word(state: State) -> &'static str {
 }
 
 fn rtt(encoder: &mut DescriptorEncoder<'_>, rtt: &Shown<RttLabels, RttFigures>) -> fmt::Result {
-    let unit = unit_of(&declared::RTT);
-    let mut family = family(encoder, &declared::RTT, &unit)?;
     let other = (vec![("workload", Cow::Borrowed(OTHER)), ("role", OTHER.into())], rtt.other);
     let sets = rtt.sets.iter().map(|(labels, figures)| {
         let labels = vec![
@@ -221,7 +224,17 @@ fn rtt(encoder: &mut DescriptorEncoder<'_>, rtt: &Shown<RttLabels, RttFigures>) 
         ];
         (labels, *figures)
     });
-    for (mut labels, figures) in sets.chain([other]) {
+    histogram(encoder, &declared::RTT, sets.chain([other]))
+}
+
+fn histogram<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    metric: &Metric,
+    samples: impl IntoIterator<Item = (Labels<'a>, RttFigures)>,
+) -> fmt::Result {
+    let unit = unit_of(metric);
+    let mut family = family(encoder, metric, &unit)?;
+    for (mut labels, figures) in samples {
         labels.retain(|(_, value)| !value.is_empty());
         let bounds = RTT_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(figures.buckets).collect();
@@ -229,6 +242,56 @@ fn rtt(encoder: &mut DescriptorEncoder<'_>, rtt: &Shown<RttLabels, RttFigures>) 
         family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum_s, count, &buckets, None)?;
     }
     Ok(())
+}
+
+type Dns = Shown<DnsLabels, DnsFigures>;
+
+/// Each who has asked a server, without a role: all of them are initiators.
+fn askers(dns: &Dns) -> impl Iterator<Item = (Labels<'_>, &DnsFigures)> {
+    let other = (vec![("process", Cow::Borrowed(OTHER)), ("server", OTHER.into())], &dns.other);
+    let sets = dns.sets.iter().map(|(labels, figures)| {
+        let mut shown = end_labels(&labels.client);
+        shown.retain(|(label, _)| *label != "role");
+        shown.push(("server", Cow::Borrowed(labels.server.as_str())));
+        (shown, figures)
+    });
+    sets.chain([other])
+}
+
+fn dns(encoder: &mut DescriptorEncoder<'_>, dns: &Dns) -> fmt::Result {
+    let mut counted = |metric: &Metric, pick: fn(&DnsFigures) -> u64| {
+        write(encoder, metric, askers(dns).map(|(labels, figures)| (labels, pick(figures) as f64)))
+    };
+    counted(&declared::DNS_QUERIES, |figures| figures.queries)?;
+    counted(&declared::DNS_TRUNCATED, |figures| figures.truncated)?;
+    counted(&declared::DNS_RETRIED, |figures| figures.retried)?;
+    counted(&declared::DNS_TIMEOUTS, |figures| figures.timeouts)?;
+    let rcodes = || RCODES.iter().map(|(_, name)| *name).chain(["other"]);
+    let answers = askers(dns).flat_map(|(labels, figures)| {
+        rcodes().zip(figures.answers).filter(|(_, count)| *count > 0).map(move |(rcode, count)| {
+            let mut labels = labels.clone();
+            labels.push(("rcode", Cow::Borrowed(rcode)));
+            (labels, count as f64)
+        })
+    });
+    write(encoder, &declared::DNS_ANSWERS, answers)?;
+    histogram(encoder, &declared::DNS_LATENCY, askers(dns).map(|(labels, figures)| (labels, figures.latency)))
+}
+
+fn names(encoder: &mut DescriptorEncoder<'_>, names: &Shown<Arc<str>, NameFigures>) -> fmt::Result {
+    let all = || {
+        let sets = names.sets.iter().map(|(name, figures)| (&***name, figures));
+        sets.chain([(OTHER, &names.other)]).map(|(name, figures)| (vec![("name", Cow::Borrowed(name))], figures))
+    };
+    write(encoder, &declared::NAME_OPENED, all().map(|(labels, figures)| (labels, figures.opened as f64)))?;
+    let directed = all().flat_map(|(labels, figures)| {
+        ["sent", "received"].into_iter().zip(figures.bytes).map(move |(direction, bytes)| {
+            let mut labels = labels.clone();
+            labels.push(("direction", direction.into()));
+            (labels, bytes as f64)
+        })
+    });
+    write(encoder, &declared::NAME_BYTES, directed)
 }
 
 fn one(value: f64) -> [(Labels<'static>, f64); 1] {
@@ -240,7 +303,7 @@ fn totals(encoder: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
         |counts: [u64; 2]| Side::BOTH.map(|side| (vec![("sender", role(side))], counts[side as usize] as f64));
     write(encoder, &declared::REPORTED_BYTES, by_sender(s.reported.bytes))?;
     write(encoder, &declared::REPORTED_PACKETS, by_sender(s.reported.packets))?;
-    let sets = [("ends", s.ends.counts), ("rtt", s.rtt.counts)];
+    let sets = [("ends", s.ends.counts), ("rtt", s.rtt.counts), ("dns", s.dns.counts), ("names", s.names.counts)];
     let states = |(of, counts): (&'static str, SeriesCounts)| {
         let states = [("shown", counts.shown), ("hidden", counts.hidden), ("forgotten", counts.forgotten)];
         states.map(|(state, count)| (vec![("of", of.into()), ("state", state.into())], count as f64))

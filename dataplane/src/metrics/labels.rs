@@ -26,6 +26,15 @@ pub struct EndLabels {
     pub role: Side,
 }
 
+/// Who has asked which DNS server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DnsLabels {
+    /// Who has asked.
+    pub client: EndLabels,
+    /// The address of the server.
+    pub server: String,
+}
+
 /// Where round-trip times were measured.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RttLabels {

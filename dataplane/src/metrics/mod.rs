@@ -5,12 +5,14 @@ pub mod accounts;
 mod clients;
 mod declared;
 mod encode;
+pub mod far_ends;
 mod health;
 mod http;
 pub mod labels;
 #[cfg(test)]
 mod pages;
 mod process;
+pub mod resolving;
 pub mod series;
 pub mod server;
 pub mod snapshot;

@@ -47,7 +47,7 @@ impl Metric {
 }
 
 /// Those that are not a column of a table of `ctl stats`, by what they are about.
-const OWN: [(&str, &[&Metric]); 4] = [
+const OWN: [(&str, &[&Metric]); 5] = [
     (
         "Flows",
         &[
@@ -59,6 +59,19 @@ const OWN: [(&str, &[&Metric]); 4] = [
             &declared::RESETS,
             &declared::FAILED,
             &declared::RTT,
+        ],
+    ),
+    (
+        "DNS and names",
+        &[
+            &declared::DNS_QUERIES,
+            &declared::DNS_ANSWERS,
+            &declared::DNS_TRUNCATED,
+            &declared::DNS_RETRIED,
+            &declared::DNS_TIMEOUTS,
+            &declared::DNS_LATENCY,
+            &declared::NAME_OPENED,
+            &declared::NAME_BYTES,
         ],
     ),
     (

@@ -20,6 +20,15 @@ const FORGOTTEN_MAX: usize = 1 << 18;
 /// How soon it is looked again for a place that has become free.
 const LOOK_EVERY_NS: u64 = 1_000_000_000;
 
+/// How much is shown at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeriesBounds {
+    /// Label sets of each kind.
+    pub sets: usize,
+    /// Names of far ends.
+    pub names: usize,
+}
+
 /// Where a label set is counted. It stays good until [`Series::moved`] changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place(u32);

@@ -1,9 +1,13 @@
 //! What control hands out for a scrape.
 
+use std::sync::Arc;
+
 use sockeye_ctl::protocol::Answer;
 
 use super::accounts::{EndFigures, RttFigures};
-use super::labels::{EndLabels, RttLabels};
+use super::far_ends::NameFigures;
+use super::labels::{DnsLabels, EndLabels, RttLabels};
+use super::resolving::DnsFigures;
 use super::series::Shown;
 use crate::model::flow::Counters;
 
@@ -16,6 +20,10 @@ pub struct Snapshot {
     pub ends: Shown<EndLabels, EndFigures>,
     /// Round-trip times.
     pub rtt: Shown<RttLabels, RttFigures>,
+    /// DNS, by who has asked whom.
+    pub dns: Shown<DnsLabels, DnsFigures>,
+    /// By what the far end is called.
+    pub names: Shown<Arc<str>, NameFigures>,
     /// Of all flows, each once.
     pub reported: Counters,
     /// Tables by their names, and what they take at most.

@@ -20,6 +20,9 @@ pub const GROUPS_MAX: usize = 1024;
 /// A process that has asked nothing for so long is left out where there is no room.
 const QUIET_NS: u64 = 600_000_000_000;
 
+/// Pairs of process and server whose figures wait to be taken; of more, nobody is said to have asked anybody.
+const FRESH_MAX: usize = 4096;
+
 /// Verdicts of servers that are counted one by one; others are together.
 pub const RCODES: [(u8, &str); 4] = [(0, "noerror"), (3, "nxdomain"), (2, "servfail"), (5, "refused")];
 
@@ -145,28 +148,41 @@ pub struct Service {
     counts: [usize; GroupKind::ALL.len()],
     others: [Figures; GroupKind::ALL.len()],
     total: Figures,
+    /// Since they were last taken, by who has asked whom; none: nobody takes them.
+    fresh: Option<Map<(ProcKey, IpAddr), Figures>>,
     /// Answers to what nobody is known to have asked.
     pub unasked: u64,
+    /// Questions that are counted as such alone, because too many others waited for their answers.
+    pub not_followed: u64,
 }
 
 impl Service {
+    /// From now on, figures are kept for [`Self::take_fresh`] as well.
+    pub fn keep_fresh(&mut self) {
+        self.fresh.get_or_insert_default();
+    }
+
+    /// What has been counted since the last call, by who has asked whom.
+    pub fn take_fresh(&mut self) -> impl Iterator<Item = ((ProcKey, IpAddr), Figures)> {
+        self.fresh.as_mut().map(std::mem::take).into_iter().flatten()
+    }
+
     /// Takes a question.
     pub fn ask(&mut self, client: &Client, message: &Message, at_ns: u64) {
-        if self.waiting.len() >= WAITING_MAX && !self.waiting.contains_key(&(client.cookie, message.id)) {
-            self.expire_waiting(at_ns);
-            if self.waiting.len() >= WAITING_MAX {
-                return;
-            }
-        }
         let name: Arc<str> = message.name.as_str().into();
         let key = (client.cookie, message.id);
+        if self.waiting.len() >= WAITING_MAX && !self.waiting.contains_key(&key) {
+            self.expire_waiting(at_ns);
+        }
         let is_retried = self.waiting.get(&key).is_some_and(|waiting| waiting.name == name);
         self.each(client, &name, |figures| {
             figures.queries += 1;
             figures.retried += u64::from(is_retried);
             figures.last_ns = figures.last_ns.max(at_ns);
         });
-        if !is_retried {
+        let has_room = self.waiting.len() < WAITING_MAX || self.waiting.contains_key(&key);
+        self.not_followed += u64::from(!has_room);
+        if has_room && !is_retried {
             self.waiting.insert(key, Waiting { at_ns, client: *client, name: Arc::clone(&name), rtype: message.rtype });
         }
         if self.last.len() >= LAST_MAX {
@@ -237,6 +253,12 @@ impl Service {
 
     fn each(&mut self, client: &Client, name: &Arc<str>, change: impl Fn(&mut Figures)) {
         change(&mut self.total);
+        if let Some(fresh) = &mut self.fresh {
+            let key = (client.process, client.server);
+            let has_room = fresh.len() < FRESH_MAX || fresh.contains_key(&key);
+            let nobody = (ProcKey::default(), IpAddr::from([0; 4]));
+            change(fresh.entry(if has_room { key } else { nobody }).or_default());
+        }
         let groups = [
             Group::Process(client.process),
             Group::Place(client.cgroup_id),
@@ -344,6 +366,42 @@ mod tests {
         service.expire_waiting(9_000 * MS);
         assert_eq!(service.total().timeouts, 1);
         assert!(!service.answer(&client(1), &message(7, "a.example", 0), 9_000 * MS), "too late");
+    }
+
+    #[test]
+    fn a_question_is_counted_also_where_nobody_can_wait_for_its_answer() {
+        let mut service = Service::default();
+        for number in 0..WAITING_MAX as u64 + 3 {
+            service.ask(&client(number), &message(1, "a.example", 16), MS);
+        }
+        assert_eq!((service.total().queries, service.not_followed), (WAITING_MAX as u64 + 3, 3));
+        assert!(!service.answer(&client(WAITING_MAX as u64), &message(1, "a.example", 0), 2 * MS));
+        assert!(service.answer(&client(0), &message(1, "a.example", 0), 2 * MS));
+        service.ask(&client(1), &message(2, "b.example", 16), 3 * MS);
+        assert!(service.answer(&client(1), &message(2, "b.example", 0), 4 * MS), "there is room again");
+    }
+
+    #[test]
+    fn what_is_fresh_adds_up_to_what_was_counted() {
+        let mut service = Service::default();
+        service.ask(&client(1), &message(7, "a.example", 16), MS);
+        assert_eq!(service.take_fresh().count(), 0, "nobody wants it");
+        service.keep_fresh();
+        let mut sum = Figures::default();
+        for number in 0..FRESH_MAX as u64 + 7 {
+            service.ask(&client(number), &message(number as u16, "a.example", 16), MS);
+            service.answer(&client(number), &message(number as u16, "a.example", 0), 2 * MS);
+            if number % 5000 == 0 {
+                service.take_fresh().for_each(|(_, figures)| sum.add(&figures));
+            }
+        }
+        let mut count = 0;
+        for (_, figures) in service.take_fresh() {
+            sum.add(&figures);
+            count += 1;
+        }
+        assert_eq!((sum.queries, sum.answers), (FRESH_MAX as u64 + 7, FRESH_MAX as u64 + 7));
+        assert_eq!((count, service.take_fresh().count()), (FRESH_MAX + 1, 0));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Processes: what the kernel said of them at first sight, completed from /proc while they live.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -46,6 +49,9 @@ pub struct Memory {
 pub struct Process {
     /// Pid and start time.
     pub key: ProcKey,
+    /// When it was so, nanoseconds of [`boot_ns`](crate::model::clock::boot_ns). 0 = /proc was asked for want of anything
+    /// else, perhaps when it was ending: whatever the kernel tells is better.
+    pub at_ns: u64,
     /// Short name (`comm`).
     pub name: String,
     /// Path of the executable.
@@ -83,6 +89,15 @@ pub struct Process {
 }
 
 impl Process {
+    /// The same with what it runs, if nobody could tell because it was ending: its memory is gone before its sockets.
+    #[must_use]
+    pub fn with_image_of(self, known: &Self) -> Self {
+        if self.exe.is_some() || !self.cmdline.is_empty() || self.key != known.key {
+            return self;
+        }
+        Self { exe: known.exe.clone(), cmdline: known.cmdline.clone(), cmdline_partial: known.cmdline_partial, ..self }
+    }
+
     /// Whether it runs for a user, by name or number.
     #[must_use]
     pub fn is_of_user(&self, text: &str) -> bool {
@@ -126,6 +141,7 @@ impl Process {
         let args = &r.args[..(r.args_len as usize).min(r.args.len())];
         Self {
             key: ProcKey::new(r.pid, r.start_ticks, r.flags),
+            at_ns: r.at_ns,
             name: clean(until_nul(&r.comm)),
             exe: exe_path(r),
             cmdline: command_lines.read(args, r.args_len < r.args_total),
@@ -222,9 +238,16 @@ impl LookupReply {
 }
 
 impl ProcessTable {
-    /// Takes a record of the kernel: a new process, or a new image of a known one.
+    /// Takes a record of the kernel: a new process, or a new image of a known one. Records of several CPUs come in any order.
     pub fn learn(&mut self, process: Process, now_ns: u64) {
         let key = process.key;
+        if self.is_outdated(&process) {
+            return;
+        }
+        let process = match self.peek(key) {
+            Some(known) => process.with_image_of(known),
+            None => process,
+        };
         if self.entries.len() >= PROCESSES_MAX && !self.entries.contains_key(&key) {
             self.refused += 1;
             return;
@@ -232,6 +255,11 @@ impl ProcessTable {
         let process = Arc::new(process);
         self.wanted.push(completion(&self.workloads, &process));
         self.enter(key, process, false, now_ns);
+    }
+
+    /// Whether the process is known as it was later.
+    fn is_outdated(&self, process: &Process) -> bool {
+        matches!(self.entries.get(&process.key), Some(Some(known)) if known.process.at_ns > process.at_ns)
     }
 
     /// Takes back a question for which there was no room. A process is as it is known meanwhile, flows do not wait for
@@ -263,16 +291,16 @@ impl ProcessTable {
         }
         let complete = found.complete;
         match found.process {
+            // It has changed since the question, and there is a question about what it is now.
+            Some(process) if self.is_outdated(&process) => {}
             Some(process) => self.enter(found.key, Arc::new(process), complete, now_ns),
             None if !complete => self.ask_later(found.key),
-            // Asked for and not found: stays as it is; a lookup that failed is remembered as unknown.
+            // The kernel told of it meanwhile.
+            None if matches!(self.entries.get(&found.key), Some(Some(_))) => {}
+            // A lookup that failed is remembered as unknown.
             None => {
-                if let Some(Some(known)) = self.entries.get_mut(&found.key) {
-                    known.complete = true;
-                } else {
-                    let unknown = Process { key: found.key, ..Process::default() };
-                    self.enter(found.key, Arc::new(unknown), true, now_ns);
-                }
+                let unknown = Process { key: found.key, ..Process::default() };
+                self.enter(found.key, Arc::new(unknown), true, now_ns);
             }
         }
     }
@@ -391,106 +419,5 @@ impl Process {
     /// A process that could not be looked up any more has a pid and nothing else.
     fn name_known(&self) -> bool {
         !self.name.is_empty()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use sockeye_ctl::human::is_unsafe;
-    use zerocopy::FromZeros;
-
-    fn record() -> IdentityRecord {
-        let mut r = IdentityRecord::new_zeroed();
-        r.pid = 7;
-        r.comm[..4].copy_from_slice(b"curl");
-        r.exe[..13].copy_from_slice(b"curl\0bin\0usr\0");
-        r.exe_len = 13;
-        r.exe_complete = 1;
-        r.args[..16].copy_from_slice(b"curl\0-s\0http://x");
-        r.args_len = 17;
-        r.args_total = 17;
-        r
-    }
-
-    #[test]
-    fn reads_a_record() {
-        let p = Process::from_record(&record(), CommandLines::Full);
-        assert_eq!((p.name.as_str(), p.exe.as_deref()), ("curl", Some("/usr/bin/curl")));
-        assert_eq!(p.cmdline, "curl -s http://x");
-        assert!(!p.cmdline_partial);
-    }
-
-    #[test]
-    fn incomplete_path_is_unknown() {
-        let mut r = record();
-        r.exe_complete = 0;
-        let p = Process::from_record(&r, CommandLines::Masked);
-        assert_eq!((p.exe.as_deref(), p.path_or_name()), (None, "curl"));
-    }
-
-    #[test]
-    fn unknown_process_is_asked_for_once() {
-        let mut table = ProcessTable::default();
-        let key = ProcKey { pid: 9, start_ticks: 1, exec: 0 };
-        assert_eq!(table.get(key, 0), (None, false));
-        assert_eq!(table.get(key, 0), (None, false));
-        assert_eq!(table.take_requests(), vec![LookupRequest::Lookup(key)]);
-        table.found(LookupReply { key, process: None, complete: true, cgroup: None }, 0);
-        assert_eq!(table.get(key, 0), (None, true));
-    }
-
-    #[test]
-    fn what_had_no_room_is_asked_again() {
-        let mut table = ProcessTable::default();
-        let key = ProcKey { pid: 9, start_ticks: 1, exec: 0 };
-        table.get(key, 0);
-        let questions = table.take_requests();
-        table.not_asked(&questions[0]);
-        assert_eq!((table.len(), table.unanswered()), (0, 0));
-        table.get(key, 0);
-        assert_eq!((table.take_requests(), table.unanswered()), (questions, 1));
-
-        let process = Process { key, name: "p".into(), exe: Some("/p".into()), ..Process::default() };
-        table.learn(process, 0);
-        let questions = table.take_requests();
-        assert!(!table.get(key, 0).1);
-        table.not_asked(&questions[0]);
-        assert!(table.get(key, 0).1, "flows do not wait for it");
-        table.check(0);
-        assert_eq!(table.take_requests(), questions);
-        table.check(0);
-        assert_eq!(table.take_requests(), [], "once");
-        // The same for a package.
-        table.found(LookupReply::asked_later(key), 0);
-        table.check(0);
-        assert_eq!((table.take_requests(), table.unanswered()), (questions, 0));
-    }
-
-    #[test]
-    fn a_full_table_counts_what_it_refuses_and_recovers() {
-        let mut table = ProcessTable::default();
-        let process =
-            |pid| Process { key: ProcKey { pid, start_ticks: 1, exec: 0 }, name: "p".into(), ..Process::default() };
-        for pid in 1..=PROCESSES_MAX as u32 + 3 {
-            table.learn(process(pid), 0);
-        }
-        assert_eq!((table.len(), table.refused()), (PROCESSES_MAX, 3));
-        table.expire(KEEP_CROWDED_NS);
-        assert!(table.is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn any_record_is_readable(bytes in proptest::collection::vec(any::<u8>(), size_of::<IdentityRecord>())) {
-            use zerocopy::FromBytes;
-            let r = IdentityRecord::read_from_bytes(&bytes).unwrap();
-            let p = Process::from_record(&r, CommandLines::Masked);
-            prop_assert!(p.cmdline.len() <= CMDLINE_MAX);
-            for text in [&p.name, &p.cmdline, &p.parent_name] {
-                prop_assert!(!text.chars().any(is_unsafe));
-            }
-        }
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
+use crate::model::clock::boot_ns;
 use crate::model::flow::ProcKey;
 use crate::model::text::clean;
 use crate::owners::cgroup::path_in_proc;
@@ -140,7 +141,7 @@ impl Enricher {
                 }
                 (process.key, Some(complete), *in_container)
             }
-            LookupRequest::Lookup(key) => (*key, read_proc(*key, self.command_lines), None),
+            LookupRequest::Lookup(key) => (*key, read_proc(*key, self.command_lines, 0), None),
             LookupRequest::Check(known) => (known.key, Some(changed(known, self.command_lines)?), None),
         };
         let Some(mut process) = process else {
@@ -240,19 +241,21 @@ fn complete_from_proc(process: &mut Process, command_lines: CommandLines) {
 
 /// The process as it is now, if its name or user are others than were known. `None` also if it is gone: what was known stays.
 fn changed(known: &Process, command_lines: CommandLines) -> Option<Process> {
+    let at_ns = boot_ns();
     let status = read_status(known.key.pid)?;
     let same = clean(status.name.as_bytes()) == known.name && (status.ruid, status.rgid) == (known.uid, known.gid);
-    if same { None } else { read_proc(known.key, command_lines) }
+    if same { None } else { Some(read_proc(known.key, command_lines, at_ns)?.with_image_of(known)) }
 }
 
-/// A process of which the kernel's record is missing.
-fn read_proc(key: ProcKey, command_lines: CommandLines) -> Option<Process> {
+/// A process by /proc alone.
+fn read_proc(key: ProcKey, command_lines: CommandLines, at_ns: u64) -> Option<Process> {
     let status = read_status(key.pid)?;
     let ppid = u32::try_from(status.ppid).unwrap_or(0);
     let (cmdline, cmdline_partial) = read_cmdline(key.pid, command_lines).unwrap_or_default();
     let stat = read_stat(key.pid)?;
     let process = Process {
         key,
+        at_ns,
         name: clean(stat.name.as_bytes()),
         exe: read_exe(key.pid),
         cmdline,
@@ -325,7 +328,7 @@ mod tests {
 
     #[test]
     fn reads_a_living_process() {
-        let process = read_proc(own_key(), HOW).unwrap();
+        let process = read_proc(own_key(), HOW, 0).unwrap();
         assert_eq!(process.exe.as_deref().map(std::path::Path::new), std::env::current_exe().ok().as_deref());
         assert!(process.cmdline.contains("sockeye") && process.ppid > 0 && !process.parent_name.is_empty());
         let memory = process.memory.unwrap();
@@ -334,7 +337,7 @@ mod tests {
 
     #[test]
     fn only_a_process_that_has_changed_is_told_of_again() {
-        let known = read_proc(own_key(), HOW).unwrap();
+        let known = read_proc(own_key(), HOW, 0).unwrap();
         assert_eq!(changed(&known, HOW), None);
         let as_root = Process { uid: known.uid + 1, ..known.clone() };
         assert_eq!(changed(&as_root, HOW).unwrap().uid, known.uid);
@@ -347,7 +350,7 @@ mod tests {
     #[test]
     fn another_start_time_is_another_process() {
         let key = ProcKey { start_ticks: own_key().start_ticks.wrapping_add(1), ..own_key() };
-        assert_eq!(read_proc(key, HOW), None);
+        assert_eq!(read_proc(key, HOW, 0), None);
         let mut reused = Process { key, cmdline_partial: true, ..Process::default() };
         complete_from_proc(&mut reused, HOW);
         assert_eq!((reused.exe, reused.cmdline.as_str()), (None, ""));

@@ -276,7 +276,8 @@ impl Agent {
         }
         self.scan_for(kernel, |_| true);
         let (now_ns, clock) = (kernel.clock.get(), WallClock::with_boot_at(0));
-        self.table.report_all(now_ns, &clock, &mut self.processes, report);
+        let untold = self.table.untold();
+        self.table.report_those(&untold, now_ns, &clock, &mut self.processes, report);
         Ok(())
     }
 }

@@ -32,6 +32,9 @@ fn hellos_of_real_clients() {
         (caught!("safari"), hello(Some("safari.example"), &web)),
         (caught!("firefox"), Hello { ech: true, ..hello(Some("firefox.example"), &web) }),
         (caught!("chromium"), Hello { ech: true, ..hello(Some("chromium.example"), &web) }),
+        (caught!("rustls"), hello(Some("rustls.example"), &web)),
+        // To the front, and within to secret.example.
+        (caught!("rustls-ech"), Hello { ech: true, ..hello(Some("front.example"), &["h2"]) }),
         (caught!("crafted-records"), hello(Some("records.example"), &[])),
         (caught!("crafted-two-names"), hello(None, &[])),
         (caught!("crafted-ech"), Hello { ech: true, ..hello(Some("front.example"), &[]) }),
