@@ -60,7 +60,7 @@ fn c_and_rust_agree_on_every_record() {
         (
             "se_identity",
             rust_layout!(IdentityRecord: kind exe_complete exe_len pid start_ticks ppid uid gid parent_uid args_total
-                args_len flags pad0 cgroup_id comm parent_comm exe args),
+                args_len flags pad0 at_ns cgroup_id comm parent_comm exe args),
         ),
         ("se_cgroup", rust_layout!(CgroupRecord: kind complete len pad0 cgroup_id path)),
         (

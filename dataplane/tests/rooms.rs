@@ -9,7 +9,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("fuzzing", &["config", "export", "flows", "ingest", "metrics", "model", "names", "owners"]),
     ("control", &["api", "export", "flows", "ingest", "metrics", "model", "names", "owners", "threads"]),
     ("api", &["export", "flows", "ingest", "log", "metrics", "model", "names", "owners", "threads"]),
-    ("metrics", &["export", "flows", "model", "owners", "threads"]),
+    ("metrics", &["export", "flows", "model", "names", "owners", "threads"]),
     ("ingest", &["model", "threads"]),
     ("export", &["flows", "model", "names", "owners", "threads"]),
     ("flows", &["model", "names", "owners"]),
