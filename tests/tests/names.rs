@@ -90,7 +90,11 @@ fn of_a_crowd_of_names_none_is_wrong() {
     let flows = closed(&agent, port);
     let (mut right, mut own) = (0, 0);
     for (local, (name, who)) in &truth {
-        let row = flows.get(local).unwrap_or_else(|| panic!("no flow of {local}"));
+        let row = flows.get(local).unwrap_or_else(|| {
+            let lost = agent.ask(&Request::Stats).expect("an answer").rows("losses");
+            let lost: Vec<_> = lost.into_iter().filter(|row| row["count"] != 0).collect();
+            panic!("no flow of {local} among {}; lost: {lost:#?}", flows.len())
+        });
         own += usize::from(who == "process");
         let Some(said) = row.get("responder_name").and_then(Value::as_str) else { continue };
         assert!(said.split(" or ").any(|one| one == name), "{local} is {name} ({who}), and not {said}: {row:#?}");
