@@ -136,7 +136,7 @@ pub(crate) fn run(options: &Options, agents: &Agents) -> Result<Report> {
     let mut notes = Vec::new();
     let mut more = Vec::new();
     let names = if options.quick { QUICK_NAMES } else { NAMES };
-    match crowd::run(names, options.seed, agent.client()).context("names of far ends")? {
+    match crowd::compare(names, options.seed, agent.client()).context("names of far ends")? {
         Some((table, mut lines)) => {
             more.push(("names of far ends, of 200 that one address has", table));
             findings.lines.append(&mut lines);

@@ -77,11 +77,24 @@ pub(crate) struct Lab {
     names: [String; 3],
 }
 
-fn run(program: &str, args: &str) -> Result<()> {
+/// Runs a program to its end.
+pub(crate) fn run(program: &str, args: &str) -> Result<()> {
     let status =
         Command::new(program).args(args.split(' ')).status().with_context(|| format!("cannot run {program}"))?;
     ensure!(status.success(), "{program} {args}: {status}");
     Ok(())
+}
+
+/// Runs something on a thread in a namespace.
+pub(crate) fn within<T: Send>(name: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let namespace = File::open(format!("/run/netns/{name}"))?;
+    thread::scope(|scope| {
+        let there = scope.spawn(move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            work()
+        });
+        there.join().map_err(|_| anyhow::anyhow!("a thread has died"))?
+    })
 }
 
 /// In the router: a service behind a translated address, whose server does not see its clients. In the client's own namespace: a
@@ -136,16 +149,8 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Runs something on a thread in a namespace.
     fn within<T: Send>(&self, number: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let namespace = File::open(format!("/run/netns/{}", self.names[number]))?;
-        thread::scope(|scope| {
-            let there = scope.spawn(move || {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-                work()
-            });
-            there.join().map_err(|_| anyhow::anyhow!("a thread has died"))?
-        })
+        within(&self.names[number], work)
     }
 
     /// One of each kind.
