@@ -29,6 +29,7 @@ use sockeye::model::rate::Window;
 use sockeye::owners::desk::Desk;
 use sockeye::owners::packages::PackageStats;
 use sockeye::owners::runtimes::{NamingStats, RuntimeList};
+use sockeye::owners::users::Users;
 use sockeye::owners::{packages, procfs, runtimes};
 use sockeye::privileges;
 use sockeye::threads::{Pulse, Threads};
@@ -124,6 +125,7 @@ fn run_threads(command_line: Vec<OsString>, settings: Settings, threads: &Thread
         flows_max: usize::try_from(args.flows_max).unwrap_or(usize::MAX),
         figures: Arc::clone(&heartbeat.agent),
         threads: threads.clone(),
+        user: own_user(),
         limits: preflight::limits(!args.no_cgroup),
         window: Window::of_reports_every(Duration::from_secs(args.report_interval)),
         prometheus_series: args.prometheus.map(|_| SeriesBounds {
@@ -175,6 +177,11 @@ pub(crate) fn tuning(args: &Args) -> Tuning {
         filter: args.filter(),
         tells_ports: !args.no_listening_ports,
     }
+}
+
+fn own_user() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    Users::default().user(uid).unwrap_or_else(|| uid.to_string())
 }
 
 /// Signals, and the end that the agent's own threads may want, as orders.

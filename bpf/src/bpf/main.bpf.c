@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * sockeye's kernel side. Read in this order: maps.h (state, rings, loss counters), filter.h (what is left out), identity.h (who
- * owns a socket), rtt.h and tcp.h, translation.h, payload.h with dns.h and hello.h, udp.h, scan.h and holders.h (the iterators).
+ * owns a socket), rtt.h, connection.h, tcp.h and reads.h, translation.h, payload.h with dns.h and hello.h, udp.h, scan.h and
+ * holders.h (the iterators).
  */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -13,7 +14,9 @@
 #include "filter.h"
 #include "identity.h"
 #include "rtt.h"
+#include "connection.h"
 #include "tcp.h"
+#include "reads.h"
 #include "translation.h"
 #include "payload.h"
 #include "dns.h"

@@ -1,12 +1,10 @@
 //! The table of what the agent may do: what its threads hold now, by the kernel's own word.
 
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
 use procfs::process::Process;
 use sockeye_ctl::{Table, rows};
 
-use crate::owners::users::Users;
 use crate::threads::{ThreadState, Threads};
 
 /// Mode of seccomp(2) in which a filter decides.
@@ -37,11 +35,8 @@ struct Facts {
     landlock: bool,
 }
 
-/// What its threads may do.
-pub(super) fn privileges(threads: &Threads) -> Table {
-    static USER: OnceLock<Option<String>> = OnceLock::new();
-    // It stays the same for as long as the agent runs.
-    let user = |uid| USER.get_or_init(|| Users::default().user(uid)).clone();
+/// What its threads may do, as this user.
+pub(super) fn privileges(threads: &Threads, user: &str) -> Table {
     Table::of(rows(&facts(threads), user))
 }
 
@@ -67,16 +62,15 @@ fn facts(threads: &Threads) -> Vec<Facts> {
     fact(process.pid(), "sockeye", false).into_iter().chain(others).collect()
 }
 
-fn rows(facts: &[Facts], user: impl Fn(u32) -> Option<String>) -> Vec<Privilege> {
+fn rows(facts: &[Facts], user: &str) -> Vec<Privilege> {
     let row = |privilege: String, is: &dyn Fn(&Facts) -> bool| {
         let names: Vec<String> = facts.iter().filter(|fact| is(fact)).map(|fact| fact.name.clone()).collect();
         let (threads, of) = (names.len(), facts.len());
         Privilege { privilege, threads, of, names: if threads == of { vec!["all".into()] } else { names } }
     };
     let Some(first) = facts.first() else { return Vec::new() };
-    let name = user(first.uid).unwrap_or_else(|| first.uid.to_string());
     let mut rows = vec![
-        row(format!("user {name}"), &|fact| fact.uid == first.uid),
+        row(format!("user {user}"), &|fact| fact.uid == first.uid),
         row("no_new_privs".into(), &|fact| fact.no_new_privs),
         row("seccomp".into(), &|fact| fact.has_filter),
         row("landlock".into(), &|fact| fact.landlock),
@@ -110,7 +104,7 @@ mod tests {
             ..Facts::default()
         };
         let facts = [fact("sockeye", ptrace, false), fact("control", admin | ptrace, false), fact("w0", ptrace, true)];
-        let rows: Vec<_> = rows(&facts, |uid| (uid == 998).then(|| "agent".into())).iter().map(text).collect();
+        let rows: Vec<_> = rows(&facts, "agent").iter().map(text).collect();
         let expected = [
             "user agent 3/3 all",
             "no_new_privs 3/3 all",

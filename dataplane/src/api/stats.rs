@@ -47,6 +47,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) totals: &'a Totals,
     pub(crate) limits: &'a [Need],
     pub(crate) threads: &'a Threads,
+    pub(crate) user: &'a str,
     pub(crate) started: Instant,
 }
 
@@ -75,6 +76,13 @@ pub(crate) struct Totals {
 
 /// Everything about the agent.
 pub(crate) fn stats(s: &Sources<'_>, states: &StateCounts) -> Answer {
+    let mut answer = figures(s, states);
+    answer.tables.push(privileges(s.threads, s.user));
+    answer
+}
+
+/// Everything that is counted: it is at hand, without a question to the kernel for each thread.
+pub(crate) fn figures(s: &Sources<'_>, states: &StateCounts) -> Answer {
     let cpus = s.kernel.cpu_stats().unwrap_or_default();
     let losses = losses(s, &cpus);
     let own = Own::read(s.started.elapsed());
@@ -86,7 +94,6 @@ pub(crate) fn stats(s: &Sources<'_>, states: &StateCounts) -> Answer {
             Table::of(rings(s, &cpus)),
             Table::of(losses),
             ignored(s, &cpus),
-            privileges(s.threads),
             Table::of(s.workers.iter().map(worker)),
             Table::of(s.threads.stats().iter().map(|stats| thread(stats))),
             Table::of(states.rows()),

@@ -144,6 +144,7 @@ impl Control {
             totals: &self.totals,
             limits: &self.options.limits,
             threads: &self.options.threads,
+            user: &self.options.user,
             started: self.started,
         }
     }

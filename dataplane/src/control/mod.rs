@@ -3,6 +3,7 @@
 
 mod answers;
 mod naming;
+mod options;
 mod owners;
 mod report;
 mod scrapes;
@@ -10,10 +11,10 @@ mod scrapes;
 mod simulator;
 mod translation;
 
+pub use options::{ControlOptions, Enrichment};
+
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -21,18 +22,15 @@ use std::time::{Duration, Instant};
 use sockeye_bpf::cpus;
 use sockeye_bpf::error::KernelError;
 use sockeye_bpf::kernel::Kernel;
-use sockeye_bpf::preflight::Need;
 use sockeye_bpf::programs::RunTimeStats;
 use sockeye_bpf::records::{FlowRecord, KINDS, Kind};
 use sockeye_bpf::scan::Scanned;
-use tokio::sync::mpsc::Sender;
 
 use crate::api::events::{Change, Event, Question, Tuning};
 use crate::api::pass::Pass;
 use crate::api::questions::EnrichmentFigures;
 use crate::api::stats::Totals;
 use crate::export::ExportPort;
-use crate::export::messages::AgentFigures;
 use crate::flows::aggregates::Aggregates;
 use crate::flows::conversations::Conversations;
 use crate::flows::report::FlowReport;
@@ -40,69 +38,17 @@ use crate::flows::{FlowTable, TICK_NS};
 use crate::ingest::shard::{RingCounts, Shard};
 use crate::ingest::udp::{Drained, Drainer};
 use crate::ingest::worker::{CLOCK_SKEW_NS, WorkerPort};
-use crate::metrics::series::SeriesBounds;
 use crate::model::clock::{WallClock, boot_ns, thread_cpu_ns};
-use crate::model::rate::Window;
 use crate::model::rtt::{RttHistogram, rtt_histogram};
 use crate::names::Names;
-use crate::owners::cmdline::CommandLines;
-use crate::owners::desk::Desk;
-use crate::owners::packages::{PackageRequest, PackageStats};
-use crate::owners::process::{LookupReply, LookupRequest, Process, ProcessTable};
-use crate::owners::runtimes::{NamingStats, RuntimeList};
-use crate::owners::workload::{NameReply, NameRequest};
-use crate::threads::{Pulse, Threads};
+use crate::owners::process::{Process, ProcessTable};
+use crate::threads::Pulse;
 
 /// How often the UDP table and the close overflow are drained.
 const DRAIN_EVERY: Duration = Duration::from_secs(1);
 /// A scan takes at most one part in so many of a CPU: with many sockets there is more time between two, up to a limit.
 const SCAN_SHARE: u32 = 100;
 const SCAN_EVERY_MAX: Duration = Duration::from_secs(10);
-
-/// How the control thread works.
-#[derive(Clone)]
-pub struct ControlOptions {
-    /// What may change later.
-    pub tuning: Tuning,
-    /// Most flows in the table.
-    pub flows_max: usize,
-    /// Figures that the exporters tell collectors.
-    pub figures: Arc<AgentFigures>,
-    /// All threads, for their figures.
-    pub threads: Threads,
-    /// What cannot be seen from where the agent runs.
-    pub limits: Vec<Need>,
-    /// Of how long a time rates are.
-    pub window: Window,
-    /// Where the host's cgroups are, if they can be seen.
-    pub cgroup_root: Option<PathBuf>,
-    /// How much of command lines is kept.
-    pub command_lines: CommandLines,
-    /// The connection tracking is asked for flows with one end.
-    pub nat: bool,
-    /// Most label sets that Prometheus is shown, if it is to be served.
-    pub prometheus_series: Option<SeriesBounds>,
-}
-
-/// The control thread's ends of the threads that ask /proc and the container runtimes.
-pub struct Enrichment {
-    /// Questions about processes.
-    pub lookup_requests: Desk<LookupRequest>,
-    /// Answers.
-    pub lookup_replies: Receiver<Box<LookupReply>>,
-    /// Questions about packages, of which there are figures only.
-    pub package_requests: Arc<Desk<PackageRequest>>,
-    /// The same.
-    pub packages: Arc<PackageStats>,
-    /// Questions about containers.
-    pub name_requests: Sender<NameRequest>,
-    /// Answers.
-    pub name_replies: Receiver<NameReply>,
-    /// Who is asked.
-    pub runtimes: RuntimeList,
-    /// Figures.
-    pub naming: Arc<NamingStats>,
-}
 
 /// All that the control thread owns.
 pub struct Control {

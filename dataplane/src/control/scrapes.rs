@@ -66,7 +66,7 @@ impl Control {
 
     fn answer_scrapes(&mut self) {
         let Some(mut metrics) = self.metrics.take() else { return };
-        let stats = api::stats::stats(&self.sources(&self.enrichment.figures()), metrics.count.counts());
+        let stats = api::stats::figures(&self.sources(&self.enrichment.figures()), metrics.count.counts());
         let (ends, rtt) = metrics.accounts.shown();
         let snapshot = Snapshot {
             stats,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::details::{Details, FlowRtt};
-use super::schedule::{SECOND_NS, TICK_NS};
+use super::timeouts::{SECOND_NS, TICK_NS};
 use crate::flows::report::{Identity, Opening};
 use crate::model::flow::{Counters, End, Endpoint, FlowKey, ProcKey, Proto, Side, State, TcpObservation};
 use crate::names::table::PeerName;

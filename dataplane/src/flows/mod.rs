@@ -21,7 +21,9 @@ mod tcp;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod udp;
+mod udp_sockets;
 
 use std::ops::Range;
 
@@ -31,7 +33,7 @@ use sockeye_bpf::records::UdpKey;
 
 pub use closed::Keep;
 pub use entry::{Flow, Rate};
-pub use schedule::{TICK_NS, Timeouts};
+pub use timeouts::{TICK_NS, Timeouts};
 
 use crate::model::flow::{Addr, End, Endpoint, FlowKey, ProcKey, Proto, Side};
 use closed::Closed;
@@ -39,7 +41,7 @@ use cookies::Cookies;
 use crowding::Crowding;
 use filter::Filter;
 use meeting::Meeting;
-use schedule::TimerQueue;
+use timeouts::TimerQueue;
 
 /// So many flows have their place from the start: untouched, it is no memory yet, while a list that grows by being copied
 /// stops control, and leaves its former places to the allocator.
@@ -352,7 +354,7 @@ impl FlowTable {
         let id = u32::try_from(self.flows.insert(Flow::new(key, end, opened.side, opened.at_ns))).ok()?;
         self.places = self.places.max(id as usize + 1);
         self.note_entered(id, proto);
-        self.flows[id as usize].entered_tick = schedule::tick_of(now_ns);
+        self.flows[id as usize].entered_tick = timeouts::tick_of(now_ns);
         self.flows[id as usize].group = opened.group;
         if !opened.group {
             self.note_local(opened.local.addr, end.netns, now_ns);

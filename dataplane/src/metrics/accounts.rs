@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 
 use super::labels::{EndLabels, RttLabels};
 use super::series::{Place, Series, Shown};
+use super::waiting::Waiting;
 use crate::flows::report::{FlowReport, Identity};
 use crate::model::flow::{ProcKey, Side, State};
 use crate::model::rtt::RttStats;
@@ -15,9 +16,8 @@ use crate::owners::workload::Workload;
 
 /// Processes whose label sets are kept in mind: one more is looked up by its names.
 const OWNERS_MAX: usize = 1 << 14;
-/// Most processes whose round-trip times wait for names, and how long they do: reports of flows wait likewise.
+/// Most processes whose round-trip times wait for names.
 const WAITING_MAX: usize = 1024;
-pub(super) const NAMES_WAIT_NS: u64 = 2_000_000_000;
 /// Why a connection was never established.
 pub const FAILURES: [State; 3] = [State::Refused, State::Unreachable, State::TimedOut];
 
@@ -105,8 +105,7 @@ pub struct Accounts {
     owners: HashMap<ProcKey, Owner, ahash::RandomState>,
     ends: Series<EndLabels, EndFigures>,
     rtt: Series<RttLabels, RttFigures>,
-    /// Round-trip times of processes whose names are still being asked for, and since when.
-    waiting: HashMap<(ProcKey, Side), (RttFigures, u64), ahash::RandomState>,
+    waiting: Waiting<Side, RttFigures>,
     moved: u64,
 }
 
@@ -115,7 +114,7 @@ impl Accounts {
     #[must_use]
     pub fn new(series_max: usize) -> Self {
         let (ends, rtt) = (Series::new(series_max), Series::new(series_max));
-        Self { owners: HashMap::default(), ends, rtt, waiting: HashMap::default(), moved: 0 }
+        Self { owners: HashMap::default(), ends, rtt, waiting: Waiting::new(WAITING_MAX), moved: 0 }
     }
 
     /// Adds what a report tells.
@@ -128,23 +127,16 @@ impl Accounts {
 
     /// Adds a shard's round-trip times of a process.
     pub fn rtt(&mut self, key: ProcKey, side: Side, rtt: &RttStats, processes: &ProcessTable, now_ns: u64) {
-        let waits = self.waiting.len() < WAITING_MAX && awaits_names(key, processes);
-        if waits || self.waiting.contains_key(&(key, side)) {
-            self.waiting.entry((key, side)).or_insert((RttFigures::default(), now_ns)).0.record(rtt);
-        } else {
-            self.rtt_of(key, side, processes, now_ns).record(rtt);
+        match self.waiting.of((key, side), processes, now_ns) {
+            Some(waiting) => waiting.record(rtt),
+            None => self.rtt_of(key, side, processes, now_ns).record(rtt),
         }
     }
 
     /// Gives round-trip times that wait to their places, if the names have come, or do not come. Call it once per tick.
     pub fn settle(&mut self, processes: &ProcessTable, now_ns: u64) {
-        if self.waiting.is_empty() {
-            return;
-        }
-        let mut waiting = std::mem::take(&mut self.waiting);
-        let is_over =
-            |key: &ProcKey, since_ns: u64| since_ns + NAMES_WAIT_NS <= now_ns || !awaits_names(*key, processes);
-        for ((key, side), (figures, _)) in waiting.extract_if(|(key, _), (_, since_ns)| is_over(key, *since_ns)) {
+        let mut waiting = std::mem::replace(&mut self.waiting, Waiting::new(WAITING_MAX));
+        for ((key, side), figures) in waiting.take_settled(processes, now_ns) {
             self.rtt_of(key, side, processes, now_ns).add(&figures);
         }
         self.waiting = waiting;
@@ -195,12 +187,6 @@ impl Accounts {
     }
 }
 
-/// Who it is, or where it lives, is being asked for.
-pub(super) fn awaits_names(key: ProcKey, processes: &ProcessTable) -> bool {
-    let known = |process: &Arc<Process>| !processes.workloads.awaits_names(process.cgroup_id);
-    key.is_known() && !processes.peek(key).is_some_and(known)
-}
-
 /// What is known of an owner, or nothing if it has changed. A free function: it borrows the owners alone.
 fn owner<'a>(
     owners: &'a mut HashMap<ProcKey, Owner, ahash::RandomState>,
@@ -239,6 +225,7 @@ fn as_ptr<T>(arc: Option<&Arc<T>>) -> *const T {
 
 #[cfg(test)]
 mod tests {
+    use super::super::waiting::NAMES_WAIT_NS;
     use super::*;
     use crate::flows::testing;
     use crate::model::flow::Counters;

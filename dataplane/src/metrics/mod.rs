@@ -17,6 +17,7 @@ pub mod series;
 pub mod server;
 pub mod snapshot;
 mod tables;
+mod waiting;
 
 /// Reads the head of a request, as far as it is there, and chooses the format that it wants. Returns whether it is whole.
 ///

@@ -3,11 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
-use super::accounts::{NAMES_WAIT_NS, RttFigures, awaits_names};
+use super::accounts::RttFigures;
 use super::labels::{DnsLabels, EndLabels};
 use super::series::{Series, Shown};
+use super::waiting::Waiting;
 use crate::flows::report::Identity;
 use crate::model::flow::{ProcKey, Side};
 use crate::names::service::{Figures, RCODES, Service};
@@ -56,31 +55,26 @@ impl From<&Figures> for DnsFigures {
 /// All of it. Owned by the control thread.
 pub struct DnsAccounts {
     series: Series<DnsLabels, DnsFigures>,
-    /// Figures of processes whose names are still being asked for, and since when.
-    waiting: HashMap<(ProcKey, IpAddr), (DnsFigures, u64), ahash::RandomState>,
+    waiting: Waiting<IpAddr, DnsFigures>,
 }
 
 impl DnsAccounts {
     /// Nothing yet, for so many label sets.
     #[must_use]
     pub fn new(series_max: usize) -> Self {
-        Self { series: Series::new(series_max), waiting: HashMap::default() }
+        Self { series: Series::new(series_max), waiting: Waiting::new(WAITING_MAX) }
     }
 
     /// Takes what has been counted since the last call. Call it once per tick.
     pub fn take(&mut self, service: &mut Service, processes: &ProcessTable, now_ns: u64) {
         for (key, figures) in service.take_fresh() {
             let figures = DnsFigures::from(&figures);
-            let has_room = self.waiting.len() < WAITING_MAX && awaits_names(key.0, processes);
-            if has_room || self.waiting.contains_key(&key) {
-                self.waiting.entry(key).or_insert((DnsFigures::default(), now_ns)).0.add(&figures);
-            } else {
-                count(&mut self.series, key, &figures, processes, now_ns);
+            match self.waiting.of(key, processes, now_ns) {
+                Some(waiting) => waiting.add(&figures),
+                None => count(&mut self.series, key, &figures, processes, now_ns),
             }
         }
-        let is_over =
-            |process: ProcKey, since_ns: u64| since_ns + NAMES_WAIT_NS <= now_ns || !awaits_names(process, processes);
-        for (key, (figures, _)) in self.waiting.extract_if(|(process, _), (_, since_ns)| is_over(*process, *since_ns)) {
+        for (key, figures) in self.waiting.take_settled(processes, now_ns) {
             count(&mut self.series, key, &figures, processes, now_ns);
         }
     }
@@ -111,6 +105,7 @@ fn count(
 
 #[cfg(test)]
 mod tests {
+    use super::super::waiting::NAMES_WAIT_NS;
     use super::*;
     use crate::names::dns::Message;
     use crate::names::service::Client;
