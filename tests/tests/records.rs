@@ -1,6 +1,7 @@
 //! What the kernel side writes into its rings.
 
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
 use sockeye_bpf::kernel::{Kernel, KernelOptions};
@@ -52,6 +53,43 @@ fn a_close_is_told_of_by_its_process_and_at_its_end() {
         assert!([FIN_WAIT1, FIN_WAIT2, LAST_ACK].contains(&reported[1].1), "{name}: {reported:?}");
         assert_eq!((records[0].cookie, records[0].seq_local), (records[1].cookie, records[1].seq_local), "{name}");
     }
+}
+
+/// Kernels leave programs out, some for milliseconds: then the end is all that tells of a short connection.
+#[test]
+fn a_connection_of_which_only_the_end_was_seen() {
+    let old = TcpListener::bind("127.0.0.1:0").expect("a port");
+    // Nobody has accepted it, so it is not among the files of the processes that are there at the start.
+    let old_address = old.local_addr().expect("an address");
+    let older = TcpStream::connect(old_address).expect("a connection");
+    let options = KernelOptions { left_out: vec!["se_set_state"], ..KernelOptions::default() };
+    let (_kernel, mut rings) = Kernel::start(&options).expect("the kernel side");
+    let (of_older, _) = old.accept().expect("a connection");
+    let began_ns = sockeye::model::clock::boot_ns();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+    let (server, client_address) = listener.accept().expect("a connection");
+    client.write_all(&[7; 300]).expect("sent");
+    std::thread::sleep(Duration::from_millis(20));
+    let before_end_ns = sockeye::model::clock::boot_ns();
+    client.shutdown(Shutdown::Write).expect("its FIN");
+    drop((server, client, of_older, older));
+    let mut records = Vec::new();
+    wait_for("both ends", Duration::from_secs(5), || {
+        drain(&mut rings, &mut records);
+        let from = client_address.port();
+        let client = records.iter().find(|r| r.local_port == from)?;
+        let server = records.iter().find(|r| r.remote_port == from)?;
+        Some([*client, *server])
+    })
+    .iter()
+    .for_each(|end| {
+        assert_eq!((end.kind, end.pid), (Kind::Close as u8, 0), "nobody was seen to have it: {end:?}");
+        assert!((began_ns..before_end_ns - 15_000_000).contains(&(end.at_ns - end.age_ns())), "{end:?}");
+    });
+    assert_eq!(records.iter().map(|record| record.bytes_received).sum::<u64>(), 300);
+    let is_older = |record: &&FlowRecord| record.local_port == old_address.port();
+    assert_eq!(records.iter().find(is_older), None, "of what it began with nobody knows what was before the agent");
 }
 
 /// What the agent has forgotten the kernel must tell of again: else a container that was silent for long stays unknown for ever.

@@ -208,4 +208,15 @@ static __always_inline void set_owner(struct se_sock *s, const struct se_owner *
 	s->flags = (s->flags & ~SE_EXEC_MASK) | SE_OWNER_CONFIRMED | owner->exec;
 }
 
+/*
+ * On which side a connection is of which the beginning was not seen. An accepted socket is a copy of its listener (sk_clone_lock), with
+ * the length of the queue that listen() was given, and without the mark that bind() was given a port.
+ */
+static __always_inline __u8 older_role(struct sock *sk)
+{
+	if (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
+		return SE_INITIATOR;
+	return sk->sk_max_ack_backlog ? SE_RESPONDER : SE_ROLE_UNKNOWN;
+}
+
 #endif

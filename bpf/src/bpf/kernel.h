@@ -166,6 +166,9 @@ struct tcp_sock {
 	__u32 rcv_ooopack;
 	__u32 rcv_wnd;
 	__u32 max_window;
+	struct {
+		__u64 time;
+	} rcvq_space;
 };
 
 struct qstr {

@@ -62,6 +62,9 @@ struct se_sock {
 /* Set by the loader: sockets that are older than the agent may be of processes that it cannot see. */
 const volatile __u8 se_blind;
 
+/* Set by the loader: the socket's clock (tcp_mstamp) when it began. */
+const volatile __u64 se_began_us;
+
 /* What a walk over all open files has found. */
 enum se_held {
 	SE_HELD_BY_OWNER = 1,

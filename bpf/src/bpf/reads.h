@@ -32,17 +32,6 @@ static __always_inline void on_acked(struct se_sock *s, struct sock *sk)
 	}
 }
 
-/*
- * On which side a connection is that is older than the agent. An accepted socket is a copy of its listener (sk_clone_lock), with
- * the length of the queue that listen() was given, and without the mark that bind() was given a port.
- */
-static __always_inline __u8 older_role(struct sock *sk)
-{
-	if (BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
-		return SE_INITIATOR;
-	return sk->sk_max_ack_backlog ? SE_RESPONDER : SE_ROLE_UNKNOWN;
-}
-
 /* A connection whose readers take turns: each of them costs more than a read. */
 static __always_inline bool changed_too_often(const struct se_sock *s, struct sock *sk)
 {

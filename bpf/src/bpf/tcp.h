@@ -186,18 +186,40 @@ static __always_inline void on_shut(struct sock *sk, int state)
 	submit(f);
 }
 
+/*
+ * A connection of which everything was missed before its end (see se_destroy); nobody knows whose it was. NULL: it was never
+ * established, or before the agent began, and is none of its. The kernel notes the time of establishment as that from which it
+ * measures its reader; the first read, which sets it anew, would have been seen (se_read).
+ */
+static __always_inline struct se_sock *begin_at_end(struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct se_sock *s;
+
+	if (!tp || tp->rcvq_space.time < se_began_us)
+		return NULL;
+	s = track(sk);
+	if (!s)
+		return NULL;
+	begin(s, sk, older_role(sk));
+	s->opened_ns -= bpf_ktime_get_ns() - tp->rcvq_space.time * 1000;
+	note_begin(s, sk);
+	return s;
+}
+
 static __always_inline void on_end(struct sock *sk, int old)
 {
 	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	struct se_stats *st;
 
-	if (s) {
-		on_close(s, sk, old);
-	} else if (old != TCP_LISTEN && old != TCP_CLOSE && !judge_connection(sk)) {
+	if (!s && old != TCP_LISTEN && old != TCP_CLOSE && !judge_connection(sk)) {
+		s = begin_at_end(sk);
 		st = stats();
-		if (st)
+		if (!s && st)
 			count(&st->untracked_close);
 	}
+	if (s)
+		on_close(s, sk, old);
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -242,15 +264,17 @@ int BPF_PROG(se_set_state, struct sock *sk, int old, int new)
  * softirq that comes in between loses its event, and where tracepoints are preemptible (7.x) so does everything on that
  * CPU until the process that was preempted in the program goes on. The kernel counts them (recursion_misses). What
  * se_set_state misses, others make good for: a connect is told by ESTABLISHED, and its owner by the first read or the
- * close; ESTABLISHED by whatever comes next (is_missed); both by the first read; a close by this tracepoint, which comes
- * right after nearly every close: what interrupts one of both programs finds the other one not running. The state that such
- * a socket left is not known any more: with no error it had sent its FIN.
+ * close; ESTABLISHED by whatever comes next (is_missed); both by the first read, or by the end (begin_at_end); a close by this
+ * tracepoint, which comes right after nearly every close: what interrupts one of both programs finds the other one not
+ * running. The state that such a socket left is not known any more: with no error it had sent its FIN.
  */
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(se_destroy, struct sock *sk)
 {
 	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 
+	if (!s && sk->__sk_common.skc_dport && !judge_connection(sk))
+		s = begin_at_end(sk);
 	if (s)
 		on_close(s, sk, sk->sk_err ? TCP_ESTABLISHED : TCP_LAST_ACK);
 	return 0;
