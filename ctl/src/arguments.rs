@@ -248,6 +248,8 @@ pub struct FlowsArguments {
     pub limit: usize,
     /// Added up by this, instead of one by one.
     pub by: Option<GroupBy>,
+    /// By what both ends are, as `peers` does; without `by`, by workload.
+    pub pairs: bool,
     /// Those that ended lately, instead of those that are open.
     pub closed: bool,
     /// Those that are open, and those that ended lately as well.
@@ -316,6 +318,7 @@ impl Default for FlowsArguments {
             reverse: false,
             limit: 50,
             by: None,
+            pairs: false,
             closed: false,
             ended: false,
             after: None,

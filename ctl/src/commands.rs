@@ -159,6 +159,10 @@ pub(crate) struct Flows {
     /// label:KEY.
     #[arg(long)]
     by: Option<GroupBy>,
+    /// Add them up by what both ends are, as peers does: who talks to whom, of the flows that match. By workload, unless --by
+    /// says otherwise.
+    #[arg(long)]
+    pairs: bool,
     /// Those that ended lately, instead of those that are open.
     #[arg(long)]
     closed: bool,
@@ -166,7 +170,7 @@ pub(crate) struct Flows {
     #[arg(long, conflicts_with = "closed")]
     ended: bool,
     /// Print flows as they end, one line each, until Ctrl-C.
-    #[arg(long, conflicts_with_all = ["closed", "ended", "by", "sort", "reverse", "limit", "watch"])]
+    #[arg(long, conflicts_with_all = ["closed", "ended", "by", "pairs", "sort", "reverse", "limit", "watch"])]
     follow: bool,
     /// This very flow, by its id as --json has it: whether it is open or has ended.
     #[arg(long)]
@@ -243,6 +247,7 @@ impl Flows {
             reverse: self.reverse,
             limit: self.limit,
             by: self.by,
+            pairs: self.pairs,
             closed: self.closed,
             ended: self.ended,
             after: None,

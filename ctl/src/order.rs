@@ -129,9 +129,8 @@ impl SortBy {
             Self::Open => OwnerSort::Open,
             Self::RttP99 => OwnerSort::RttP99,
             Self::Bytes | Self::Active | Self::Age | Self::State | Self::Protocol => OwnerSort::Bytes,
-            Self::Process | Self::User | Self::Place | Self::Initiator | Self::Responder | Self::Port => {
-                OwnerSort::Name
-            }
+            Self::Responder => OwnerSort::Responder,
+            Self::Process | Self::User | Self::Place | Self::Initiator | Self::Port => OwnerSort::Name,
         }
     }
 }

@@ -36,6 +36,7 @@ pub fn answer(answer: &Answer, request: &Request, style: Style) -> String {
         Request::Stats | Request::Overview | Request::Subscribe(_) | Request::Config | Request::Reload => {
             stats(answer, style)
         }
+        Request::Flows(arguments) if arguments.pairs => owners(answer, &PEERS[..2], style),
         Request::Flows(arguments) if arguments.by.is_some() => owners(answer, &GROUPS, style),
         Request::Flows(_) => flows(answer, style),
         Request::Processes(_) => owners(answer, &PROCESSES, style),

@@ -155,10 +155,14 @@ fn who_talks_to_whom_and_what_did_it_just_do() {
     ] {
         assert_eq!(count(arguments.clone()), 0, "{arguments:?}");
     }
-    let grouped = flows(FlowsArguments { by: Some(GroupBy::Namespace), ..closed });
+    let grouped = flows(FlowsArguments { by: Some(GroupBy::Namespace), ..closed.clone() });
     let grouped = rows(&agent, &grouped);
     assert_eq!(number(find(&grouped, "name", "data"), "flows_in"), FETCHES, "{grouped:#?}");
     assert_eq!(number(find(&grouped, "name", "shop"), "sent"), sum("sent"), "{grouped:#?}");
+    let pairs = rows(&agent, &flows(FlowsArguments { by: Some(GroupBy::Namespace), pairs: true, ..closed }));
+    let pair = find(&pairs, "responder", "data");
+    assert_eq!((pair["initiator"].as_str(), number(pair, "sent")), (Some("shop"), sum("sent")), "{pairs:#?}");
+    assert_eq!((number(pair, "flows_out"), number(pair, "flows_in")), (FETCHES, 0), "each once: {pairs:#?}");
 
     // A pod that is gone is marked as such; what is idle is listed on demand.
     let shown =

@@ -85,6 +85,13 @@ fn filter_drill_down_back_sort_pause_and_quit() {
     terminal.text("/python3");
     terminal.key("Enter");
     terminal.wait_for(&pid.to_string());
+    // Who talks to whom, of the flows that match, and on to these.
+    terminal.text("6");
+    terminal.text(&format!("/port={port}"));
+    terminal.key("Enter");
+    terminal.wait_until("the pair", |screen| screen.contains("peers by workload  1") && screen.contains("RTT P50"));
+    terminal.key("Enter");
+    terminal.wait_until("what is between both", |screen| only(screen) && screen.contains(&format!("[{pid}")));
     terminal.text("8");
     terminal.wait_for("LOSSES");
     terminal.key("PageDown");

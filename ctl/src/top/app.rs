@@ -261,8 +261,8 @@ impl App {
         self.paused = false;
         let screen = self.screen_mut();
         if let (View::Ports, Some(col)) = (screen.view, screen.col()) {
-            let (words, reverse) = (screen.filter.words().to_vec(), screen.reverse);
-            screen.rows.arrange(&words, col, reverse);
+            let (filter, reverse) = (screen.filter.clone(), screen.reverse);
+            screen.rows.arrange(&filter, col, reverse);
         }
     }
 
@@ -272,9 +272,12 @@ impl App {
             Ok(filter) => {
                 self.paused = false;
                 let screen = self.screen_mut();
-                let plain = matches!(screen.view, View::Peers | View::Ports | View::Dns);
-                if plain && filter.has_terms {
-                    return Some(format!("{} are filtered by words, without =", screen.view.name()));
+                match screen.view {
+                    View::Dns if filter.has_terms => return Some("dns is filtered by words, without =".into()),
+                    View::Ports if !filter.is_of_listeners() => {
+                        return Some("ports know process pid user port protocol container pod workload".into());
+                    }
+                    _ => {}
                 }
                 screen.typed = text.to_owned();
                 if screen.filter != filter {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use sockeye_ctl::protocol::{Table, Unit};
 use sockeye_ctl::{human, render};
 
+use super::filter::Filter;
 use super::views::{Cell, Col};
 
 /// A table of an answer.
@@ -43,9 +44,9 @@ impl Rows {
     }
 
     /// Keeps and orders rows here.
-    pub(crate) fn arrange(&mut self, words: &[String], by: &Col, reverse: bool) {
+    pub(crate) fn arrange(&mut self, filter: &Filter, by: &Col, reverse: bool) {
         let mut kept: Vec<usize> = (0..self.len()).collect();
-        kept.retain(|index| self.get(*index).is_some_and(|row| words.iter().all(|word| row.has_text(word))));
+        kept.retain(|index| self.get(*index).is_some_and(|row| filter.is_listener(&row)));
         kept.sort_by_cached_key(|index| self.get(*index).map(|row| row.here_key(by)));
         if reverse {
             kept.reverse();
@@ -96,7 +97,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn has_text(&self, word: &str) -> bool {
+    pub(super) fn has_text(&self, word: &str) -> bool {
         let word = word.to_lowercase();
         self.values.iter().any(|value| !value.is_null() && render::text(value).to_lowercase().contains(&word))
     }
@@ -212,14 +213,24 @@ mod tests {
 
     #[test]
     fn rows_that_are_here_are_sorted_and_chosen_here() {
-        let mut table = Table::new("ports", "", &[("port", Unit::Id, ""), ("process", Unit::Text, "")]);
-        for (port, name) in [(443, "nginx"), (22, "sshd"), (8080, "Nginx")] {
-            table.push([json!(port), json!(name)]);
+        let columns = [("port", Unit::Id, ""), ("process", Unit::Text, ""), ("protocol", Unit::Text, "")];
+        let mut table = Table::new("ports", "", &columns);
+        for (port, name, protocol) in
+            [(443, "nginx", "tcp"), (22, "sshd", "tcp"), (8080, "Nginx", "tcp"), (53, "dnsmasq", "udp")]
+        {
+            table.push([json!(port), json!(name), json!(protocol)]);
         }
         let col = super::super::views::columns(super::super::views::View::Ports, false, false)[2];
-        let mut rows = Rows::new(table);
-        rows.arrange(&["nginx".into()], &col, true);
-        assert_eq!(rows.iter().filter_map(|row| row.number("port")).collect::<Vec<_>>(), [8080, 443]);
+        let chosen = |text: &str| {
+            let (mut rows, filter) = (Rows::new(table.clone()), super::super::filter::parse(text).unwrap());
+            assert!(filter.is_of_listeners());
+            rows.arrange(&filter, &col, true);
+            rows.iter().filter_map(|row| row.number("port")).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen("nginx"), [8080, 443]);
+        assert_eq!([chosen("protocol=udp"), chosen("port=22 port=443")], [vec![53], vec![443, 22]]);
+        assert_eq!([chosen("process=nginx port=443"), chosen("user=root")], [vec![443], vec![]]);
+        assert!(!super::super::filter::parse("state=open").unwrap().is_of_listeners());
     }
 
     #[test]

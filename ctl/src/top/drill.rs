@@ -20,6 +20,15 @@ impl Screen {
         }
         let mut base = FlowsArguments::default();
         let label = match self.view {
+            View::Peers => {
+                if self.is_grouped() {
+                    base = both(self.filter.flows.clone(), &self.base);
+                }
+                let by = self.by.clone()?;
+                let label = format!("{} -> {}", row.text("initiator"), row.text("responder"));
+                base.pair = Some(Pair { by, initiator: name("initiator"), responder: name("responder") });
+                label
+            }
             _ if self.is_grouped() => {
                 base = both(self.filter.flows.clone(), &self.base);
                 choose_group(&mut base, &self.group()?, name("name")?)?
@@ -34,12 +43,6 @@ impl Screen {
                 push(&mut base.pod, name("uid")?, Some(full).filter(|full| !full.is_empty()))
             }
             View::Workloads => push(&mut base.workload, name("workload")?, None),
-            View::Peers => {
-                let by = self.by.clone()?;
-                let label = format!("{} -> {}", row.text("initiator"), row.text("responder"));
-                base.pair = Some(Pair { by, initiator: name("initiator"), responder: name("responder") });
-                label
-            }
             View::Ports => {
                 base.port.push(u16::try_from(row.number("port")?).ok()?);
                 base.protocol.push(if row.text("protocol") == "tcp" { Protocol::Tcp } else { Protocol::Udp });

@@ -3,6 +3,8 @@
 use clap::ValueEnum;
 use sockeye_ctl::protocol::{Direction, FlowsArguments, Protocol};
 
+use super::cells::Row;
+
 /// What a term may be called, and what its value is.
 pub(crate) const TERMS: [(&str, &str); 18] = [
     ("process", "part of a name or path, or a pid"),
@@ -50,6 +52,42 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
+    /// Whether all of it can be asked of what listens: there is no flow yet.
+    pub(crate) fn is_of_listeners(&self) -> bool {
+        let FlowsArguments { process, pid, user, port, protocol, container, pod, workload, text, .. } =
+            self.flows.clone();
+        let asked = FlowsArguments {
+            process,
+            pid,
+            user,
+            port,
+            protocol,
+            container,
+            pod,
+            workload,
+            text,
+            ..FlowsArguments::default()
+        };
+        asked == self.flows
+    }
+
+    /// Whether a row of `ports` is wanted.
+    pub(crate) fn is_listener(&self, row: &Row<'_>) -> bool {
+        let wanted = &self.flows;
+        let number = |column, numbers: &[u64]| any(numbers, |number| row.number(column) == Some(*number));
+        let text = |column, texts: &[String]| any(texts, |text| row.text(column).contains(text.as_str()));
+        let is_process = |text: &String| row.text("process").contains(text) || row.text("pid") == *text;
+        let is_user = |text: &String| row.text("user") == *text;
+        let is_protocol = |protocol: &Protocol| row.text("protocol") == name_of(*protocol);
+        wanted.text.iter().all(|word| row.has_text(word))
+            && any(&wanted.process, is_process)
+            && any(&wanted.user, is_user)
+            && any(&wanted.protocol, is_protocol)
+            && number("pid", &wanted.pid.iter().copied().map(u64::from).collect::<Vec<_>>())
+            && number("port", &wanted.port.iter().copied().map(u64::from).collect::<Vec<_>>())
+            && [&wanted.container, &wanted.pod, &wanted.workload].into_iter().all(|names| text("workload", names))
+    }
+
     /// The bare words.
     pub(crate) fn words(&self) -> &[String] {
         &self.flows.text
@@ -58,6 +96,18 @@ impl Filter {
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         !self.has_terms && self.flows.text.is_empty()
+    }
+}
+
+/// Nothing was asked for, or one of several.
+fn any<T>(wanted: &[T], is: impl Fn(&T) -> bool) -> bool {
+    wanted.is_empty() || wanted.iter().any(is)
+}
+
+fn name_of(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
     }
 }
 

@@ -105,6 +105,7 @@ impl Screen {
             View::Containers => GroupBy::Container,
             View::Pods => GroupBy::Pod,
             View::Workloads => GroupBy::Workload,
+            View::Peers => self.by.clone()?,
             _ => return None,
         };
         self.filter.has_terms.then_some(by)
@@ -209,6 +210,7 @@ impl Screen {
             reverse: self.reverse,
             limit,
             by,
+            pairs: self.view == View::Peers,
             ended: self.ended,
             wide: self.view == View::Flow,
             ..self.filter.flows.clone()
@@ -236,7 +238,7 @@ impl Screen {
         self.matching = summary.and_then(|row| row.get("matching")?.as_u64()).unwrap_or(shown);
         self.rows = Rows::new(table);
         if let (View::Ports, Some(col)) = (self.view, self.col()) {
-            self.rows.arrange(self.filter.words(), col, self.reverse);
+            self.rows.arrange(&self.filter, col, self.reverse);
             self.matching = self.rows.len() as u64;
         }
         self.find_selected();

@@ -197,6 +197,42 @@ fn a_filter_by_more_than_a_name_adds_up_the_flows_that_match() {
 }
 
 #[test]
+fn a_filter_by_terms_makes_peers_of_the_flows_that_match() {
+    let mut session = Session::new(View::Peers, (120, 40));
+    session.keys("/port=443 cart");
+    let asked = session.asked().clone();
+    let Request::Flows(flows) = &asked else { panic!("{asked:?}") };
+    assert_eq!((flows.pairs, flows.by.as_ref(), &*flows.port), (true, Some(&GroupBy::Workload), &[443][..]));
+    session.update();
+    let screen = session.screen();
+    assert!(screen.contains("shop/Deployment/cart") && screen.contains("RESPONDER"), "{screen}");
+    session.key(KeyCode::Enter);
+    session.key(KeyCode::Enter);
+    let Request::Flows(flows) = session.asked() else { panic!("{:?}", session.asked()) };
+    let pair = flows.pair.as_ref().expect("between both");
+    assert_eq!(
+        (pair.initiator.as_deref(), pair.responder.as_deref()),
+        (Some("shop/Deployment/cart"), Some("10.20.0.0/24"))
+    );
+    assert_eq!((flows.pairs, &*flows.port, &*flows.text), (false, &[443][..], &["cart".to_owned()][..]));
+}
+
+#[test]
+fn ports_and_dns_name_the_terms_that_they_know() {
+    for (view, text, told) in
+        [(View::Ports, "/state=open", "ports know process"), (View::Dns, "/port=53", "dns is filtered by words")]
+    {
+        let mut session = Session::new(view, (120, 40));
+        session.keys(text);
+        let screen = session.screen();
+        assert!(screen.contains(told), "{screen}");
+    }
+    let mut session = Session::new(View::Ports, (120, 40));
+    session.keys("/protocol=udp");
+    assert!(!session.screen().contains("ports know"));
+}
+
+#[test]
 fn from_a_pod_to_its_flows_to_one_of_them_and_back() {
     let mut session = Session::new(View::Pods, (120, 40));
     session.key(KeyCode::Enter);

@@ -207,12 +207,14 @@ static WORKLOADS: [Col; 13] = figures![
     text("STATE", "state", 7, 0, 100, By(OwnerSort::State)),
 ];
 /// Nobody counts the new ones of some flows, nor their history.
-static GROUPS: [Col; 9] = {
+const GROUP_COLUMNS: [Col; 9] = {
     let [name, open, _, sent_rate, received_rate, _, sent, received, retrans, p50, p99] =
         figures![text("NAME", "name", 14, 3, 0, By(OwnerSort::Name))];
     [name, open, sent_rate, received_rate, sent, received, retrans, p50, p99]
 };
-static PEERS: [Col; 12] = [
+static GROUPS: [Col; 9] = GROUP_COLUMNS;
+static PEERS: [Col; 12] = PEERS_COLUMNS;
+const PEERS_COLUMNS: [Col; 12] = [
     text("INITIATOR", "initiator", 12, 3, 0, By(OwnerSort::Name)),
     text("RESPONDER", "responder", 12, 3, 0, By(OwnerSort::Responder)),
     text("SERVICE", "service", 14, 1, 140, By(OwnerSort::Service)),
@@ -226,6 +228,12 @@ static PEERS: [Col; 12] = [
     RETRANS,
     RTT_P99,
 ];
+/// Likewise, of flows that match.
+static PAIRS: [Col; 10] = {
+    let [_, open, sent_rate, received_rate, sent, received, retrans, p50, p99] = GROUP_COLUMNS;
+    let [initiator, responder, ..] = PEERS_COLUMNS;
+    [initiator, responder, open, sent_rate, received_rate, sent, received, retrans, p50, p99]
+};
 static PORTS: [Col; 8] = [
     text("PRO", "protocol", 3, 0, 0, Order::Here),
     text("ADDRESS", "address", 15, 2, 0, Order::Here),
@@ -264,6 +272,7 @@ static DNS: [Col; 13] = [
 /// The columns of a view; `grouped`: of flows that are added up; `ended`: of those that have ended, too.
 pub(crate) fn columns(view: View, grouped: bool, ended: bool) -> &'static [Col] {
     match view {
+        View::Peers if grouped => &PAIRS,
         View::Peers => &PEERS,
         View::Ports => &PORTS,
         View::Dns => &DNS,

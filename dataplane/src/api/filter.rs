@@ -4,7 +4,7 @@ use sockeye_ctl::protocol::{Direction, FlowsArguments, Pair, Protocol};
 
 use super::order;
 use super::text::Word;
-use super::who::{End, ends_of, groups_of_ends};
+use super::who::{End, ends_of, names_of_both};
 use crate::flows::Flow;
 use crate::model::flow::{Proto, Side, State};
 use crate::owners::process::ProcessTable;
@@ -110,9 +110,7 @@ impl Wanted {
 
 /// Whether both ends are those of a row of `peers`.
 fn is_between(pair: &Pair, flow: &Flow, ends: &[Option<End<'_>>; 2]) -> bool {
-    let addrs = Side::BOTH.map(|side| flow.key.endpoint(side).addr);
-    let name = flow.peer_name().and_then(|name| name.sole());
-    let [initiator, responder] = groups_of_ends(&pair.by, ends, addrs, name.map(|name| &**name));
+    let [initiator, responder] = names_of_both(&pair.by, flow, ends);
     initiator == pair.initiator && responder == pair.responder
 }
 

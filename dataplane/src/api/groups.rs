@@ -1,11 +1,11 @@
 //! `ctl flows --by`: flows that match, added up by what is at their ends.
 
 use hashbrown::HashMap;
-use sockeye_ctl::protocol::{Answer, FlowsArguments, GroupBy, OwnersArguments};
+use sockeye_ctl::protocol::{Answer, FlowsArguments, GroupBy, OwnerSort, OwnersArguments};
 use sockeye_ctl::rows;
 
 use super::owners::{Line, answer};
-use super::who::{End, ends_of, group_of, workload_name};
+use super::who::{End, ends_of, group_of, names_of_both, workload_name};
 use crate::flows::Flow;
 use crate::flows::aggregates::{Activity, Aggregate, RATES};
 use crate::model::flow::Side;
@@ -23,6 +23,19 @@ rows! {
     }
 }
 
+rows! {
+    /// Flows that match, added up by what both ends are. Round-trip times are the smoothed ones of the flows.
+    struct PairHead: "pairs" {
+        /// who connected, or sent first; missing: it is on this host, and belongs to none
+        initiator: Text = Option<String>,
+        /// who answered, likewise
+        responder: Text = Option<String>,
+    }
+}
+
+/// A name, or with pairs those of initiator and responder.
+type Named = [Option<String>; 2];
+
 #[derive(Default)]
 struct Group {
     aggregate: Aggregate,
@@ -33,18 +46,29 @@ struct Group {
 /// Flows by what they have in common.
 pub(crate) struct Groups {
     by: GroupBy,
-    groups: HashMap<Option<String>, Group, ahash::RandomState>,
+    pairs: bool,
+    groups: HashMap<Named, Group, ahash::RandomState>,
     now_ns: u64,
 }
 
 impl Groups {
-    pub(super) fn new(by: GroupBy, now_ns: u64) -> Self {
-        Self { by, groups: HashMap::default(), now_ns }
+    /// By both ends, or by each.
+    pub(super) fn new(by: GroupBy, pairs: bool, now_ns: u64) -> Self {
+        Self { by, pairs, groups: HashMap::default(), now_ns }
     }
 
     /// Adds a flow to the groups of its ends, to each once.
     pub(super) fn take(&mut self, flow: &Flow, processes: &ProcessTable) {
         let ends = ends_of(flow, processes);
+        if self.pairs {
+            let now_ns = self.now_ns;
+            let group = self.group(names_of_both(&self.by, flow, &ends));
+            group.add(flow, Side::Initiator, now_ns);
+            group.add_rtt(flow, Side::Initiator);
+            group.add_rtt(flow, Side::Responder);
+            group.open += u64::from(!flow.state().is_over());
+            return;
+        }
         match self.by {
             // A flow as a whole has one.
             GroupBy::Service | GroupBy::Host => {
@@ -72,27 +96,23 @@ impl Groups {
         }
     }
 
+    /// That of a name, as long as there is room for one more.
+    fn group(&mut self, name: Named) -> &mut Group {
+        let has_room = self.groups.len() < GROUPS_MAX || self.groups.contains_key(&name);
+        self.groups.entry(if has_room { name } else { Named::default() }).or_default()
+    }
+
     /// `is_new`: the flow has not been counted in the group yet, by its other end.
     fn add(&mut self, name: Option<String>, flow: &Flow, side: Side, is_new: bool) {
-        let has_room = self.groups.len() < GROUPS_MAX || self.groups.contains_key(&name);
-        let name = name.filter(|_| has_room);
-        let group = self.groups.entry(name).or_default();
-        let (i, peer) = (side as usize, side.other() as usize);
-        group.aggregate.activity[i].add(&Activity::of(side, &flow.totals(), 1));
-        if let Some(end) = flow.end(side).filter(|end| end.srtt_us > 0) {
-            group.aggregate.rtt[i].get_or_insert_default().record(&[end.srtt_us]);
-        }
-        let is_open = !flow.state().is_over();
-        group.open += u64::from(is_new && is_open);
-        if is_open {
-            let rate = flow.rate(self.now_ns);
-            let rates = [rate.bytes[i], rate.bytes[peer], rate.packets, 0.0];
-            group.rates.iter_mut().zip(rates).for_each(|(sum, rate)| *sum += f64::from(rate));
-        }
+        let now_ns = self.now_ns;
+        let group = self.group([name, None]);
+        group.add(flow, side, now_ns);
+        group.add_rtt(flow, side);
+        group.open += u64::from(is_new && !flow.state().is_over());
     }
 
     pub(super) fn into_answer(self, arguments: &FlowsArguments) -> Answer {
-        let line = |(name, group): (Option<String>, Group)| Line {
+        let line = |(name, group): (Named, Group)| Line {
             of: name,
             aggregate: group.aggregate,
             open: group.open,
@@ -102,7 +122,34 @@ impl Groups {
         let FlowsArguments { sort, reverse, limit, .. } = *arguments;
         let arguments = OwnersArguments { sort: sort.of_groups(), reverse, limit, ..OwnersArguments::default() };
         let lines = self.groups.into_iter().map(line).collect();
-        answer(lines, &arguments, None, |name, _| name.clone().unwrap_or_default(), |name| GroupHead { name })
+        let text = |[first, second]: &Named, sort| {
+            let name = if sort == OwnerSort::Responder && self.pairs { second } else { first };
+            name.clone().unwrap_or_default()
+        };
+        if self.pairs {
+            answer(lines, &arguments, None, text, |[initiator, responder]| PairHead { initiator, responder })
+        } else {
+            answer(lines, &arguments, None, text, |[name, _]| GroupHead { name })
+        }
+    }
+}
+
+impl Group {
+    /// What a flow has carried, as this side sees it.
+    fn add(&mut self, flow: &Flow, side: Side, now_ns: u64) {
+        let (own, peer) = (side as usize, side.other() as usize);
+        self.aggregate.activity[own].add(&Activity::of(side, &flow.totals(), 1));
+        if !flow.state().is_over() {
+            let rate = flow.rate(now_ns);
+            let rates = [rate.bytes[own], rate.bytes[peer], rate.packets, 0.0];
+            self.rates.iter_mut().zip(rates).for_each(|(sum, rate)| *sum += f64::from(rate));
+        }
+    }
+
+    fn add_rtt(&mut self, flow: &Flow, side: Side) {
+        if let Some(end) = flow.end(side).filter(|end| end.srtt_us > 0) {
+            self.aggregate.rtt[side as usize].get_or_insert_default().record(&[end.srtt_us]);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use sockeye_ctl::protocol::{Answer, FlowsArguments, Request, Table};
+use sockeye_ctl::protocol::{Answer, FlowsArguments, GroupBy, Request, Table};
 use sockeye_ctl::rows;
 
 use super::events::Question;
@@ -245,9 +245,10 @@ impl Selection {
     pub fn new(arguments: &FlowsArguments) -> Result<Self, String> {
         let limit = rows_at_most(arguments.limit);
         let now_ns = boot_ns();
+        let by = arguments.by.clone().or(arguments.pairs.then_some(GroupBy::Workload));
         Ok(Self {
             wanted: Wanted::new(arguments, now_ns)?,
-            groups: arguments.by.clone().map(|by| Groups::new(by, now_ns)),
+            groups: by.map(|by| Groups::new(by, arguments.pairs, now_ns)),
             limit,
             matching: 0,
             best: BinaryHeap::new(),

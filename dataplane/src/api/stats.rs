@@ -6,6 +6,7 @@ use std::time::Instant;
 use sockeye_bpf::kernel::Kernel;
 use sockeye_bpf::preflight::Need;
 use sockeye_bpf::records::CpuStats;
+use sockeye_ctl::declare::NamedRow as _;
 use sockeye_ctl::protocol::{Answer, Table};
 use sockeye_ctl::rows;
 
@@ -77,7 +78,9 @@ pub(crate) struct Totals {
 /// Everything about the agent.
 pub(crate) fn stats(s: &Sources<'_>, states: &StateCounts) -> Answer {
     let mut answer = figures(s, states);
-    answer.tables.push(privileges(s.threads, s.user));
+    // Between what it loses and what it does.
+    let at = answer.tables.iter().position(|table| table.name == Worker::NAME).unwrap_or(answer.tables.len());
+    answer.tables.insert(at, privileges(s.threads, s.user));
     answer
 }
 

@@ -107,8 +107,15 @@ pub(super) fn group_of_talker(by: &GroupBy, talker: &Talker) -> Option<String> {
     group_of_side(by, Some(end).filter(|_| talker.is_local), talker.network)
 }
 
-/// The same of both ends of a flow at these addresses; by name, what its responder is called without a doubt.
-pub(super) fn groups_of_ends(
+/// The same of both ends of a flow.
+pub(super) fn names_of_both(by: &GroupBy, flow: &Flow, ends: &[Option<End<'_>>; 2]) -> [Option<String>; 2] {
+    let addrs = Side::BOTH.map(|side| flow.key.endpoint(side).addr);
+    let name = flow.peer_name().and_then(|name| name.sole());
+    groups_of_ends(by, ends, addrs, name.map(|name| &**name))
+}
+
+/// Of ends at these addresses; by name, what the responder is called without a doubt.
+fn groups_of_ends(
     by: &GroupBy,
     ends: &[Option<End<'_>>; 2],
     addrs: [Addr; 2],

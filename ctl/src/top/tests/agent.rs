@@ -188,6 +188,15 @@ impl Fake {
     }
 
     fn flows(&self, wanted: &FlowsArguments) -> Answer {
+        if wanted.pairs {
+            return listed("pairs", &|i| {
+                let own = [
+                    ("initiator", Unit::Text, json!("shop/Deployment/cart")),
+                    ("responder", Unit::Text, json!(format!("10.20.{i}.0/24"))),
+                ];
+                with_figures(&own, i)
+            });
+        }
         if wanted.by.is_some() {
             return listed("groups", &|i| {
                 let name = match wanted.by {
