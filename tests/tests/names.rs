@@ -93,7 +93,10 @@ fn of_a_crowd_of_names_none_is_wrong() {
         let row = flows.get(local).unwrap_or_else(|| {
             let lost = agent.ask(&Request::Stats).expect("an answer").rows("losses");
             let lost: Vec<_> = lost.into_iter().filter(|row| row["count"] != 0).collect();
-            panic!("no flow of {local} among {}; lost: {lost:#?}", flows.len())
+            let port = local.to_owned() as u16;
+            let known = FlowsArguments { port: vec![port], ended: true, ..FlowsArguments::default() };
+            let known = agent.flows(known);
+            panic!("no flow of {local} among {} of {}: {known:#?}; lost: {lost:#?}", flows.len(), truth.len())
         });
         own += usize::from(who == "process");
         let Some(said) = row.get("responder_name").and_then(Value::as_str) else { continue };

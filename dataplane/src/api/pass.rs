@@ -61,6 +61,17 @@ pub(crate) struct Pass {
 struct Next {
     place: usize,
     closed: Option<usize>,
+    left: Option<Left>,
+}
+
+/// Flows that have left the table since the pass began: between two of its portions control does its other work.
+struct Left {
+    /// Numbers of those that had left before are below this one.
+    begin: usize,
+    /// The next one is not looked at yet.
+    next: usize,
+    /// Where those are now that had been looked at, by their place.
+    moved: HashMap<usize, usize, ahash::RandomState>,
 }
 
 /// Where a flow is.
@@ -75,6 +86,13 @@ impl Where {
         match self {
             Self::Place(place) => table.flow_at(place).map(Cow::Borrowed),
             Self::Closed(number) => table.closed_flow(number).map(Cow::Owned),
+        }
+    }
+
+    fn place(self) -> Option<usize> {
+        match self {
+            Self::Place(place) => Some(place),
+            Self::Closed(_) => None,
         }
     }
 
@@ -150,6 +168,9 @@ impl Count {
 
 impl Gathered {
     fn go_on(&mut self, next: &mut Next, table: &FlowTable, processes: &ProcessTable, until: Instant) -> bool {
+        if self.wants_open() && self.wants_closed() {
+            self.follow(next, table, processes);
+        }
         while next.place < table.places() && self.wants_open() {
             for place in next.place..next.place + FLOWS_AT_ONCE {
                 self.look(Where::Place(place), table, processes);
@@ -164,9 +185,10 @@ impl Gathered {
         {
             next.closed = selection.first_closed(table);
         }
-        while self.wants_closed() && next.closed.is_none_or(|number| number < table.closed_numbers().end) {
+        let end = next.left.as_ref().map_or_else(|| table.closed_numbers().end, |left| left.begin);
+        while self.wants_closed() && next.closed.is_none_or(|number| number < end) {
             let begin = next.closed.unwrap_or(0).max(table.closed_numbers().start);
-            for number in begin..begin + FLOWS_AT_ONCE {
+            for number in begin..(begin + FLOWS_AT_ONCE).min(end) {
                 self.look(Where::Closed(number), table, processes);
             }
             next.closed = Some(begin + FLOWS_AT_ONCE);
@@ -177,10 +199,23 @@ impl Gathered {
         match self {
             Self::Flows(selection) => {
                 selection.looked_until(next.closed, table);
-                selection.make_rows(table, processes, until)
+                selection.make_rows(next.left.as_ref(), table, processes, until)
             }
             _ => true,
         }
+    }
+
+    /// Each flow is looked at once, at its place or after it has left it.
+    fn follow(&mut self, next: &mut Next, table: &FlowTable, processes: &ProcessTable) {
+        let end = table.closed_numbers().end;
+        let left = next.left.get_or_insert_with(|| Left { begin: end, next: end, moved: HashMap::default() });
+        for number in left.next..end {
+            match table.place_of_closed(number) {
+                Some(place) if place < next.place => drop(left.moved.entry(place).or_insert(number)),
+                _ => self.look(Where::Closed(number), table, processes),
+            }
+        }
+        left.next = end;
     }
 
     fn wants_closed(&self) -> bool {
@@ -301,8 +336,8 @@ impl Selection {
         }
     }
 
-    /// Rows of what was selected; a flow that has gone since has none.
-    fn make_rows(&mut self, table: &FlowTable, processes: &ProcessTable, until: Instant) -> bool {
+    /// Rows of what was selected; a flow that was forgotten since has none.
+    fn make_rows(&mut self, left: Option<&Left>, table: &FlowTable, processes: &ProcessTable, until: Instant) -> bool {
         let best = &mut self.best;
         let rest = self.rest.get_or_insert_with(|| {
             let sorted = std::mem::take(best).into_sorted_vec();
@@ -311,7 +346,13 @@ impl Selection {
         let now_ns = boot_ns();
         while !rest.is_empty() {
             for (at, cookie) in rest.split_off(rest.len().saturating_sub(ROWS_AT_ONCE)).into_iter().rev() {
-                if let Some(flow) = at.find(table).filter(|flow| flow.cookie() == cookie) {
+                let is_it = |flow: &Cow<'_, Flow>| flow.cookie() == cookie;
+                let found = at.find(table).filter(is_it).map(|flow| (at, flow)).or_else(|| {
+                    let at = left.zip(at.place()).and_then(|(left, place)| left.moved.get(&place))?;
+                    let at = Where::Closed(*at);
+                    Some((at, at.find(table).filter(is_it)?))
+                });
+                if let Some((at, flow)) = found {
                     let row = MadeOf { flow: &flow, kept_ns: at.kept_ns(&flow, table, now_ns), processes, now_ns };
                     add_row(&mut self.rows, &row, self.wanted.arguments().wide);
                 }
@@ -405,6 +446,47 @@ mod tests {
                 assert_eq!(sent, [Some(5000), Some(4999), Some(4998)]);
             }
             assert!(portions >= 5, "{portions}");
+        }
+    }
+
+    /// Flows leave the table between two portions: each is told of once all the same.
+    #[test]
+    fn what_leaves_the_table_meanwhile_is_told_of_once() {
+        const SECOND_NS: u64 = 1_000_000_000;
+        let processes = ProcessTable::default();
+        for (portions_before, by) in (0..90).flat_map(|portions| [(portions, None), (portions, Some(GroupBy::Host))]) {
+            let mut table = table(2000);
+            (1..=2000).for_each(|cookie| table.udp_closed(cookie, SECOND_NS));
+            let clock = crate::model::clock::WallClock::now();
+            let tick = |table: &mut FlowTable, seconds: std::ops::Range<u64>| {
+                for second in seconds {
+                    while table.tick(second * SECOND_NS, &clock, &mut ProcessTable::default(), |_| ()) {}
+                }
+            };
+            // Reported, and lingering.
+            tick(&mut table, 1..3);
+            assert_eq!((table.len(), table.closed_numbers().len()), (2000, 0));
+            let grouped = by.is_some();
+            let wanted = FlowsArguments { closed: true, limit: 0, by, ..FlowsArguments::default() };
+            let (mut selection, mut next) =
+                (Gathered::Flows(Box::new(Selection::new(&wanted).unwrap())), Next::default());
+            let mut portions = 0;
+            while !selection.go_on(&mut next, &table, &processes, Instant::now()) {
+                portions += 1;
+                if portions == portions_before {
+                    tick(&mut table, 3..30);
+                    assert_eq!((table.len(), table.closed_numbers().len()), (0, 2000));
+                }
+            }
+            let Gathered::Flows(mut selection) = selection else { unreachable!() };
+            let answer = selection.take_answer();
+            if grouped {
+                let group = &answer.rows("groups")[0];
+                assert_eq!(group["flows_out"].as_u64(), Some(2000), "{portions_before}: {group:?}");
+            } else {
+                let (summary, rows) = (&answer.rows("summary")[0], answer.rows("flows"));
+                assert_eq!((&summary["matching"], rows.len()), (&2000.into(), 2000), "{portions_before}");
+            }
         }
     }
 

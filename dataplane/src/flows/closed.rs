@@ -40,6 +40,8 @@ struct KeptEnd {
 /// piece would be fetched again only to be freed.
 struct Kept {
     ended_ns: u64,
+    /// In the table.
+    place: u32,
     key: FlowKey,
     rare: Option<Box<Rare>>,
     cookie: u64,
@@ -83,7 +85,7 @@ impl KeptEnd {
 }
 
 impl Kept {
-    fn new(mut flow: Flow, now_ns: u64) -> Self {
+    fn new(mut flow: Flow, place: u32, now_ns: u64) -> Self {
         let total = flow.totals();
         // They are in the totals.
         if let Some(rare) = &mut flow.rare {
@@ -91,6 +93,7 @@ impl Kept {
         }
         Self {
             ended_ns: now_ns,
+            place,
             key: flow.key,
             cookie: flow.cookie(),
             ends: Side::BOTH.map(|side| flow.end(side).map(KeptEnd::new)),
@@ -134,8 +137,8 @@ pub(super) struct Closed {
 }
 
 impl Closed {
-    /// Keeps a flow that leaves the table.
-    pub(super) fn add(&mut self, flow: Flow, now_ns: u64) {
+    /// Keeps a flow that leaves its place in the table.
+    pub(super) fn add(&mut self, flow: Flow, place: u32, now_ns: u64) {
         if self.keep.flows_max == 0 || flow.left_out {
             return;
         }
@@ -147,7 +150,7 @@ impl Closed {
             let room = self.keep.flows_max - self.flows.len();
             self.flows.reserve_exact(room.min(self.flows.len().max(ROOM_FIRST)));
         }
-        self.flows.push_back(Kept::new(flow, now_ns));
+        self.flows.push_back(Kept::new(flow, place, now_ns));
     }
 
     /// Forgets what ended too long ago.
@@ -167,6 +170,10 @@ impl Closed {
 
     pub(super) fn get(&self, number: usize) -> Option<Flow> {
         self.kept(number)?.to_flow()
+    }
+
+    pub(super) fn place(&self, number: usize) -> Option<usize> {
+        Some(self.kept(number)?.place as usize)
     }
 
     fn kept(&self, number: usize) -> Option<&Kept> {
@@ -245,7 +252,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_kept_answers_as_the_flow_did(flow in flow()) {
-            let kept = Kept::new(flow.clone(), 1_000).to_flow().unwrap();
+            let kept = Kept::new(flow.clone(), 0, 1_000).to_flow().unwrap();
             prop_assert_eq!(kept.totals(), flow.totals());
             prop_assert_eq!((kept.key, kept.translated()), (flow.key, flow.translated()));
             prop_assert_eq!((kept.state(), kept.cookie(), kept.id()), (flow.state(), flow.cookie(), flow.id()));
@@ -264,7 +271,7 @@ mod tests {
         fn the_last_ones_are_kept(flows in prop::collection::vec(flow(), 1..40), flows_max in 0usize..20) {
             let mut closed = Closed { keep: Keep { flows_max, for_ns: 1_000 }, ..Closed::default() };
             for (number, flow) in flows.iter().enumerate() {
-                closed.add(flow.clone(), number as u64);
+                closed.add(flow.clone(), 7, number as u64);
             }
             let numbers = closed.numbers();
             prop_assert_eq!(numbers.len(), flows.len().min(flows_max));

@@ -76,7 +76,7 @@ impl FlowTable {
             let Some(flow) = self.flows.get(id as usize).filter(is_udp) else { continue };
             if flow.last_look && flow.totals() == flow.exported {
                 let flow = self.remove(id);
-                self.closed.add(flow, now_ns);
+                self.closed.add(flow, id, now_ns);
                 return true;
             }
             if flow.is_one_datagram() && (any || self.crowding.giving_up < self.udp_max() / GIVING_UP_SHARE) {

@@ -221,6 +221,12 @@ impl FlowTable {
         self.closed.get(number)
     }
 
+    /// The place that it had in the table: another one may be there now.
+    #[must_use]
+    pub fn place_of_closed(&self, number: usize) -> Option<usize> {
+        self.closed.place(number)
+    }
+
     /// How long a flow that has ended can still be asked for, nanoseconds, unless others need its room. Without a number: one that
     /// is still in the table, where late records may reach it. Its time begins when it leaves.
     #[must_use]

@@ -147,7 +147,7 @@ impl FlowTable {
             }
             let flow = self.remove(id);
             self.counts.vanished += u64::from(flow.lacks_close());
-            self.closed.add(flow, now_ns);
+            self.closed.add(flow, id, now_ns);
             return;
         }
         let (unreported, awaits_owner) = (flow.is_unreported(), flow.awaits_owner());
