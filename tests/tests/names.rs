@@ -69,6 +69,27 @@ fn a_connection_has_the_name_that_its_process_asked_for() {
     assert_eq!((wanted("*.example.org"), wanted("www.*"), wanted("example.org")), (2, 2, 0));
 }
 
+/// Many times within the second after which flows are told of.
+#[test]
+fn a_process_that_asks_for_the_same_names_again_and_again() {
+    let dns = Dns::start(&ZONES);
+    let agent = Agent::start(&[]);
+    let (_server, port) = serve_in(&dns.netns, "0.0.0.0");
+    let text = port.to_string();
+    let names = ["downloads.example.net", "other.example.net", "third.example.net"].repeat(40);
+    let visits = [
+        dns.run(&[&["visit", &text], &names[..]].concat()),
+        dns.run(&[&["visit", &text], &[names[0]; 40][..]].concat()),
+    ];
+    agent.settle();
+    let flows = closed(&agent, port);
+    assert_eq!(flows.len(), 160);
+    for said in visits.iter().flatten() {
+        let name = said["name"].as_str().expect("a name");
+        assert_eq!(named(&flows, said), (name.to_owned(), "process".to_owned()), "{said}");
+    }
+}
+
 /// Many names of one address, and clients that fork: no name is better than a wrong one.
 #[test]
 fn of_a_crowd_of_names_none_is_wrong() {

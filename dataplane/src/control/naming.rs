@@ -38,6 +38,7 @@ impl Control {
             }
             let peer = if key.proto == Proto::Udp { key.responder.addr } else { NO_PEER };
             report.hello = self.names.hellos.of((opening.cookie, peer), opening.at_ns).cloned();
+            self.names.learn(opening.at_ns);
             let asked = asked_name(&mut self.names, report, &self.processes);
             let said = report.hello.as_deref().filter(|hello| hello.is_peer);
             let said = said.and_then(|hello| Some(PeerName { names: vec![hello.name.clone()?], source: hello.source }));

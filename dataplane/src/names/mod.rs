@@ -10,6 +10,8 @@ pub mod service;
 pub mod table;
 pub mod tls;
 
+use std::collections::VecDeque;
+
 use hashbrown::HashMap;
 use sockeye_bpf::records::{Kind, PayloadHead, PayloadRecord};
 
@@ -23,6 +25,9 @@ use table::{Asker, NameTable};
 const INBOX_BYTES_MAX: usize = 8 << 20;
 /// Messages that are read at a time: of more, the rest is left out, and counted.
 const READ_MAX: usize = 5000;
+/// Answers wait so long for connections that were made before them, and so many of them.
+const ANSWERS_WAIT_NS: u64 = 3_000_000_000;
+const ANSWERS_WAIT_MAX: usize = 16_384;
 /// Segments that hold nothing but the length of a message.
 const LENGTHS_MAX: usize = 1024;
 /// When messages were left out, what was asked then is not known: for so long no connection has a name.
@@ -60,6 +65,8 @@ pub struct Names {
     inbox: Vec<(PayloadHead, Box<[u8]>)>,
     inbox_bytes: usize,
     lengths: HashMap<(u64, u8), u16, ahash::RandomState>,
+    /// Answers that were read and are not in the table yet, in the order in which they came.
+    answers: VecDeque<(Asker, Message, u64)>,
     /// Messages that were more than can be read.
     left_out: u64,
     /// The same that the kernel had counted when last looked at.
@@ -87,7 +94,7 @@ impl Names {
         }
     }
 
-    /// Reads what was sent up to a moment, in that order. `place` says where a process lives.
+    /// Reads what was sent up to a moment, in that order, for [`Self::learn`]. `place` says where a process lives.
     pub fn read(&mut self, through_ns: u64, now_ns: u64, place: &impl Fn(ProcKey) -> Place) {
         if self.inbox.is_empty() {
             return;
@@ -140,9 +147,22 @@ impl Names {
         if head.sent != 0 {
             self.service.ask(&client, &message, head.at_ns);
         } else if self.service.answer(&client, &message, head.at_ns) && message.is_host && process.is_known() {
-            let asker = place.asker(process, head.netns);
-            self.table.learn(asker, &message.name, &message.addresses, head.at_ns);
+            self.answers.push_back((place.asker(process, head.netns), message, head.at_ns));
         }
+    }
+
+    /// Learns what was told up to a moment. Call it for each connection with the moment at which it was made: of a process that
+    /// asks for the same names again and again, the table knows the last few times only.
+    pub fn learn(&mut self, through_ns: u64) {
+        while self.answers.len() > ANSWERS_WAIT_MAX || self.answers.front().is_some_and(|told| told.2 <= through_ns) {
+            let Some((asker, message, at_ns)) = self.answers.pop_front() else { break };
+            self.table.learn(asker, &message.name, &message.addresses, at_ns);
+        }
+    }
+
+    /// Learns what no connection waits for any more.
+    pub fn learn_rest(&mut self, now_ns: u64) {
+        self.learn(now_ns.saturating_sub(ANSWERS_WAIT_NS));
     }
 
     fn leave_out(&mut self, count: u64, now_ns: u64) {
@@ -178,7 +198,8 @@ impl Names {
     /// Nothing is known, and nothing waits to be read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty() && self.inbox.is_empty() && self.hellos.is_empty() && self.service.total().queries == 0
+        let waits = !self.inbox.is_empty() || !self.answers.is_empty();
+        self.table.is_empty() && !waits && self.hellos.is_empty() && self.service.total().queries == 0
     }
 
     /// Forgets what is over.

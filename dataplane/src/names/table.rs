@@ -28,6 +28,9 @@ const OF_NAME_MAX: usize = 64;
 const KEPT_NS: u64 = 60 * SECOND_NS;
 /// What is too old is forgotten only some time later: a connection may be told of late.
 const LATE_NS: u64 = 30 * SECOND_NS;
+/// Of how many of the last times something happened it is known when: connections are not told of in the order in which they
+/// were made.
+const TIMES: usize = 4;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// Who knew a name: the nearer, the surer.
@@ -128,16 +131,36 @@ pub struct Asker {
 struct Answer {
     name: Arc<str>,
     asker: Asker,
-    /// When: the last time, and the time before.
-    at_ns: [u64; 2],
+    /// When: the last times, the newest first.
+    at_ns: [u64; TIMES],
+    /// Since when it has been valid all the time.
+    since_ns: u64,
     ttl_ns: u64,
 }
 
+/// When an answer was last given before a moment; none: some time since it is valid.
+type Given = Option<u64>;
+
 impl Answer {
-    /// When it was last given before a moment, unless that is too long ago.
-    fn before(&self, moment_ns: u64) -> Option<u64> {
-        let at_ns = self.at_ns.into_iter().find(|at_ns| *at_ns > 0 && *at_ns <= moment_ns)?;
-        (moment_ns - at_ns <= self.ttl_ns.max(KEPT_NS)).then_some(at_ns)
+    /// When it was last given before a moment at which it was valid.
+    fn before(&self, moment_ns: u64) -> Option<Given> {
+        match self.at_ns.into_iter().find(|at_ns| *at_ns > 0 && *at_ns <= moment_ns) {
+            Some(at_ns) => (moment_ns - at_ns <= self.ttl_ns.max(KEPT_NS)).then_some(Some(at_ns)),
+            None => (self.since_ns <= moment_ns).then_some(None),
+        }
+    }
+
+    /// It is given once more.
+    fn again(&mut self, asker: Asker, ttl_ns: u64, at_ns: u64) {
+        if at_ns.saturating_sub(self.at_ns[0]) > self.ttl_ns.max(KEPT_NS) {
+            self.since_ns = at_ns;
+        }
+        if at_ns > self.at_ns[0] {
+            self.at_ns.rotate_right(1);
+            self.at_ns[0] = at_ns;
+        }
+        self.ttl_ns = ttl_ns;
+        self.asker = asker;
     }
 
     fn is_over(&self, now_ns: u64) -> bool {
@@ -171,7 +194,7 @@ pub struct NameTable {
     /// The youngest process of a pid that has asked.
     tasks: Map<u32, u32>,
     /// When processes that have asked connected to which address, the last times.
-    connected: Map<(Task, IpAddr), [u64; 4]>,
+    connected: Map<(Task, IpAddr), [u64; TIMES]>,
     len: usize,
     refused: u64,
 }
@@ -229,11 +252,7 @@ impl NameTable {
         let answers = self.answers.entry(address).or_default();
         let known = answers.iter_mut().find(|answer| answer.name == *name && task_of(answer.asker.process) == task);
         if let Some(answer) = known {
-            if at_ns > answer.at_ns[0] {
-                answer.at_ns = [at_ns, answer.at_ns[0]];
-            }
-            answer.ttl_ns = ttl_ns;
-            answer.asker = asker;
+            answer.again(asker, ttl_ns, at_ns);
             return;
         }
         let of_name = self.asked.get_mut(&task).and_then(|asked| asked.back_mut()).map(|(_, addresses)| addresses);
@@ -243,7 +262,9 @@ impl NameTable {
             return;
         }
         of_name.push(address);
-        answers.push(Answer { name: Arc::clone(name), asker, at_ns: [at_ns, 0], ttl_ns });
+        let mut times = [0; TIMES];
+        times[0] = at_ns;
+        answers.push(Answer { name: Arc::clone(name), asker, at_ns: times, since_ns: at_ns, ttl_ns });
         self.len += 1;
     }
 
@@ -257,16 +278,16 @@ impl NameTable {
         }
     }
 
-    /// What a connection means, and that it was made. Call it in the order in which connections were opened: which of two names
-    /// one means depends on those before.
+    /// What a connection means, and that it was made. Call it in about the order in which connections were opened: which of two
+    /// names one means depends on those before.
     pub fn name_of(&mut self, connection: &Connection<'_>) -> Option<PeerName> {
         let answers = self.answers.get(&connection.address)?;
-        let valid: Vec<(&Answer, u64)> =
+        let valid: Vec<(&Answer, Given)> =
             answers.iter().filter_map(|answer| Some((answer, answer.before(connection.opened_ns)?))).collect();
         let found = self.nearest(connection, &valid).and_then(|(source, mut known)| {
             // The newest first, each name once.
             known.sort_unstable_by_key(|(_, at_ns)| std::cmp::Reverse(*at_ns));
-            let mut names: Vec<(Arc<str>, u64)> = Vec::new();
+            let mut names: Vec<(Arc<str>, Given)> = Vec::new();
             for (answer, at_ns) in known {
                 if !names.iter().any(|(name, _)| *name == answer.name) {
                     names.push((Arc::clone(&answer.name), at_ns));
@@ -286,8 +307,8 @@ impl NameTable {
     fn nearest<'a>(
         &self,
         connection: &Connection<'_>,
-        valid: &[(&'a Answer, u64)],
-    ) -> Option<(Source, Vec<(&'a Answer, u64)>)> {
+        valid: &[(&'a Answer, Given)],
+    ) -> Option<(Source, Vec<(&'a Answer, Given)>)> {
         let of = |source, is: &dyn Fn(&Asker) -> bool| {
             let known: Vec<_> = valid.iter().filter(|(answer, _)| is(&answer.asker)).copied().collect();
             (!known.is_empty()).then_some((source, known))
@@ -310,11 +331,12 @@ impl NameTable {
     }
 
     /// Of several names that a process has asked for, a connection means the newest one if it is the first since then, and all
-    /// that was asked before was used by a connection before the newest was asked for.
-    fn means_newest(&self, connection: &Connection<'_>, names: &[(Arc<str>, u64)]) -> bool {
+    /// that was asked before was used by a connection before the newest was asked for. Which one is the newest must be known.
+    fn means_newest(&self, connection: &Connection<'_>, names: &[(Arc<str>, Given)]) -> bool {
         let key = (task_of(connection.asker.process), connection.address);
         let times = self.connected.get(&key).copied().unwrap_or_default();
-        let (newest_ns, before_ns) = (names[0].1, names[1].1);
+        let is_order_known = names.iter().all(|(_, given)| given.is_some());
+        let (Some(newest_ns), Some(before_ns), true) = (names[0].1, names[1].1, is_order_known) else { return false };
         let was_used = |from_ns, to_ns| times.iter().any(|at_ns| (from_ns..to_ns).contains(at_ns));
         was_used(before_ns, newest_ns) && !was_used(newest_ns, connection.opened_ns)
     }
@@ -330,8 +352,12 @@ impl NameTable {
             self.connected.clear();
         }
         let times = self.connected.entry((task, connection.address)).or_default();
-        times.rotate_right(1);
-        times[0] = connection.opened_ns;
+        // They are not in order; the last ones matter.
+        if let Some(oldest) = times.iter_mut().min()
+            && *oldest < connection.opened_ns
+        {
+            *oldest = connection.opened_ns;
+        }
     }
 
     /// Forgets what no connection can mean any more.

@@ -63,6 +63,22 @@ fn what_was_asked_later_is_not_meant() {
     assert_eq!(connect(&mut table, 11, &[], 19 * S).unwrap(), "b.example or a.example, network namespace");
 }
 
+/// A connection may be told of long after it was made.
+#[test]
+fn what_was_asked_for_again_and_again_since_was_known_before() {
+    let mut table = NameTable::default();
+    for at_ns in (S..3 * S).step_by(100 * MS as usize) {
+        tell(&mut table, 10, "a.example", at_ns);
+    }
+    assert_eq!(connect(&mut table, 10, &[], 2 * S).unwrap(), "a.example, process");
+    assert_eq!(connect(&mut table, 10, &[], S - 1), None, "before the first time");
+    tell(&mut table, 10, "b.example", 5 * S / 2);
+    assert_eq!(connect(&mut table, 10, &[], 5 * S / 2 + MS).unwrap(), "b.example or a.example, process", "either");
+    tell(&mut table, 10, "a.example", 100 * S);
+    assert_eq!(connect(&mut table, 10, &[], 60 * S).unwrap(), "a.example, process", "the newest, then");
+    assert_eq!(connect(&mut table, 10, &[], 90 * S), None, "too old then");
+}
+
 #[test]
 fn children_mean_what_their_parent_asked_for() {
     let mut table = NameTable::default();
