@@ -2,7 +2,15 @@
 //!
 //! `tests/layout.rs` compares size and offset of every field with the BTF of the compiled object.
 
+mod payload;
+mod tcp;
+mod udp;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+pub use payload::*;
+pub use tcp::*;
+pub use udp::*;
 
 /// Length of a task's name, with its NUL (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
@@ -12,12 +20,6 @@ pub const EXE_LEN: usize = 256;
 pub const ARGS_LEN: usize = 512;
 /// Bytes for a path in a [`CgroupRecord`].
 pub const CGROUP_LEN: usize = 512;
-/// Round-trip samples in an [`RttRecord`].
-pub const RTT_BATCH: usize = 22;
-/// Round-trip samples in a [`CloseRecord`].
-pub const CLOSE_RTT: usize = 8;
-/// Bytes of the name of a congestion control in a [`FlowRecord`].
-pub const CONGESTION_LEN: usize = 3;
 /// Kinds of records; also the length of the per-kind counters.
 pub const KINDS: usize = 10;
 
@@ -86,270 +88,6 @@ impl Kind {
     }
 }
 
-/// Bits of [`FlowRecord::flags`] (`enum se_flags`).
-pub mod flags {
-    /// The role, one of `ROLE_*`.
-    pub const ROLE_MASK: u8 = 0x03;
-    /// Not known: the socket is older than the agent.
-    pub const ROLE_UNKNOWN: u8 = 0;
-    /// This end connected.
-    pub const ROLE_INITIATOR: u8 = 1;
-    /// This end accepted.
-    pub const ROLE_RESPONDER: u8 = 2;
-    /// The socket listens.
-    pub const ROLE_LISTENER: u8 = 3;
-    /// The owner itself connected, or has read from the socket.
-    pub const OWNER_CONFIRMED: u8 = 0x04;
-    /// The socket is older than the agent.
-    pub const PRE_EXISTING: u8 = 0x08;
-    /// UDP, not TCP.
-    pub const UDP: u8 = 0x10;
-    /// Number of the owner's `exec()`, modulo 8.
-    pub const EXEC_MASK: u8 = 0xe0;
-}
-
-/// Bits of [`FlowRecord::traits`] (`enum se_traits`).
-pub mod traits {
-    /// A listener on an IPv6 address that takes no IPv4.
-    pub const V6ONLY: u8 = 0x01;
-    /// Made by `TCP_REPAIR`: its counters begin in the middle of a connection.
-    pub const RESTORED: u8 = 0x02;
-    /// Was in a sockmap: programs may carry its data past TCP and its counters.
-    pub const BYPASSED: u8 = 0x04;
-}
-
-/// One end of a TCP connection, or a listening socket (`struct se_flow`). Counters are absolute, of the kernel's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct FlowRecord {
-    /// [`Kind`].
-    pub kind: u8,
-    /// [`flags`].
-    pub flags: u8,
-    /// TCP state number; in a close record the state that the socket left.
-    pub state: u8,
-    /// `sk_err`, an errno.
-    pub error: u8,
-    /// Thread group id of the owner, 0 = unknown.
-    pub pid: u32,
-    /// The kernel's socket cookie, unique per boot.
-    pub cookie: u64,
-    /// `CLOCK_BOOTTIME`, nanoseconds.
-    pub at_ns: u64,
-    /// Start time of the owner, 10 ms units since boot, truncated to 32 bits.
-    pub start_ticks: u32,
-    /// Since the socket connected or was accepted: microseconds, or with [`AGE_MS`] milliseconds. See [`Self::age_ns`].
-    pub age: u32,
-    /// Network order, IPv4 as `::ffff:a.b.c.d`.
-    pub local_addr: [u8; 16],
-    /// Network order, IPv4 as `::ffff:a.b.c.d`.
-    pub remote_addr: [u8; 16],
-    /// Host order.
-    pub local_port: u16,
-    /// Host order.
-    pub remote_port: u16,
-    /// Inode of the network namespace.
-    pub netns: u32,
-    /// Bytes that the peer acknowledged, without a FIN; on the initiator the SYN counts as one.
-    pub bytes_sent: u64,
-    /// Bytes received in order, without a FIN.
-    pub bytes_received: u64,
-    /// Segments sent.
-    pub segs_out: u32,
-    /// Segments received.
-    pub segs_in: u32,
-    /// Segments retransmitted.
-    pub retrans: u32,
-    /// Segments received out of order.
-    pub out_of_order: u32,
-    /// Smoothed round-trip time, microseconds.
-    pub srtt_us: u32,
-    /// Its mean deviation, microseconds.
-    pub rttvar_us: u32,
-    /// Bytes that the peer may send now, at most 65,535: collectors keep no more.
-    pub window_local: u16,
-    /// The most that the peer ever let us send, likewise.
-    pub window_remote: u16,
-    /// Beginning of the name of the congestion control.
-    pub congestion: [u8; CONGESTION_LEN],
-    /// [`traits`].
-    pub traits: u8,
-    /// First sequence number that `bytes_acked` counts: the ISN of who connected, ISN + 1 of who accepted.
-    pub seq_local: u32,
-    /// ISN of the peer.
-    pub seq_remote: u32,
-}
-
-/// Marks a [`FlowRecord::age`] in milliseconds: microseconds have room for 35 minutes.
-pub const AGE_MS: u32 = 0x8000_0000;
-
-impl FlowRecord {
-    /// Since the socket connected or was accepted, nanoseconds, in steps of a microsecond, or after 35 minutes of a millisecond.
-    #[must_use]
-    #[inline]
-    pub fn age_ns(&self) -> u64 {
-        let step_ns = if self.age & AGE_MS == 0 { 1000 } else { 1_000_000 };
-        u64::from(self.age & !AGE_MS) * step_ns
-    }
-}
-
-/// A connection that is over, with the round-trip samples that were not sent before (`struct se_close`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct CloseRecord {
-    /// Its last figures.
-    pub flow: FlowRecord,
-    /// Microseconds; 0 = none.
-    pub samples_us: [u32; CLOSE_RTT],
-}
-
-impl CloseRecord {
-    /// The samples that are filled.
-    #[must_use]
-    #[inline]
-    pub fn samples_us(&self) -> &[u32] {
-        let filled = self.samples_us.iter().position(|sample| *sample == 0).unwrap_or(CLOSE_RTT);
-        &self.samples_us[..filled]
-    }
-}
-
-/// Round-trip samples of one socket (`struct se_rtt`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct RttRecord {
-    /// [`Kind::Rtt`].
-    pub kind: u8,
-    /// Samples that are filled.
-    pub count: u8,
-    /// [`flags`].
-    pub flags: u8,
-    /// Padding.
-    pub pad0: u8,
-    /// Owner.
-    pub pid: u32,
-    /// Start time of the owner, 10 ms units.
-    pub start_ticks: u32,
-    /// As in [`FlowRecord`]: tells the connections of one socket apart.
-    pub seq_local: u32,
-    /// Socket cookie.
-    pub cookie: u64,
-    /// Network order, IPv4 as `::ffff:a.b.c.d`.
-    pub remote_addr: [u8; 16],
-    /// Microseconds, at least 1.
-    pub samples_us: [u32; RTT_BATCH],
-}
-
-/// What identifies the traffic of a UDP socket with one peer (`struct se_udp_key`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct UdpKey {
-    /// Socket cookie.
-    pub cookie: u64,
-    /// Network order, IPv4 as `::ffff:a.b.c.d`.
-    pub local_addr: [u8; 16],
-    /// Network order, IPv4 as `::ffff:a.b.c.d`.
-    pub remote_addr: [u8; 16],
-    /// Host order.
-    pub local_port: u16,
-    /// Host order.
-    pub remote_port: u16,
-    /// Inode of the network namespace, 0 = unknown (a kernel socket).
-    pub netns: u32,
-}
-
-/// Bits of [`UdpValue::traits`] (`enum se_udp_traits`).
-pub mod udp_traits {
-    /// The peer knows other addresses than this end: those in `wire_local` and `wire_remote`.
-    pub const TRANSLATED: u8 = 0x01;
-    /// The socket is older than the agent, was bound to a port, and not connected.
-    pub const SERVES: u8 = 0x02;
-    /// Something came to a multicast or broadcast address.
-    pub const GROUP: u8 = 0x04;
-    /// The socket is older than the agent, is connected, and was given no port by `bind()`.
-    pub const ASKS: u8 = 0x08;
-    /// The socket is the kernel's own: it has no process.
-    pub const KERNEL: u8 = 0x10;
-}
-
-/// Counters since the last drain (`struct se_udp_value`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct UdpValue {
-    /// Payload bytes sent.
-    pub bytes_sent: u64,
-    /// Payload bytes received.
-    pub bytes_received: u64,
-    /// First packet, `CLOCK_BOOTTIME`, nanoseconds.
-    pub first_ns: u64,
-    /// Last packet, nanoseconds: `CLOCK_MONOTONIC_COARSE` in the kernel's table, `CLOCK_BOOTTIME` as
-    /// [`UdpTables::take`](crate::scan::UdpTables::take) gives it.
-    pub last_ns: u64,
-    /// Datagrams sent.
-    pub packets_sent: u32,
-    /// Datagrams received.
-    pub packets_received: u32,
-    /// Owner.
-    pub pid: u32,
-    /// Start time of the owner, 10 ms units.
-    pub start_ticks: u32,
-    /// 1: the first packet went out.
-    pub first_sent: u8,
-    /// [`flags`] of the owner.
-    pub flags: u8,
-    /// [`udp_traits`].
-    pub traits: u8,
-    /// Padding.
-    pub pad0: u8,
-    /// Host order; with `udp_traits::TRANSLATED`.
-    pub wire_local_port: u16,
-    /// Host order; with `udp_traits::TRANSLATED`.
-    pub wire_remote_port: u16,
-    /// Where the first packet lay in the kernel's memory, 0 = not known: who received the same one has the same here.
-    pub first_head: u64,
-    /// With `udp_traits::TRANSLATED`: this end as its peer sees it, network order, IPv4 as `::ffff:a.b.c.d`.
-    pub wire_local: [u8; 16],
-    /// The peer as it sees itself, likewise.
-    pub wire_remote: [u8; 16],
-}
-
-/// One UDP packet that found the UDP table full (`struct se_datagram`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct DatagramRecord {
-    /// [`Kind::Datagram`].
-    pub kind: u8,
-    /// 1: went out, 0: came in.
-    pub sent: u8,
-    /// [`flags`] of the owner.
-    pub flags: u8,
-    /// Padding.
-    pub pad0: u8,
-    /// Owner.
-    pub pid: u32,
-    /// `CLOCK_BOOTTIME`, nanoseconds.
-    pub at_ns: u64,
-    /// Whose traffic it is.
-    pub key: UdpKey,
-    /// Start time of the owner, 10 ms units.
-    pub start_ticks: u32,
-    /// Datagrams in this packet (more than one with segmentation offload).
-    pub packets: u32,
-    /// Payload bytes.
-    pub bytes: u64,
-}
-
-/// A UDP socket is gone (`struct se_udp_close`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct UdpCloseRecord {
-    /// [`Kind::UdpClose`].
-    pub kind: u8,
-    /// Padding.
-    pub pad0: [u8; 7],
-    /// Socket cookie.
-    pub cookie: u64,
-}
-
 /// A process at its first socket (`struct se_identity`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -410,57 +148,6 @@ pub struct CgroupRecord {
     pub cgroup_id: u64,
     /// Path components, the last one first, each with a NUL.
     pub path: [u8; CGROUP_LEN],
-}
-
-/// A message to or from a DNS server, of one of its clients, or the first data of a client (`struct se_payload`). Its first bytes
-/// follow it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct PayloadHead {
-    /// [`Kind::Dns`] or [`Kind::Hello`].
-    pub kind: u8,
-    /// 1: went out, 0: came in.
-    pub sent: u8,
-    /// [`flags`] of the owner.
-    pub flags: u8,
-    /// 1: a segment of TCP, which may begin with the length of the message, or be nothing else.
-    pub is_tcp: u8,
-    /// Owner.
-    pub pid: u32,
-    /// `CLOCK_BOOTTIME`, nanoseconds.
-    pub at_ns: u64,
-    /// Socket cookie.
-    pub cookie: u64,
-    /// Start time of the owner, 10 ms units.
-    pub start_ticks: u32,
-    /// Inode of the network namespace, 0 = not known (TCP).
-    pub netns: u32,
-    /// Whom it asks, as it knows that. Network order, IPv4 as `::ffff:a.b.c.d`.
-    pub remote_addr: [u8; 16],
-    /// Host order.
-    pub local_port: u16,
-    /// Bytes that follow.
-    pub copied: u16,
-    /// Bytes of the datagram or segment; if it is large, fewer were copied.
-    pub bytes: u32,
-}
-
-/// A record of [`PayloadHead`] and the beginning of the message.
-#[derive(Debug, Clone, Copy)]
-pub struct PayloadRecord<'a> {
-    /// Whose message.
-    pub head: &'a PayloadHead,
-    /// As much of it as was copied.
-    pub message: &'a [u8],
-}
-
-impl<'a> PayloadRecord<'a> {
-    /// `None` if the bytes are no such record.
-    #[must_use]
-    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let (head, rest) = PayloadHead::ref_from_prefix(bytes).ok()?;
-        Some(Self { head, message: rest.get(..usize::from(head.copied))? })
-    }
 }
 
 /// Counters of one CPU (`struct se_stats`).

@@ -78,7 +78,9 @@ impl Filter {
         let text = |column, texts: &[String]| any(texts, |text| row.text(column).contains(text.as_str()));
         let is_process = |text: &String| row.text("process").contains(text) || row.text("pid") == *text;
         let is_user = |text: &String| row.text("user") == *text;
-        let is_protocol = |protocol: &Protocol| row.text("protocol") == name_of(*protocol);
+        let is_protocol = |protocol: &Protocol| {
+            protocol.to_possible_value().is_some_and(|name| row.text("protocol") == name.get_name())
+        };
         wanted.text.iter().all(|word| row.has_text(word))
             && any(&wanted.process, is_process)
             && any(&wanted.user, is_user)
@@ -102,13 +104,6 @@ impl Filter {
 /// Nothing was asked for, or one of several.
 fn any<T>(wanted: &[T], is: impl Fn(&T) -> bool) -> bool {
     wanted.is_empty() || wanted.iter().any(is)
-}
-
-fn name_of(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    }
 }
 
 /// Reads what was typed so far.

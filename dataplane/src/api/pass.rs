@@ -1,31 +1,27 @@
 //! Answers that need a look at every flow, a portion at a time: with a million flows that takes longer than control may be
 //! away from its other work.
 
+mod selection;
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use sockeye_ctl::protocol::{Answer, FlowsArguments, GroupBy, Request, Table};
-use sockeye_ctl::rows;
+use sockeye_ctl::protocol::{Answer, FlowsArguments, Request};
 
 use super::events::Question;
-use super::filter::Wanted;
-use super::flows::{MadeOf, add_row, no_rows};
-use super::groups::Groups;
 use super::stats::StateCounts;
-use super::summary;
 use crate::flows::{Flow, FlowTable};
-use crate::model::clock::boot_ns;
 use crate::model::flow::ProcKey;
 use crate::owners::process::ProcessTable;
+pub use selection::Selection;
 
 /// How long control works on one answer before it looks for other work.
 pub(crate) const PORTION: Duration = Duration::from_millis(5);
-/// Flows and rows between two looks at the clock.
+/// Flows between two looks at the clock.
 const FLOWS_AT_ONCE: usize = 1024;
-const ROWS_AT_ONCE: usize = 64;
 /// Most rows of an answer.
 pub const ROWS_MAX: usize = 10_000;
 
@@ -168,8 +164,8 @@ impl Count {
 
 impl Gathered {
     fn go_on(&mut self, next: &mut Next, table: &FlowTable, processes: &ProcessTable, until: Instant) -> bool {
-        if self.wants_open() && self.wants_closed() {
-            self.follow(next, table, processes);
+        if self.wants_open() && self.wants_closed() && !self.follow(next, table, processes, until) {
+            return false;
         }
         while next.place < table.places() && self.wants_open() {
             for place in next.place..next.place + FLOWS_AT_ONCE {
@@ -205,17 +201,25 @@ impl Gathered {
         }
     }
 
-    /// Each flow is looked at once, at its place or after it has left it.
-    fn follow(&mut self, next: &mut Next, table: &FlowTable, processes: &ProcessTable) {
+    /// Each flow is looked at once, at its place or after it has left it: until all that have left were (true), or the time
+    /// is up.
+    fn follow(&mut self, next: &mut Next, table: &FlowTable, processes: &ProcessTable, until: Instant) -> bool {
         let end = table.closed_numbers().end;
         let left = next.left.get_or_insert_with(|| Left { begin: end, next: end, moved: HashMap::default() });
-        for number in left.next..end {
-            match table.place_of_closed(number) {
-                Some(place) if place < next.place => drop(left.moved.entry(place).or_insert(number)),
-                _ => self.look(Where::Closed(number), table, processes),
+        while left.next < end {
+            let begin = left.next;
+            left.next = (begin + FLOWS_AT_ONCE).min(end);
+            for number in begin..left.next {
+                match table.place_of_closed(number) {
+                    Some(place) if place < next.place => drop(left.moved.entry(place).or_insert(number)),
+                    _ => self.look(Where::Closed(number), table, processes),
+                }
+            }
+            if left.next < end && Instant::now() >= until {
+                return false;
             }
         }
-        left.next = end;
+        true
     }
 
     fn wants_closed(&self) -> bool {
@@ -248,133 +252,6 @@ impl Gathered {
     }
 }
 
-rows! {
-    /// Where to go on with flows that have ended.
-    struct Cursor: "cursor" {
-        /// number of the next one
-        next: Count = u64,
-        /// those that were forgotten before they were asked for
-        missed: Count = u64,
-    }
-}
-
-/// The first flows in the order that was asked for, and then their rows; or all of them, added up.
-pub struct Selection {
-    wanted: Wanted,
-    groups: Option<Groups>,
-    limit: usize,
-    matching: usize,
-    /// Sort key, place and socket; the least on top.
-    best: BinaryHeap<Reverse<(u128, Where, u64)>>,
-    cursor: Option<Cursor>,
-    /// Those that still need a row, the last first.
-    rest: Option<Vec<(Where, u64)>>,
-    rows: Table,
-}
-
-impl Selection {
-    /// Nothing yet.
-    ///
-    /// # Errors
-    /// If there is no such state.
-    pub fn new(arguments: &FlowsArguments) -> Result<Self, String> {
-        let limit = rows_at_most(arguments.limit);
-        let now_ns = boot_ns();
-        let by = arguments.by.clone().or(arguments.pairs.then_some(GroupBy::Workload));
-        Ok(Self {
-            wanted: Wanted::new(arguments, now_ns)?,
-            groups: by.map(|by| Groups::new(by, arguments.pairs, now_ns)),
-            limit,
-            matching: 0,
-            best: BinaryHeap::new(),
-            cursor: None,
-            rest: None,
-            rows: no_rows(),
-        })
-    }
-
-    fn take(&mut self, at: Where, flow: &Flow, processes: &ProcessTable) {
-        if !self.wanted.is(flow, processes) {
-            return;
-        }
-        self.matching += 1;
-        if let Some(groups) = &mut self.groups {
-            groups.take(flow, processes);
-            return;
-        }
-        let key = match (self.wanted.arguments().after, at) {
-            // One after another.
-            (Some(_), Where::Closed(number)) => u128::MAX - number as u128,
-            _ => self.wanted.sort_key(flow, processes),
-        };
-        let entry = (key, at, flow.cookie());
-        if self.best.len() < self.limit {
-            self.best.push(Reverse(entry));
-        } else if let Some(mut least) = self.best.peek_mut().filter(|least| least.0 < entry) {
-            *least = Reverse(entry);
-        }
-    }
-
-    /// The number to begin with, where one was asked for.
-    fn first_closed(&mut self, table: &FlowTable) -> Option<usize> {
-        let after = usize::try_from(self.wanted.arguments().after?).unwrap_or(usize::MAX);
-        let numbers = table.closed_numbers();
-        // A number that was not given yet is of another agent, or stands for those to come.
-        let begin = after.min(numbers.end).max(numbers.start);
-        self.cursor = Some(Cursor { next: begin as u64, missed: numbers.start.saturating_sub(after) as u64 });
-        Some(begin)
-    }
-
-    fn looked_until(&mut self, closed: Option<usize>, table: &FlowTable) {
-        if let (Some(cursor), Some(closed), None) = (&mut self.cursor, closed, &self.rest) {
-            cursor.next = closed.min(table.closed_numbers().end) as u64;
-            // The others are told next time.
-            if let Some(Reverse((_, Where::Closed(last), _))) = self.best.peek().filter(|_| self.matching > self.limit)
-            {
-                cursor.next = *last as u64 + 1;
-            }
-        }
-    }
-
-    /// Rows of what was selected; a flow that was forgotten since has none.
-    fn make_rows(&mut self, left: Option<&Left>, table: &FlowTable, processes: &ProcessTable, until: Instant) -> bool {
-        let best = &mut self.best;
-        let rest = self.rest.get_or_insert_with(|| {
-            let sorted = std::mem::take(best).into_sorted_vec();
-            sorted.into_iter().rev().map(|Reverse((_, at, cookie))| (at, cookie)).collect()
-        });
-        let now_ns = boot_ns();
-        while !rest.is_empty() {
-            for (at, cookie) in rest.split_off(rest.len().saturating_sub(ROWS_AT_ONCE)).into_iter().rev() {
-                let is_it = |flow: &Cow<'_, Flow>| flow.cookie() == cookie;
-                let found = at.find(table).filter(is_it).map(|flow| (at, flow)).or_else(|| {
-                    let at = left.zip(at.place()).and_then(|(left, place)| left.moved.get(&place))?;
-                    let at = Where::Closed(*at);
-                    Some((at, at.find(table).filter(is_it)?))
-                });
-                if let Some((at, flow)) = found {
-                    let row = MadeOf { flow: &flow, kept_ns: at.kept_ns(&flow, table, now_ns), processes, now_ns };
-                    add_row(&mut self.rows, &row, self.wanted.arguments().wide);
-                }
-            }
-            if Instant::now() >= until {
-                return rest.is_empty();
-            }
-        }
-        true
-    }
-
-    /// The answer, when all rows are made.
-    pub(crate) fn take_answer(&mut self) -> Answer {
-        if let Some(groups) = self.groups.take() {
-            return groups.into_answer(self.wanted.arguments());
-        }
-        let rows = std::mem::replace(&mut self.rows, no_rows());
-        let cursor = self.cursor.take().map(|cursor| Table::of([cursor]));
-        Answer { tables: [summary(self.matching, rows.rows.len()), rows].into_iter().chain(cursor).collect() }
-    }
-}
-
 /// An answer about flows, and its longest portion: what control would be away from its other work. For benchmarks.
 ///
 /// # Errors
@@ -393,160 +270,5 @@ pub fn answer_flows(
         if let (true, Gathered::Flows(selection)) = (is_done, &mut gathered) {
             return Ok((selection.take_answer(), longest));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::flows::Timeouts;
-    use sockeye_bpf::records::{UdpKey, UdpValue};
-    use sockeye_ctl::protocol::SortBy;
-    use std::sync::Arc;
-    use std::sync::mpsc::sync_channel;
-    use zerocopy::FromZeros;
-
-    /// Flows of 1 to so many bytes, each of a socket of its own.
-    fn table(flows: u64) -> FlowTable {
-        let mut table = FlowTable::new(flows as usize * 3, Timeouts::default());
-        for number in 1..=flows {
-            let (mut key, mut value) = (UdpKey::new_zeroed(), UdpValue::new_zeroed());
-            (key.cookie, key.local_port, key.netns) = (number, number as u16, number as u32);
-            (key.remote_port, value.first_sent) = (53, 1);
-            (value.bytes_sent, value.packets_sent) = (number, 1);
-            table.udp(&key, &value, 1);
-        }
-        table
-    }
-
-    fn answered(request: &Request, flows: u64) -> (Answer, u32) {
-        let (table, processes) = (table(flows), ProcessTable::default());
-        let (reply, _answer) = sync_channel(1);
-        let mut pass =
-            Pass::begin(Question { request: request.clone(), places: Vec::new(), cost_ns: Arc::default(), reply })
-                .unwrap();
-        let mut portions = 1;
-        // Its time is always up.
-        while !pass.go_on(&table, &processes, Instant::now()) {
-            portions += 1;
-        }
-        let Gathered::Flows(mut selection) = pass.gathered else { panic!("flows") };
-        (selection.take_answer(), portions)
-    }
-
-    #[test]
-    fn the_first_of_many_in_portions() {
-        for sort in [SortBy::Bytes, SortBy::Active] {
-            let wanted = FlowsArguments { limit: 3, sort, ..FlowsArguments::default() };
-            let (answer, portions) = answered(&Request::Flows(wanted.into()), 5000);
-            let summary = &answer.rows("summary")[0];
-            assert_eq!((&summary["matching"], &summary["shown"]), (&5000.into(), &3.into()));
-            let sent: Vec<_> = answer.rows("flows").iter().map(|row| row["sent"].as_u64()).collect();
-            if sort == SortBy::Bytes {
-                assert_eq!(sent, [Some(5000), Some(4999), Some(4998)]);
-            }
-            assert!(portions >= 5, "{portions}");
-        }
-    }
-
-    /// Flows leave the table between two portions: each is told of once all the same.
-    #[test]
-    fn what_leaves_the_table_meanwhile_is_told_of_once() {
-        const SECOND_NS: u64 = 1_000_000_000;
-        let processes = ProcessTable::default();
-        for (portions_before, by) in (0..90).flat_map(|portions| [(portions, None), (portions, Some(GroupBy::Host))]) {
-            let mut table = table(2000);
-            (1..=2000).for_each(|cookie| table.udp_closed(cookie, SECOND_NS));
-            let clock = crate::model::clock::WallClock::now();
-            let tick = |table: &mut FlowTable, seconds: std::ops::Range<u64>| {
-                for second in seconds {
-                    while table.tick(second * SECOND_NS, &clock, &mut ProcessTable::default(), |_| ()) {}
-                }
-            };
-            // Reported, and lingering.
-            tick(&mut table, 1..3);
-            assert_eq!((table.len(), table.closed_numbers().len()), (2000, 0));
-            let grouped = by.is_some();
-            let wanted = FlowsArguments { closed: true, limit: 0, by, ..FlowsArguments::default() };
-            let (mut selection, mut next) =
-                (Gathered::Flows(Box::new(Selection::new(&wanted).unwrap())), Next::default());
-            let mut portions = 0;
-            while !selection.go_on(&mut next, &table, &processes, Instant::now()) {
-                portions += 1;
-                if portions == portions_before {
-                    tick(&mut table, 3..30);
-                    assert_eq!((table.len(), table.closed_numbers().len()), (0, 2000));
-                }
-            }
-            let Gathered::Flows(mut selection) = selection else { unreachable!() };
-            let answer = selection.take_answer();
-            if grouped {
-                let group = &answer.rows("groups")[0];
-                assert_eq!(group["flows_out"].as_u64(), Some(2000), "{portions_before}: {group:?}");
-            } else {
-                let (summary, rows) = (&answer.rows("summary")[0], answer.rows("flows"));
-                assert_eq!((&summary["matching"], rows.len()), (&2000.into(), 2000), "{portions_before}");
-            }
-        }
-    }
-
-    #[test]
-    fn no_limit_is_what_one_answer_takes() {
-        let all = FlowsArguments { limit: 0, ..FlowsArguments::default() };
-        let (answer, portions) = answered(&Request::Flows(all.into()), 12_000);
-        let summary = &answer.rows("summary")[0];
-        assert_eq!((&summary["matching"], &summary["shown"]), (&12_000.into(), &ROWS_MAX.into()));
-        assert!(portions > 100, "{portions}");
-    }
-
-    #[test]
-    fn any_order_and_its_reverse() {
-        let first = |sort, reverse| {
-            let wanted = FlowsArguments { limit: 1, sort, reverse, ..FlowsArguments::default() };
-            let (answer, _) = answered(&Request::Flows(wanted.into()), 300);
-            answer.rows("flows")[0]["sent"].as_u64().unwrap()
-        };
-        assert_eq!([first(SortBy::Sent, false), first(SortBy::Sent, true)], [300, 1]);
-        for sort in <SortBy as clap::ValueEnum>::value_variants() {
-            let _ = (first(*sort, false), first(*sort, true));
-        }
-    }
-
-    #[test]
-    fn a_flow_is_found_by_its_id_and_by_what_is_shown_of_it() {
-        let found = |wanted: FlowsArguments| answered(&Request::Flows(wanted.into()), 300).0.rows("flows");
-        let all = found(FlowsArguments { limit: 0, ..FlowsArguments::default() });
-        let ids: std::collections::BTreeSet<_> = all.iter().map(|row| row["id"].as_str().unwrap()).collect();
-        assert_eq!((all.len(), ids.len()), (300, 300));
-        let one =
-            found(FlowsArguments { id: vec![all[7]["id"].as_str().unwrap().into()], ..FlowsArguments::default() });
-        assert_eq!((one.len(), &one[0]["initiator"]), (1, &all[7]["initiator"]));
-        let text = |words: &[&str]| {
-            let text = words.iter().map(|word| (*word).to_owned()).collect();
-            found(FlowsArguments { text, limit: 0, ..FlowsArguments::default() }).len()
-        };
-        assert_eq!([text(&[":53"]), text(&[":299"]), text(&[":53", ":299"]), text(&["nobody"])], [300, 1, 1, 0]);
-    }
-
-    #[test]
-    fn what_is_no_id_is_refused() {
-        let wanted = FlowsArguments { id: vec!["flow".into()], ..FlowsArguments::default() };
-        assert!(Selection::new(&wanted).err().unwrap().contains("\"flow\" is no id"));
-    }
-
-    #[test]
-    fn a_state_that_does_not_exist_is_refused_at_once() {
-        let (reply, answer) = sync_channel(1);
-        let wanted = FlowsArguments { state: vec!["half".into()], ..FlowsArguments::default() };
-        assert!(
-            Pass::begin(Question {
-                request: Request::Flows(wanted.into()),
-                places: Vec::new(),
-                cost_ns: Arc::default(),
-                reply
-            })
-            .is_none()
-        );
-        assert!(answer.recv().unwrap().unwrap_err().contains("\"half\""));
     }
 }
