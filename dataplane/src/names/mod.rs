@@ -27,7 +27,7 @@ const INBOX_BYTES_MAX: usize = 8 << 20;
 const READ_MAX: usize = 5000;
 /// Answers wait so long for connections that were made before them, and so many of them.
 const ANSWERS_WAIT_NS: u64 = 3_000_000_000;
-const ANSWERS_WAIT_MAX: usize = 16_384;
+const ANSWERS_WAIT_MAX: usize = 8192;
 /// Segments that hold nothing but the length of a message.
 const LENGTHS_MAX: usize = 1024;
 /// When messages were left out, what was asked then is not known: for so long no connection has a name.
