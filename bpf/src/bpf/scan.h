@@ -137,11 +137,13 @@ static __always_inline bool begin_of_handshake(struct se_sock *s, __u8 state, st
 
 /*
  * A scan over the states does not hold the sockets: the memory of one that is gone may belong to another one by now, of which
- * the record would have figures.
+ * the record would have figures. And one that went on to another state meanwhile may have had its FIN acknowledged, which
+ * would count as a byte of payload: the next record tells of it.
  */
-static __always_inline void submit_if_still(void *record, const struct se_sock *s, struct sock *sk)
+static __always_inline void submit_if_still(void *record, const struct se_sock *s, __u8 state, struct sock *sk)
 {
-	if (bpf_get_socket_cookie(sk) == s->cookie)
+	barrier();
+	if (bpf_get_socket_cookie(sk) == s->cookie && sk->__sk_common.skc_state == state)
 		submit(record);
 	else
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
@@ -210,7 +212,7 @@ static __always_inline int scan_socket(struct sock *sk, struct se_sock *stored)
 			if (!same)
 				return 1;
 			*same = s.cookie;
-			submit_if_still(same, &s, sk);
+			submit_if_still(same, &s, state, sk);
 			return 0;
 		}
 	}
@@ -221,7 +223,7 @@ static __always_inline int scan_socket(struct sock *sk, struct se_sock *stored)
 	fill_flow(f, kind, state, &s, sk);
 	if (kind == SE_LISTENER)
 		f->traits = BPF_CORE_READ_BITFIELD_PROBED(&sk->__sk_common, skc_ipv6only) ? SE_V6ONLY : 0;
-	submit_if_still(f, &s, sk);
+	submit_if_still(f, &s, state, sk);
 	stored->scanned = mark;
 	return 0;
 }
