@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory as _;
 use sockeye::log::{self, complain, say};
-use sockeye::privileges;
+use sockeye::{privileges, threads};
 use sockeye_ctl::{exit, pages};
 
 use agent::Failure;
@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         sockeye_bpf::kernel::silence_libbpf();
     }
     privileges::gain_nothing();
+    threads::refuse_huge_pages();
     if let Some(Command::Check { json }) = args.command {
         return check::run(args, &settings.config, json);
     }

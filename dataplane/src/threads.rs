@@ -95,6 +95,13 @@ impl ThreadStats {
     }
 }
 
+/// Keeps the kernel from putting pages of this process together to huge ones: its thread for that has the lowest priority of
+/// all, and all threads that want memory wait for it, on a busy host for half a minute.
+pub fn refuse_huge_pages() {
+    // It fails on kernels without huge pages only.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
+
 /// With it a thread says that it is alive.
 pub struct Pulse {
     stats: Arc<ThreadStats>,
