@@ -429,8 +429,14 @@ fn every_address_has_exactly_the_ports_that_listen_there() {
     let (_, web_ip) = engines.run_container("web", &[], &format!("exec httpd -f -p {port}"));
     wait_for("web server", Duration::from_secs(10), || listens(&agent, "web").then_some(()));
     // Who listens on all addresses of a namespace is found at those that its flows have shown.
-    for (from, to) in [(&pair.names[0], ADDRESSES[1]), (&pair.names[0], &web_ip)] {
-        let _ = command(Some(from), "curl").args(["-s", "-m", "1", &format!("http://{to}:{port}/")]).output();
+    for to in [ADDRESSES[1], &web_ip] {
+        wait_for("a flow", Duration::from_secs(20), || {
+            let url = format!("http://{to}:{port}/");
+            let _ = command(Some(&pair.names[0]), "curl").args(["-s", "-m", "1", &url]).output();
+            let closed = FlowsArguments { port: vec![port], closed: true, limit: 0, ..FlowsArguments::default() };
+            let is_seen = |flow: &Row| flow["responder"] == format!("{to}:{port}") && flow["responder_pid"].is_u64();
+            agent.flows(closed).iter().any(is_seen).then_some(())
+        });
     }
     agent.settle();
     let collector = Collector::start(zmq, 60, &[]);
