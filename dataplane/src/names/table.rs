@@ -321,12 +321,14 @@ impl NameTable {
                 of(Source::Parent, &|asker| task_of(asker.process) == (*pid, *started))
             })
         };
-        // Addresses of private networks are of one host here, and of another one there.
+        // Addresses of private networks are of one host here, and of another one there; and names that somebody was told to be
+        // at loopback, such as all that a filter of advertisements blocks, are not what all others mean by it.
         let is_unique = is_global(connection.address);
+        let is_shared = !(connection.address.is_loopback() || connection.address.is_unspecified());
         of(Source::Process, &|asker| task_of(asker.process) == task_of(process))
             .or_else(parents)
-            .or_else(|| of(Source::Container, &|asker| container != 0 && asker.container == container))
-            .or_else(|| of(Source::Namespace, &|asker| netns != 0 && asker.netns == netns))
+            .or_else(|| of(Source::Container, &|asker| is_shared && container != 0 && asker.container == container))
+            .or_else(|| of(Source::Namespace, &|asker| is_shared && netns != 0 && asker.netns == netns))
             .or_else(|| of(Source::Host, &|_| is_unique))
     }
 

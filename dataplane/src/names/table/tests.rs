@@ -119,6 +119,24 @@ fn private_addresses_have_names_in_their_own_namespace_only() {
     assert_eq!((name("203.0.113.5", 2, 0), name("203.0.113.6", 1, 7)), (Some("host"), None));
 }
 
+#[test]
+fn loopback_has_a_name_for_who_has_asked_only() {
+    let mut table = NameTable::default();
+    let of = |pid| Asker { container: 7, ..asker(pid) };
+    table.learn(of(10), "ads.example", &[(ip("127.0.0.1"), 30), (ip("0.0.0.0"), 30), (ip("::1"), 30)], S);
+    for address in ["127.0.0.1", "0.0.0.0", "::1"] {
+        let mut name = |pid, ancestors| {
+            let connection = Connection { asker: of(pid), ancestors, address: ip(address), opened_ns: 2 * S };
+            table.name_of(&connection).map(|name| name.source.name())
+        };
+        assert_eq!(
+            [name(10, &[]), name(11, &[10]), name(12, &[])],
+            [Some("process"), Some("parent"), None],
+            "{address}"
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn it_stays_bounded_and_forgets_all(
