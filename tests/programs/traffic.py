@@ -66,7 +66,8 @@ def answer(s, pause_s=0):
 def send_n(s, n):
     block = b"x" * (1 << 16)
     while n > 0:
-        n -= s.send(block[: min(n, len(block))])
+        # A client that goes early ends its connection, and not this program.
+        n -= s.send(block[: min(n, len(block))], socket.MSG_NOSIGNAL)
 
 
 def serve(host, port, pause_s=0):
