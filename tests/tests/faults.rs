@@ -250,7 +250,6 @@ fn sixteen_clients_that_never_stop_asking_do_not_stop_the_reports() {
     assert_all_heard_of(collector, made);
 }
 
-/// `sockeye check | head -1`.
 /// khugepaged has the lowest priority, and holds the address space of whom it works for: on a busy host for half a minute.
 #[test]
 fn no_thread_waits_for_huge_pages() {
@@ -259,6 +258,7 @@ fn no_thread_waits_for_huge_pages() {
     assert!(status.lines().any(|line| line.split_whitespace().eq(["THP_enabled:", "0"])), "{status}");
 }
 
+/// `sockeye check | head -1`.
 #[test]
 fn a_reader_of_check_that_has_had_enough_is_no_fault() {
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
