@@ -4,6 +4,8 @@ CARGO ?= cargo
 BIN := target/release
 PREFIX ?= /usr/local
 SECONDS ?= 60
+# What `make run` gives the agent: it prints flows, into a file or a pipe as well.
+ARGS ?= -v
 ROOT := $(shell id -u)
 
 BUILD_PACKAGES := clang-14 gcc make pkg-config libelf-dev zlib1g-dev libzmq3-dev
