@@ -367,8 +367,9 @@ fn five_hundred_containers_at_once() {
     wait_for("web server", Duration::from_secs(10), || listens(&agent, "web").then_some(()));
     let (_server, port, _) = serve("serve", "127.0.0.1");
     let cost = |agent: &Agent| {
-        let figure = |name| agent.figure("agent", name).as_f64().expect("a figure");
-        (figure("memory") / 1024.0, figure("cpu") / 100.0 * figure("uptime") * 1000.0)
+        let answer = agent.ask(&Request::Overview).expect("an answer");
+        let figure = |name: &str| answer.rows("overview")[0][name].as_f64().expect("a figure");
+        (figure("memory") / 1024.0, figure("cpu_time") / 1e6)
     };
     let before = cost(&agent);
     // Ten of a real runtime, the others with real cgroups of the same shape, of which the runtime knows nothing.

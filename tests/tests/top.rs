@@ -158,7 +158,11 @@ fn agent_at(socket: &Path) -> Guard {
     command.arg("--control-socket").arg(socket).stdout(Stdio::null()).stderr(Stdio::null());
     let agent = Guard(command.spawn().expect("sockeye starts"));
     let client = Client::new(socket);
-    wait_for("answer", Duration::from_secs(20), || client.ask(&Request::Overview).ok());
+    let answer = wait_for("answer", Duration::from_secs(20), || client.ask(&Request::Overview).ok());
+    // Loading the programs took CPU time before there was anybody to answer.
+    let cpus = std::thread::available_parallelism().expect("a number").get();
+    let share = answer.rows("overview")[0]["cpu"].as_f64().expect("a figure");
+    assert!(share > 0.0 && share <= 100.0 * cpus as f64, "{share} % of {cpus} CPUs");
     agent
 }
 

@@ -1,7 +1,5 @@
 //! What is most important to know of the agent and its host: costs no look at the flows.
 
-use std::time::Duration;
-
 use sockeye_ctl::human;
 use sockeye_ctl::protocol::{Answer, Table};
 use sockeye_ctl::rows;
@@ -83,7 +81,7 @@ rows! {
 pub(crate) fn overview(s: &Sources<'_>) -> Answer {
     let cpus = s.kernel.cpu_stats().unwrap_or_default();
     let mut losses = losses(s, &cpus);
-    let own = Own::read(s.started.elapsed());
+    let own = Own::read();
     let verdict = verdict(s, &own, &losses);
     losses.retain(|loss| loss.count > 0);
     Answer { tables: vec![Table::of([row(s, &own)]), Table::of([verdict]), Table::of(losses)] }
@@ -131,11 +129,15 @@ pub(super) struct Own {
 }
 
 impl Own {
-    pub(super) fn read(uptime: Duration) -> Self {
+    /// The share of a CPU is of the whole life of the process: the CPU time has what it took to load the programs, before the
+    /// agent counts itself as started.
+    pub(super) fn read() -> Self {
+        let tick_ns = 1_000_000_000 / procfs::ticks_per_second();
         let stat = procfs::process::Process::myself().and_then(|own| own.stat()).ok();
-        let cpu_ns = stat.as_ref().map(|stat| (stat.utime + stat.stime) * (1_000_000_000 / procfs::ticks_per_second()));
-        let percent = |cpu_ns: u64| round2(100.0 * cpu_ns as f64 / uptime.as_nanos().max(1) as f64);
-        Self { cpu_ns, cpu_percent: cpu_ns.map(percent), memory: stat.map(|stat| stat.rss * procfs::page_size()) }
+        let cpu_ns = stat.as_ref().map(|stat| (stat.utime + stat.stime) * tick_ns);
+        let age_ns = stat.as_ref().map(|stat| boot_ns().saturating_sub(stat.starttime * tick_ns));
+        let cpu_percent = cpu_ns.zip(age_ns).map(|(cpu, age)| round2(100.0 * cpu as f64 / age.max(tick_ns) as f64));
+        Self { cpu_ns, cpu_percent, memory: stat.map(|stat| stat.rss * procfs::page_size()) }
     }
 }
 

@@ -88,7 +88,7 @@ pub(crate) fn stats(s: &Sources<'_>, states: &StateCounts) -> Answer {
 pub(crate) fn figures(s: &Sources<'_>, states: &StateCounts) -> Answer {
     let cpus = s.kernel.cpu_stats().unwrap_or_default();
     let losses = losses(s, &cpus);
-    let own = Own::read(s.started.elapsed());
+    let own = Own::read();
     Answer {
         tables: vec![
             Table::of([verdict(s, &own, &losses)]),
