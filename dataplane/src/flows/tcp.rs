@@ -182,10 +182,6 @@ impl FlowTable {
         *end = o.end;
         end.marks |= before.marks & (End::PRE_EXISTING | End::SHARED_COUNTERS | End::BYPASSED);
         end.never_less_than(&before);
-        if last_word {
-            // The kernel holds the socket then, and no scan does: that may have counted a FIN.
-            (end.bytes_sent, end.bytes_received) = (o.end.bytes_sent, o.end.bytes_received);
-        }
         end.at_ns = end.at_ns.max(before.at_ns);
         if before.owner != o.end.owner {
             self.new_owners.push(o.end.owner);

@@ -68,10 +68,13 @@ impl End {
     pub const BYPASSED: u8 = 128;
 
     /// Clocks and counters of one record are read one after the other, so an older record may have the newer counters: none goes
-    /// back. Packets are counted in 32 bits by the kernel, and go on here where those wrap.
+    /// back. Packets are counted in 32 bits by the kernel, and go on here where those wrap. The bytes of a close are the
+    /// last word: the kernel holds the socket then, and no scan does, which may have counted a FIN.
     pub fn never_less_than(&mut self, before: &Self) {
-        self.bytes_sent = self.bytes_sent.max(before.bytes_sent);
-        self.bytes_received = self.bytes_received.max(before.bytes_received);
+        if !self.has(Self::CLOSED) {
+            self.bytes_sent = self.bytes_sent.max(before.bytes_sent);
+            self.bytes_received = self.bytes_received.max(before.bytes_received);
+        }
         self.packets_sent = extend(before.packets_sent, self.packets_sent);
         self.packets_received = extend(before.packets_received, self.packets_received);
         self.retrans = self.retrans.max(before.retrans);
