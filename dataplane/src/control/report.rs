@@ -44,7 +44,7 @@ impl Control {
             }
         }
         self.reports = reports;
-        self.names.learn_rest(now_ns);
+        self.names.learn_rest();
         if let Some(metrics) = &mut self.metrics {
             metrics.accounts.settle(&self.processes, now_ns);
             metrics.dns.take(&mut self.names.service, &self.processes, now_ns);

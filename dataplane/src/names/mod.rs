@@ -67,6 +67,8 @@ pub struct Names {
     lengths: HashMap<(u64, u8), u16, ahash::RandomState>,
     /// Answers that were read and are not in the table yet, in the order in which they came.
     answers: VecDeque<(Asker, Message, u64)>,
+    /// What was sent up to this moment has been read.
+    read_through_ns: u64,
     /// Messages that were more than can be read.
     left_out: u64,
     /// The same that the kernel had counted when last looked at.
@@ -96,6 +98,7 @@ impl Names {
 
     /// Reads what was sent up to a moment, in that order, for [`Self::learn`]. `place` says where a process lives.
     pub fn read(&mut self, through_ns: u64, now_ns: u64, place: &impl Fn(ProcKey) -> Place) {
+        self.read_through_ns = through_ns.min(now_ns);
         if self.inbox.is_empty() {
             return;
         }
@@ -160,9 +163,10 @@ impl Names {
         }
     }
 
-    /// Learns what no connection waits for any more.
-    pub fn learn_rest(&mut self, now_ns: u64) {
-        self.learn(now_ns.saturating_sub(ANSWERS_WAIT_NS));
+    /// Learns what no connection waits for any more. Not by the clock: where the agent gets little CPU, what is known of
+    /// connections is behind it as well.
+    pub fn learn_rest(&mut self) {
+        self.learn(self.read_through_ns.saturating_sub(ANSWERS_WAIT_NS));
     }
 
     fn leave_out(&mut self, count: u64, now_ns: u64) {
@@ -208,5 +212,35 @@ impl Names {
         self.hellos.expire(now_ns);
         self.service.expire_waiting(now_ns);
         self.service.expire_groups(now_ns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Connections of then may not have been told of: the workers are behind.
+    #[test]
+    fn answers_wait_for_the_workers_and_not_for_the_clock() {
+        const S: u64 = 1_000_000_000;
+        let message = Message {
+            id: 1,
+            is_answer: true,
+            rcode: 0,
+            truncated: false,
+            name: "example.org".into(),
+            is_host: true,
+            rtype: 1,
+            addresses: vec![([203, 0, 113, 7].into(), 60)],
+        };
+        let asker = Place::default().asker(ProcKey { pid: 1, start_ticks: 1, exec: 0 }, 1);
+        let mut names = Names { answers: [(asker, message, 100 * S)].into(), ..Names::default() };
+        let place = |_| Place::default();
+        names.read(102 * S, 110 * S, &place);
+        names.learn_rest();
+        assert_eq!((names.answers.len(), names.table.len()), (1, 0));
+        names.read(103 * S, 110 * S, &place);
+        names.learn_rest();
+        assert_eq!((names.answers.len(), names.table.len()), (0, 1));
     }
 }
