@@ -8,7 +8,7 @@ use super::losses::{Loss, Weight, losses};
 use super::stats::Sources;
 use super::{round2, who};
 use crate::export::ExportStats;
-use crate::model::clock::boot_ns;
+use crate::model::clock::{boot_ns, ticks_ns};
 use crate::model::history::PARTS;
 use crate::threads::ThreadState;
 
@@ -121,7 +121,8 @@ fn row(s: &Sources<'_>, own: &Own) -> Overview {
     }
 }
 
-/// What the agent takes.
+/// What the agent takes; nothing where /proc cannot be read.
+#[derive(Default)]
 pub(super) struct Own {
     cpu_ns: Option<u64>,
     pub(super) cpu_percent: Option<f64>,
@@ -132,12 +133,15 @@ impl Own {
     /// The share of a CPU is of the whole life of the process: the CPU time has what it took to load the programs, before the
     /// agent counts itself as started.
     pub(super) fn read() -> Self {
-        let tick_ns = 1_000_000_000 / procfs::ticks_per_second();
-        let stat = procfs::process::Process::myself().and_then(|own| own.stat()).ok();
-        let cpu_ns = stat.as_ref().map(|stat| (stat.utime + stat.stime) * tick_ns);
-        let age_ns = stat.as_ref().map(|stat| boot_ns().saturating_sub(stat.starttime * tick_ns));
-        let cpu_percent = cpu_ns.zip(age_ns).map(|(cpu, age)| round2(100.0 * cpu as f64 / age.max(tick_ns) as f64));
-        Self { cpu_ns, cpu_percent, memory: stat.map(|stat| stat.rss * procfs::page_size()) }
+        let stat = procfs::process::Process::myself().and_then(|own| own.stat());
+        stat.map(|stat| {
+            let cpu_ns = ticks_ns(stat.utime + stat.stime);
+            let age_ns = boot_ns().saturating_sub(ticks_ns(stat.starttime));
+            let cpu_percent = round2(100.0 * cpu_ns as f64 / age_ns.max(ticks_ns(1)) as f64);
+            let memory = stat.rss * procfs::page_size();
+            Self { cpu_ns: Some(cpu_ns), cpu_percent: Some(cpu_percent), memory: Some(memory) }
+        })
+        .unwrap_or_default()
     }
 }
 

@@ -21,7 +21,7 @@ use crate::flows::conversations::Conversations;
 use crate::flows::{Flow, FlowTable};
 use crate::ingest::shard::RingCounts;
 use crate::ingest::worker::WorkerPort;
-use crate::model::clock::boot_ns;
+use crate::model::clock::{boot_ns, ticks_ns};
 use crate::model::flow::{Counters, Proto, State};
 use crate::model::rtt::RttHistogram;
 use crate::model::text::clean;
@@ -298,7 +298,7 @@ fn thread(stats: &ThreadStats) -> Thread {
         name: stats.name.clone(),
         state: stats.state().name(),
         essential: if stats.role == Role::Essential { "yes" } else { "no" },
-        cpu: own.ok().map(|stat| (stat.utime + stat.stime) * (1_000_000_000 / procfs::ticks_per_second())),
+        cpu: own.ok().map(|stat| ticks_ns(stat.utime + stat.stime)),
         progress: boot_ns().saturating_sub(stats.progress_ns()),
         restarts: stats.restarts.load(Ordering::Relaxed),
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use procfs::process::{LimitValue, Process, Stat};
 
-use crate::model::clock::{boot_ns, unix_ns};
+use crate::model::clock::{boot_ns, ticks_ns, unix_ns};
 use crate::threads::{ThreadState, Threads};
 
 /// Threads of one name.
@@ -98,7 +98,7 @@ impl OwnFigures {
 }
 
 fn seconds(ticks: u64) -> f64 {
-    ticks as f64 / procfs::ticks_per_second() as f64
+    ticks_ns(ticks) as f64 / 1e9
 }
 
 #[cfg(test)]

@@ -28,6 +28,12 @@ pub fn thread_cpu_ns() -> u64 {
     read_ns(ClockId::ThreadCPUTime)
 }
 
+/// Nanoseconds of a time that /proc tells in ticks of the kernel.
+#[must_use]
+pub fn ticks_ns(ticks: u64) -> u64 {
+    ticks * (NS_PER_S / procfs::ticks_per_second())
+}
+
 /// Turns the time of a record into wall time.
 #[derive(Debug, Clone, Copy)]
 pub struct WallClock {
