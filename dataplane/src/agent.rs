@@ -187,9 +187,11 @@ fn own_user() -> String {
 /// Signals, and the end that the agent's own threads may want, as orders.
 fn wait_for_signals(threads: &Threads, mut signals: Signals, main: mpsc::Sender<Order>) -> std::io::Result<()> {
     let wait = move |pulse: &Pulse| {
+        pulse.working();
         pulse.waiting();
         for signal in signals.forever() {
             let _ = main.send(Order::Signal(signal));
+            pulse.waiting();
         }
         let _ = main.send(Order::End);
         Ok(())

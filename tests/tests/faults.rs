@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
-use std::os::unix::net::UnixStream;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -84,51 +85,132 @@ fn nobody_reads_what_it_says() {
     }
 }
 
-/// How often a thread was started again, or replaced by another one.
-fn restarts(agent: &Agent, name: &str) -> u64 {
-    let answer = agent.ask(&Request::Stats).expect("an answer");
-    let figure = |table: &str, key: &str, value: &str, column: &str| {
-        let row = answer.rows(table).into_iter().find(|row| row[key] == value)?;
-        row[column].as_u64()
-    };
-    let about = match name {
-        "sockeye-enrich" => "processes",
-        "sockeye-package" => "packages",
-        _ => return figure("threads", "name", name, "restarts").expect("it is listed"),
-    };
-    figure("questions", "about", about, "replaced").expect("it is listed")
+/// Threads that answer questions: where one dies another one takes its place.
+const ANSWERING: [&str; 2] = ["sockeye-enrich", "sockeye-package"];
+/// Threads that are started again.
+const RESTARTED: [&str; 9] = [
+    "sockeye-ctl",
+    "sockeye-http",
+    "sockeye-json",
+    "sockeye-names",
+    "sockeye-signals",
+    "sockeye-systemd",
+    "sockeye-text",
+    "sockeye-watch",
+    "sockeye-zmq",
+];
+
+/// An agent with all that it can be asked to do, beside a collector.
+struct Whole {
+    agent: Agent,
+    collector: Collector,
+    lines: PathBuf,
+    metrics: u16,
+    notified: UnixDatagram,
+    _folder: tempfile::TempDir,
+}
+
+impl Whole {
+    /// The thread of this name panics once.
+    fn start(panics: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (lines, notify) = (folder.path().join("flows.json"), folder.path().join("notify"));
+        let notified = UnixDatagram::bind(&notify).expect("a socket");
+        let (port, metrics) = (free_port(), free_port());
+        let collector = Collector::start(port, 120, &[]);
+        let mut command = Command::new(program("sockeye"));
+        command.args(["-v", "--zmq", &format!("tcp://127.0.0.1:{port}c"), "--json"]).arg(&lines);
+        command.args(["--prometheus", &format!("127.0.0.1:{metrics}")]);
+        command.env("NOTIFY_SOCKET", &notify).env("SOCKEYE_TEST_PANIC", panics);
+        Self { agent: Agent::start_by(command), collector, lines, metrics, notified, _folder: folder }
+    }
+
+    /// What Prometheus is told, if anything.
+    fn scraped(&self) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        text.contains(" 200 OK").then_some(text)
+    }
+
+    /// How often a thread was started again, or replaced by another one.
+    fn restarts(&self, name: &str) -> u64 {
+        let answer = self.agent.ask(&Request::Stats).expect("an answer");
+        let sum = |table: &str, key: &str, value: &str, column: &str| {
+            let rows = answer.rows(table).into_iter().filter(|row| row[key] == value);
+            let figures: Vec<_> = rows.map(|row| row[column].as_u64().expect("a count")).collect();
+            assert!(!figures.is_empty(), "{value} is not listed");
+            figures.iter().sum()
+        };
+        match name {
+            "sockeye-enrich" => sum("questions", "about", "processes", "replaced"),
+            "sockeye-package" => sum("questions", "about", "packages", "replaced"),
+            _ => sum("threads", "name", name, "restarts"),
+        }
+    }
+
+    /// Waits until the thread has died and runs again.
+    fn wait_for_restart(&self, name: &str) {
+        wait_for(name, Duration::from_secs(10), || {
+            // Some work only when somebody wants something.
+            let _ = self.scraped();
+            let again = self.restarts(name);
+            assert!(again <= 1, "{again}");
+            (again == 1).then_some(())
+        });
+    }
+
+    /// Each part does its work.
+    fn assert_whole(mut self, name: &str) {
+        wait_for("a collector", Duration::from_secs(20), || {
+            let exports = self.agent.ask(&Request::Stats).expect("an answer").rows("exports");
+            exports.iter().all(|row| row["connected"] == "yes").then_some(())
+        });
+        let made = connections(10);
+        self.agent.settle();
+        let metrics = self.scraped().unwrap_or_else(|| panic!("{name}: nothing to scrape"));
+        assert!(metrics.contains("sockeye_thread_restarts_total"), "{metrics}");
+        self.agent.stop();
+        let said = self.agent.stderr();
+        assert!(said.contains(&format!("thread {name} panicked")), "{said}");
+        let collected = self.collector.finish();
+        collected.assert_clean();
+        let heard: Vec<_> = collected.flows().iter().filter(|flow| flow["dst_port"] == made.0).collect();
+        assert_eq!(heard.len() as u64, made.1, "{name}");
+        let is_named = |flow: &&serde_json::Value| flow["src_proc"].as_str().is_some_and(|p| p.contains("python3"));
+        assert!(heard.iter().all(is_named), "{name}: {heard:#?}");
+        let lines = fs::read_to_string(&self.lines).expect("lines");
+        let about = |text: &str, port: &str| text.lines().filter(|line| line.contains(port)).count() as u64;
+        assert!(about(&lines, &format!("\"port\":{}", made.0)) >= made.1, "{name}: {lines}");
+        assert!(about(&self.agent.stdout(), &format!(":{}", made.0)) >= made.1, "{name}: {}", self.agent.stdout());
+        self.notified.set_nonblocking(true).expect("a socket");
+        let mut bytes = [0; 4096];
+        let told = std::iter::from_fn(|| self.notified.recv(&mut bytes).ok().map(|length| bytes[..length].to_vec()));
+        let told = told.map(|message| String::from_utf8_lossy(&message).into_owned()).collect::<Vec<_>>().join("\n");
+        assert!(told.contains("READY=1") && told.contains("STOPPING=1"), "{name}: {told}");
+    }
 }
 
 /// Each thread, but for those without which the agent is blind, is started again, and does its work.
 #[test]
 fn a_thread_that_dies_is_started_again() {
-    for name in ["sockeye-zmq", "sockeye-ctl", "sockeye-names", "sockeye-enrich", "sockeye-package"] {
-        let port = free_port();
-        let collector = Collector::start(port, 120, &[]);
-        let mut command = Command::new(program("sockeye"));
-        command.args(["--zmq", &format!("tcp://127.0.0.1:{port}c")]).env("SOCKEYE_TEST_PANIC", name);
-        let mut agent = Agent::start_by(command);
-        let first = connections(1);
-        wait_for(name, Duration::from_secs(10), || {
-            let again = restarts(&agent, name);
-            assert!(again <= 1, "{again}");
-            (again == 1).then_some(())
-        });
-        agent.wait_connected();
-        let made = connections(10);
-        agent.settle();
-        agent.stop();
-        assert!(agent.stderr().contains(&format!("thread {name} panicked")), "{}", agent.stderr());
-        let collected = collector.finish();
-        collected.assert_clean();
-        let heard: Vec<_> = collected.flows().iter().filter(|flow| flow["dst_port"] == made.0).collect();
-        assert_eq!(heard.len() as u64, made.1, "{name}");
-        assert!(
-            heard.iter().all(|flow| flow["src_proc"].as_str().is_some_and(|p| p.contains("python3"))),
-            "{heard:#?}"
-        );
-        let _ = first;
+    for name in RESTARTED.iter().chain(&ANSWERING) {
+        let whole = Whole::start(name);
+        let _ = connections(1);
+        whole.wait_for_restart(name);
+        whole.assert_whole(name);
     }
+}
+
+/// A thread that is new has its test as well.
+#[test]
+fn each_thread_that_is_started_again_is_tested() {
+    let whole = Whole::start("none");
+    let threads = whole.agent.ask(&Request::Stats).expect("an answer").rows("threads");
+    let restarted = threads.iter().filter(|row| row["essential"] == "no").filter_map(|row| row["name"].as_str());
+    let restarted: BTreeSet<_> = restarted.filter(|name| !ANSWERING.contains(name)).collect();
+    assert_eq!(restarted, RESTARTED.into());
 }
 
 /// Without one of these the agent would see nothing, or only half: it ends, and says which it was.

@@ -272,6 +272,7 @@ impl<Q: Question> Shared<Q> {
                 // Those that are stuck end when they come back.
                 return;
             }
+            pulse.working();
             let mut given_up = state.late(self.options.deadline);
             given_up
                 .extend(threads.extract_if(.., |(_, thread)| thread.is_finished()).filter_map(|(n, _)| state.died(n)));
