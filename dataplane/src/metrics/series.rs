@@ -9,7 +9,7 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{HashSet, HashTable};
 
 /// A set that has not changed for so long may be hidden, nanoseconds.
 pub const QUIET_NS: u64 = 600_000_000_000;
@@ -81,7 +81,8 @@ impl<L, V: Default> Default for Shown<L, V> {
 /// Counters of all label sets of one kind.
 #[derive(Debug)]
 pub struct Series<L, V> {
-    places: HashMap<Arc<L>, u32, ahash::RandomState>,
+    /// Found by the hash of the labels, never of the `Arc` around them: aHash has other ones for it on a nightly Rust.
+    places: HashTable<u32>,
     entries: Vec<Entry<L, V>>,
     forgotten: HashSet<u64, ahash::RandomState>,
     hasher: ahash::RandomState,
@@ -99,7 +100,7 @@ impl<L: Eq + Hash, V: Copy + Default> Series<L, V> {
     #[must_use]
     pub fn new(shown_max: usize) -> Self {
         Self {
-            places: HashMap::default(),
+            places: HashTable::new(),
             entries: Vec::new(),
             forgotten: HashSet::default(),
             hasher: ahash::RandomState::new(),
@@ -114,15 +115,15 @@ impl<L: Eq + Hash, V: Copy + Default> Series<L, V> {
 
     /// The place of a label set, which is given one if there is room.
     pub fn place(&mut self, labels: L, now_ns: u64) -> Place {
-        if let Some(place) = self.places.get(&labels) {
+        let hash = self.hasher.hash_one(&labels);
+        if let Some(place) = self.places.find(hash, |place| *self.entries[*place as usize].labels == labels) {
             return Place(*place);
         }
-        let never_again = !self.forgotten.is_empty() && self.forgotten.contains(&self.hasher.hash_one(&labels));
+        let never_again = self.forgotten.contains(&hash);
         if never_again || !self.has_room(now_ns) {
             return Place::OTHER;
         }
-        let labels = Arc::new(labels);
-        let entry = Entry { labels: Arc::clone(&labels), value: V::default(), changed_ns: now_ns, shown: true };
+        let entry = Entry { labels: Arc::new(labels), value: V::default(), changed_ns: now_ns, shown: true };
         let place = if self.entries.len() < self.shown_max * (1 + HIDDEN_SHARE) {
             self.entries.push(entry);
             self.entries.len() - 1
@@ -132,7 +133,8 @@ impl<L: Eq + Hash, V: Copy + Default> Series<L, V> {
             place
         };
         self.shown += 1;
-        self.places.insert(labels, place as u32);
+        let hash_of = |place: &u32| self.hasher.hash_one(&*self.entries[*place as usize].labels);
+        self.places.insert_unique(hash, place as u32, hash_of);
         Place(place as u32)
     }
 
@@ -194,8 +196,11 @@ impl<L: Eq + Hash, V: Copy + Default> Series<L, V> {
         }
         let hidden = self.entries.iter().enumerate().filter(|(_, entry)| !entry.shown);
         let (place, entry) = hidden.min_by_key(|(_, entry)| entry.changed_ns)?;
-        self.forgotten.insert(self.hasher.hash_one(&*entry.labels));
-        self.places.remove(&entry.labels);
+        let hash = self.hasher.hash_one(&*entry.labels);
+        self.forgotten.insert(hash);
+        if let Ok(found) = self.places.find_entry(hash, |other| *other as usize == place) {
+            found.remove();
+        }
         self.moved += 1;
         Some(place)
     }
