@@ -79,9 +79,13 @@ impl Drop for Mapping {
 
 impl Ring {
     pub(crate) fn new(cpu: usize, size_bytes: usize, fd: OwnedFd) -> io::Result<Self> {
+        Self::mapped(cpu, size_bytes, fd, ProtFlags::READ)
+    }
+
+    fn mapped(cpu: usize, size_bytes: usize, fd: OwnedFd, data: ProtFlags) -> io::Result<Self> {
         let page = page_size();
         let consumer = Mapping::new(&fd, page, ProtFlags::READ | ProtFlags::WRITE, 0)?;
-        let producer = Mapping::new(&fd, page + size_bytes + page, ProtFlags::READ, page)?;
+        let producer = Mapping::new(&fd, page + size_bytes + page, data, page)?;
         let position = consumer.counter().load(Ordering::Acquire);
         Ok(Self { cpu, size_bytes, fd, consumer, producer, position, in_flight: false })
     }
@@ -161,10 +165,15 @@ mod tests {
     /// A file with the layout of a ring; its first page is not really there again, so only one record may cross the end.
     struct Kernel(File);
 
+    fn file(size_bytes: usize) -> File {
+        let file = File::from(memfd_create("ring", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len((2 * page_size() + size_bytes + page_size()) as u64).unwrap();
+        file
+    }
+
     impl Kernel {
         fn new(size_bytes: usize) -> (Self, Ring) {
-            let file = File::from(memfd_create("ring", MemfdFlags::CLOEXEC).unwrap());
-            file.set_len((2 * page_size() + size_bytes + page_size()) as u64).unwrap();
+            let file = file(size_bytes);
             let ring = Ring::new(0, size_bytes, file.try_clone().unwrap().into()).unwrap();
             (Self(file), ring)
         }
@@ -231,5 +240,70 @@ mod tests {
         assert_eq!(drain(&mut ring, 1).len(), 1);
         kernel.write(made, 0, &vec![2; size + 1]);
         assert_eq!(drain(&mut ring, 1), [vec![2; size]]);
+    }
+
+    /// Writes as the kernel does, by another thread and into the same mapping: what ThreadSanitizer can see.
+    struct Producer {
+        made: NonNull<AtomicUsize>,
+        given_back: NonNull<AtomicUsize>,
+        data: NonNull<u8>,
+        size_bytes: usize,
+    }
+
+    // SAFETY: what both threads access they access by atomics, or one after the other.
+    unsafe impl Send for Producer {}
+
+    impl Producer {
+        const RECORD: usize = 24;
+        const SPACE: usize = Self::RECORD + BPF_RINGBUF_HDR_SZ as usize;
+
+        /// Of a ring that outlives it, and whose data may be written to.
+        fn of(ring: &Ring) -> Self {
+            // SAFETY: the data begins after the first page of the mapping.
+            let data = unsafe { ring.producer.start.add(page_size()) };
+            let (made, given_back) = (ring.producer.start.cast(), ring.consumer.start.cast());
+            Self { made, given_back, data, size_bytes: ring.size_bytes }
+        }
+
+        fn run(&self, records: u64) {
+            // SAFETY: the ring lives longer, and both are accessed atomically.
+            let (made, given_back) = unsafe { (self.made.as_ref(), self.given_back.as_ref()) };
+            let mut position = 0;
+            for number in 0..records {
+                while position + Self::SPACE - given_back.load(Ordering::Acquire) > self.size_bytes {
+                    std::hint::spin_loop();
+                }
+                // SAFETY: inside of the data, aligned, and given back by the reader.
+                unsafe {
+                    let start = self.data.add(position & (self.size_bytes - 1));
+                    let header: &AtomicU32 = start.cast().as_ref();
+                    header.store(Self::RECORD as u32 | BPF_RINGBUF_BUSY_BIT, Ordering::Relaxed);
+                    position += Self::SPACE;
+                    made.store(position, Ordering::Release);
+                    start.add(BPF_RINGBUF_HDR_SZ as usize).cast().write([number; Self::RECORD / 8]);
+                    header.swap(Self::RECORD as u32, Ordering::AcqRel);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_record_of_a_producer_that_runs_meanwhile_comes_once_and_whole() {
+        const RECORDS: u64 = 50_000;
+        let size_bytes = page_size();
+        let fd = file(size_bytes).into();
+        let mut ring = Ring::mapped(0, size_bytes, fd, ProtFlags::READ | ProtFlags::WRITE).unwrap();
+        let producer = Producer::of(&ring);
+        std::thread::scope(|scope| {
+            scope.spawn(move || producer.run(RECORDS));
+            let mut next = 0_u64;
+            while next < RECORDS {
+                ring.drain(7, |record| {
+                    assert_eq!(record, [next; Producer::RECORD / 8].map(u64::to_ne_bytes).as_flattened());
+                    next += 1;
+                });
+            }
+        });
+        assert!(drain(&mut ring, 1).is_empty());
     }
 }
