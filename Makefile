@@ -14,7 +14,7 @@ PERF_PACKAGES := dnsmasq-base iproute2 nftables util-linux bpftrace libbpf-tools
 LINT_PACKAGES := clang-format-14
 KERNEL_PACKAGES := busybox-static kmod cpio bc xz-utils
 
-.PHONY: run build test test-unit test-e2e test-kernels test-deb lint fuzz asan bench perf install pages deb rpm image clean build-packages lint-packages test-packages perf-packages kernel-packages
+.PHONY: run build test test-unit test-e2e test-kernels test-deb lint fuzz asan tsan bench perf install pages deb rpm image clean build-packages lint-packages test-packages perf-packages kernel-packages
 
 run: build ## build, and run the agent on this host until Ctrl-C
 	@if [ "$(ROOT)" = 0 ]; then exec $(BIN)/sockeye $(ARGS); else exec sudo $(BIN)/sockeye $(ARGS); fi
@@ -49,7 +49,10 @@ fuzz: build-packages ## each reader of input from outside, SECONDS (60) each; ne
 	done
 
 asan: build-packages test-packages ## unit tests and some end-to-end tests with AddressSanitizer (half an hour); needs a nightly Rust
-	ci/asan
+	ci/sanitize address
+
+tsan: build-packages ## unit tests with ThreadSanitizer; needs a nightly Rust
+	ci/sanitize thread
 
 bench: build-packages ## every stage of the data path alone (minutes)
 	$(CARGO) bench -p sockeye-benches

@@ -18,8 +18,8 @@ use agent::Failure;
 use cli::{Args, Command};
 
 /// Shards, tables and reports are allocated and freed on different threads all the time: mimalloc is good at that.
-// AddressSanitizer has one of its own.
-#[cfg(not(sockeye_asan))]
+// Sanitizers have one of their own.
+#[cfg(not(sockeye_sanitizer))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
