@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::TcpStream;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt;
@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sockeye_ctl::{Client, Request};
-use sockeye_tests::{Agent, Collector, Guard, exporting_agent, free_port, program, serve, settle_at, talk, wait_for};
+use sockeye_tests::{
+    Agent, Collector, Guard, exporting_agent, free_port, program, prometheus, serve, settle_at, talk, wait_for,
+};
 
 /// An agent whose standard output and error go where the test wants, beside a collector.
 struct Bare {
@@ -125,15 +127,6 @@ impl Whole {
         Self { agent: Agent::start_by(command), collector, lines, metrics, notified, _folder: folder }
     }
 
-    /// What Prometheus is told, if anything.
-    fn scraped(&self) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).ok()?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        text.contains(" 200 OK").then_some(text)
-    }
-
     /// How often a thread was started again, or replaced by another one.
     fn restarts(&self, name: &str) -> u64 {
         let answer = self.agent.ask(&Request::Stats).expect("an answer");
@@ -154,7 +147,7 @@ impl Whole {
     fn wait_for_restart(&self, name: &str) {
         wait_for(name, Duration::from_secs(10), || {
             // Some work only when somebody wants something.
-            let _ = self.scraped();
+            let _ = TcpStream::connect(("127.0.0.1", self.metrics));
             let again = self.restarts(name);
             assert!(again <= 1, "{again}");
             (again == 1).then_some(())
@@ -169,7 +162,7 @@ impl Whole {
         });
         let made = connections(10);
         self.agent.settle();
-        let metrics = self.scraped().unwrap_or_else(|| panic!("{name}: nothing to scrape"));
+        let (_, metrics) = prometheus::metrics(self.metrics, "*/*");
         assert!(metrics.contains("sockeye_thread_restarts_total"), "{metrics}");
         self.agent.stop();
         let said = self.agent.stderr();
