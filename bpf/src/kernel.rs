@@ -196,6 +196,13 @@ impl Kernel {
         self.misses_orphans
     }
 
+    /// How often a change of a TCP socket's state was not seen, because the program was already running on that CPU.
+    #[must_use]
+    pub fn states_missed(&self) -> u64 {
+        let program = self.programs.iter().find(|program| program.name() == "se_set_state");
+        program.and_then(|program| program.cost().ok()).map_or(0, |cost| cost.misses)
+    }
+
     /// Judges what opens from now on, and every datagram, by another filter.
     ///
     /// # Errors

@@ -36,6 +36,11 @@ impl ProgramHandle {
         Ok(Self { name: program.name().to_string_lossy().into_owned(), fd: program.as_fd().try_clone_to_owned()? })
     }
 
+    /// As in the source.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Reads the program's figures.
     ///
     /// # Errors

@@ -160,6 +160,8 @@ pub struct CpuStats {
     pub lost: [u64; KINDS],
     /// Closes that went to the overflow map instead of the ring. Not lost.
     pub close_overflow: u64,
+    /// Closes by a process that were not told of because the ring was full. Not lost: the end of the connection follows.
+    pub shut_dropped: u64,
     /// Sockets that could not be tracked for want of memory.
     pub storage_failed: u64,
     /// Connections that ended without ever having been tracked.

@@ -70,8 +70,8 @@ fn c_and_rust_agree_on_every_record() {
         ),
         (
             "se_stats",
-            rust_layout!(CpuStats: offered lost close_overflow storage_failed untracked_close udp_table_full
-                udp_unparsed args_unreadable ignored_tcp ignored_udp dns_left_out hellos_left_out),
+            rust_layout!(CpuStats: offered lost close_overflow shut_dropped storage_failed untracked_close
+                udp_table_full udp_unparsed args_unreadable ignored_tcp ignored_udp dns_left_out hellos_left_out),
         ),
     ];
     for (name, (size, fields)) in pairs {

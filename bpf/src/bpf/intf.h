@@ -214,6 +214,7 @@ struct se_stats {
 	__u64 offered[SE_KINDS];
 	__u64 lost[SE_KINDS];
 	__u64 close_overflow;  /* closes that found the ring full and went to the overflow map (not lost) */
+	__u64 shut_dropped;    /* closes by a process that found it full (not lost: the end follows) */
 	__u64 storage_failed;  /* sockets that could not be tracked: no memory for their storage */
 	__u64 untracked_close; /* connections that ended without ever having been tracked */
 	__u64 udp_table_full;  /* UDP packets sent through the ring because the table was full (not lost) */

@@ -157,6 +157,7 @@ static __always_inline void on_shut(struct sock *sk, int state)
 {
 	struct se_sock *s = bpf_sk_storage_get(&se_socks, sk, NULL, 0);
 	struct se_owner owner;
+	struct se_stats *st;
 	struct tcp_sock *tp;
 	struct se_flow *f;
 
@@ -180,8 +181,12 @@ static __always_inline void on_shut(struct sock *sk, int state)
 			set_owner(s, &owner);
 	}
 	f = offer_early(SE_SCAN, sizeof(*f));
-	if (!f)
+	if (!f) {
+		st = stats();
+		if (st)
+			count(&st->shut_dropped);
 		return;
+	}
 	fill_flow(f, SE_SCAN, state, s, sk);
 	submit(f);
 }

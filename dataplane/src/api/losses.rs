@@ -59,11 +59,12 @@ impl Weight {
             "ring_full_cgroup",
             "ring_full_identity",
         ];
-        const NONE: [&str; 7] = [
+        const NONE: [&str; 8] = [
             "container_unnamed",
             "pair_group_full",
             "peer_group_full",
             "process_group_full",
+            "ring_full_shut",
             "rpm_killed",
             "udp_other_peers",
             "worker_stalled",
@@ -214,6 +215,11 @@ fn kernel_losses(cpus: &[CpuStats]) -> Vec<Loss> {
         full(Kind::UdpClose, "the flow ends by its idle timeout"),
         full(Kind::Identity, "the process is looked up in /proc, and unknown if it is gone"),
         full(Kind::Cgroup, "the container is looked up in /proc, and unknown if it is gone"),
+        per_cpu(
+            "ring_full_shut",
+            &|cpu| cpu.shut_dropped,
+            "a connection is told of when it ends, and not when a process closes it",
+        ),
         per_cpu("socket_untracked", &|cpu| cpu.storage_failed, "no kernel memory: the socket's flow is not seen"),
         per_cpu("close_untracked", &|cpu| cpu.untracked_close, "a connection ended that was never tracked"),
         per_cpu(

@@ -67,6 +67,8 @@ pub(crate) struct Totals {
     pub scan_ns: u64,
     /// UDP table entries drained.
     pub udp_drained: u64,
+    /// What the kernel's programs did not tell of at once.
+    pub untold: u64,
     /// Errors of scans and drains.
     pub kernel_errors: u64,
     /// Listening ports that a message to the collectors had no room for.

@@ -128,10 +128,14 @@ impl Control {
 
     /// For the events that the exporters send.
     pub(super) fn update_agent_figures(&mut self) {
+        let now_ns = boot_ns();
         let cpus = self.kernel.cpu_stats().unwrap_or_default();
+        let shut_dropped: u64 = cpus.iter().map(|cpu| cpu.shut_dropped).sum();
+        let untold = self.kernel.states_missed() + shut_dropped;
+        self.table.told_through(now_ns, std::mem::replace(&mut self.totals.untold, untold) == untold);
         let lost = cpus.iter().map(CpuStats::lost_records).sum();
         let unread = cpus.iter().map(|cpu| cpu.dns_left_out + cpu.lost[Kind::Dns as usize]).sum();
-        self.names.kernel_left_out(unread, boot_ns());
+        self.names.kernel_left_out(unread, now_ns);
         let (figures, reported) = (&self.options.figures, &self.totals.reported);
         figures.bytes.store(reported.bytes.iter().sum(), Ordering::Relaxed);
         figures.packets.store(reported.packets.iter().sum(), Ordering::Relaxed);

@@ -121,6 +121,9 @@ pub struct FlowTable {
     whole_scan_next: Option<(u64, u64)>,
     /// All that the kernel told of before this moment has been taken.
     drained_through_ns: u64,
+    /// Whether the kernel's programs left something out is known up to this moment, and when it was last noticed that they had.
+    told_through_ns: u64,
+    untold_ns: u64,
     /// What DNS servers were asked before this moment has been read: what was opened later waits for it before it is told of.
     questions_through_ns: u64,
     /// The same for UDP's counters.
@@ -163,6 +166,8 @@ impl FlowTable {
             whole_scan_ns: 0,
             whole_scan_next: None,
             drained_through_ns: u64::MAX,
+            told_through_ns: u64::MAX,
+            untold_ns: 0,
             questions_through_ns: u64::MAX,
             udp_through_ns: 0,
             local_addrs: Map::default(),
@@ -299,6 +304,15 @@ impl FlowTable {
         self.drained_through_ns = at_ns;
         if let Some((began_ns, _)) = self.whole_scan_next.take_if(|(_, ended_ns)| *ended_ns <= at_ns) {
             self.whole_scan_ns = began_ns;
+        }
+    }
+
+    /// The kernel's programs have told of `all` that happened to sockets between the last such moment and this one, or the
+    /// kernel left them out now and then, or a ring had no room.
+    pub fn told_through(&mut self, at_ns: u64, all: bool) {
+        self.told_through_ns = at_ns;
+        if !all {
+            self.untold_ns = at_ns;
         }
     }
 

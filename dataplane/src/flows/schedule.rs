@@ -31,6 +31,8 @@ const OWNER_WAIT_TICKS: u32 = (10 * SECOND_NS / TICK_NS) as u32;
 const REJOIN_TICKS: u32 = (4 * SECOND_NS / TICK_NS) as u32;
 /// Most of them in one tick: more would not leave an exporter in time, and be dropped. So 64,000 take the four seconds.
 const REJOIN_REPORTS: usize = 4000;
+/// So much later than one end of a connection the other one may end.
+const OTHER_END_NS: u64 = 2 * SECOND_NS;
 /// So long a flow waits at most for what its process has asked before.
 const QUESTIONS_WAIT_NS: u64 = 2 * SECOND_NS;
 
@@ -152,7 +154,7 @@ impl FlowTable {
         }
         let (unreported, awaits_owner) = (flow.is_unreported(), flow.awaits_owner());
         let recent = tick_of(now_ns) < flow.entered_tick + OWNER_WAIT_TICKS;
-        if unreported && !over && recent && (awaits_owner || self.may_lack_name(id)) {
+        if unreported && !over && recent && (awaits_owner || self.may_lack_name(id) || self.may_await_acceptance(id)) {
             self.awaits_owner |= awaits_owner;
             self.timers.schedule(&mut self.flows, id, now_ns + SECOND_NS);
             return;
@@ -226,7 +228,7 @@ impl FlowTable {
         let over = flow.state().is_over();
         let since_ns = if over { flow.first_end.at_ns } else { flow.opened_ns };
         let is_known = if self.is_within_host(flow) && (!over || flow.state() == State::Closed) {
-            since_ns < self.whole_scan_ns
+            since_ns < self.whole_scan_ns && !(over && self.may_be_hidden(flow))
         } else {
             // The other end closes a little later; when the first report is due, that much has passed anyway.
             !over || since_ns + TICK_NS < self.drained_through_ns
@@ -234,17 +236,24 @@ impl FlowTable {
         !is_known && now_ns.saturating_sub(since_ns) < self.timeouts.active_ns
     }
 
+    /// The other end of a connection that has closed may be there, and no scan finds it: its process has closed it as well, which
+    /// the kernel's programs did not tell. Its end is still to come.
+    fn may_be_hidden(&self, flow: &Flow) -> bool {
+        let all_told = flow.first_end.at_ns < self.told_through_ns && self.untold_ns < flow.opened_ns;
+        !self.timeouts.sees_orphans && !all_told
+    }
+
     /// A connection whose other end is on this host, too, as far as is known.
     fn is_within_host(&self, flow: &Flow) -> bool {
         flow.key.proto == Proto::Tcp && self.is_local(flow.remote(flow.first_side).addr)
     }
 
-    /// What its sockets told before they closed may still be in a ring of another CPU, whose worker is short of CPU: it would be
-    /// taken for a new flow.
+    /// What its sockets told before they closed, or soon after, may still be in a ring of another CPU, whose worker is short of
+    /// CPU: it would be taken for a new flow.
     fn may_hear_of(&self, id: u32) -> bool {
         let flow = &self.flows[id as usize];
         flow.key.proto == Proto::Tcp
-            && flow.ends().any(|end| end.at_ns >= self.drained_through_ns)
+            && flow.ends().any(|end| end.at_ns.saturating_add(OTHER_END_NS) >= self.drained_through_ns)
             && self.occupied() < self.flows_max
     }
 
@@ -253,6 +262,13 @@ impl FlowTable {
     fn may_lack_name(&self, id: u32) -> bool {
         let flow = &self.flows[id as usize];
         !flow.is_named() && self.is_within_host(flow)
+    }
+
+    /// The other end of an open connection within this host, which is not known, may wait for its acceptance: until then no
+    /// process has it open.
+    fn may_await_acceptance(&self, id: u32) -> bool {
+        let flow = &self.flows[id as usize];
+        !self.timeouts.sees_orphans && flow.second_end.is_none() && self.is_within_host(flow)
     }
 
     fn next_look_ns(&self, id: u32, now_ns: u64, over: bool) -> u64 {

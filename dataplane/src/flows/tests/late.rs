@@ -49,6 +49,65 @@ fn a_local_connection_waits_for_a_close_that_a_starved_worker_has_yet_to_bring()
     }
 }
 
+/// A table whose scans find only what a process has open.
+fn table_of_open_files() -> FlowTable {
+    FlowTable::new(1000, Timeouts::default().without_orphans())
+}
+
+#[test]
+fn a_local_connection_waits_for_an_end_that_no_scan_finds_if_the_programs_were_left_out() {
+    let c = Connection { number: 1, sent: 5000, received: 70_000, pre_existing: false };
+    let close = |side, at_ns| on_loopback(c.record(side, Kind::Close, at_ns, 100));
+    // Programs were left out while it lived, before that, or never.
+    for (untold_at, waits) in [(Some(10 * S), true), (Some(S), false), (None, false)] {
+        let mut t = table_of_open_files();
+        t.tcp_record(&close(Side::Initiator, 10 * S), 10 * S);
+        scan(&mut t, 11 * S);
+        t.drained_through(11 * S);
+        t.told_through(9 * S, true);
+        assert!(reports(&mut t, 12 * S).is_empty(), "not known yet");
+        if let Some(at_ns) = untold_at {
+            t.told_through(at_ns, false);
+        }
+        t.told_through(12 * S, true);
+        assert_eq!(reports(&mut t, 13 * S).is_empty(), waits);
+        scan(&mut t, 14 * S);
+        t.tcp_record(&close(Side::Responder, 30 * S), 30 * S);
+        let reported = reports(&mut t, 31 * S);
+        assert_eq!(waits, owners(&reported) == [[101, 100]], "{reported:#?}");
+    }
+
+    // Not for ever; and where scans find all, one of them is enough.
+    for (mut t, waits) in [(table_of_open_files(), true), (table(), false)] {
+        t.tcp_record(&close(Side::Initiator, 10 * S), 10 * S);
+        scan(&mut t, 11 * S);
+        t.drained_through(11 * S);
+        t.told_through(12 * S, false);
+        assert_eq!(reports(&mut t, 69 * S).is_empty(), waits);
+        assert_eq!(owners(&reports(&mut t, 70 * S)).first(), waits.then_some(&[101, 0]));
+    }
+}
+
+#[test]
+fn an_open_end_waits_for_the_other_one_to_be_accepted() {
+    let c = Connection { number: 1, sent: 5000, received: 70_000, pre_existing: false };
+    let end = |side, at_ns| on_loopback(c.record(side, Kind::Scan, at_ns, 100));
+    for accepted in [true, false] {
+        let mut t = table_of_open_files();
+        for second in 10..19 {
+            t.scan_begins(second * S);
+            t.tcp_record(&end(Side::Initiator, second * S), second * S);
+            t.scan_ends(true, second * S);
+            t.drained_through(second * S);
+            assert!(reports(&mut t, second * S).is_empty());
+        }
+        if accepted {
+            t.tcp_record(&end(Side::Responder, 19 * S), 19 * S);
+        }
+        assert_eq!(owners(&reports(&mut t, 30 * S)).first(), Some(&[101, if accepted { 100 } else { 0 }]));
+    }
+}
+
 #[test]
 fn an_open_end_waits_for_the_other_one_that_a_starved_worker_has_yet_to_bring() {
     // A scan over open files does not find the client, which its process has closed.
@@ -133,7 +192,7 @@ fn who_has_closed_is_told_of_even_if_the_end_is_not() {
             t.tcp_record(&on_loopback(c.record(Side::Responder, Kind::Close, 10 * S + 1, 100)), 10 * S);
         }
         scan(&mut t, 11 * S);
-        t.drained_through(12 * S);
+        t.drained_through(13 * S);
         let reported = reports(&mut t, 13 * S);
         assert_eq!(owners(&reported), [pids]);
         assert_eq!((reported[0].state, reported[0].total.bytes), (state, [5000, 70_000]));
@@ -149,7 +208,7 @@ fn a_close_that_comes_after_all_is_the_last_word() {
     let mut t = table();
     t.tcp_record(&shut(&c, 50), 10 * S);
     scan(&mut t, 11 * S);
-    t.drained_through(12 * S);
+    t.drained_through(13 * S);
     assert_eq!(reports(&mut t, 13 * S)[0].state, State::Vanished);
     t.tcp_record(&c.record(Side::Initiator, Kind::Close, 10 * S + 1, 100), 13 * S);
     assert_eq!(reports(&mut t, 14 * S)[0].state, State::Closed);
@@ -170,12 +229,12 @@ fn a_flow_that_is_over_is_kept_while_a_starved_worker_may_have_records_of_it() {
     assert!(reports(&mut t, 30 * S + TICK_NS).is_empty(), "which closes a little later");
     t.drained_through(10 * S + TICK_NS + 1);
     assert_eq!(reports(&mut t, 31 * S).len(), 1);
-    t.drained_through(9 * S);
-    assert!(reports(&mut t, 40 * S).is_empty());
-    assert_eq!(t.len(), 1);
-    t.drained_through(10 * S + 1);
-    assert!(reports(&mut t, 41 * S).is_empty());
-    assert!(t.is_empty());
+    // Or much later.
+    for (through_ns, at_ns, left) in [(9 * S, 40 * S, 1), (12 * S, 41 * S, 1), (12 * S + 1, 42 * S, 0)] {
+        t.drained_through(through_ns);
+        assert!(reports(&mut t, at_ns).is_empty());
+        assert_eq!(t.len(), left);
+    }
 }
 
 #[test]
