@@ -128,6 +128,17 @@ impl Agent {
         rows.iter().find(|row| row["reason"] == reason).expect("the reason")["count"].as_u64().expect("a count")
     }
 
+    /// All that it says was lost or left out, to tell in the message of a failed test.
+    ///
+    /// # Panics
+    /// If the agent does not answer.
+    #[must_use]
+    pub fn losses(&self) -> String {
+        let answer = self.ask(&Request::Stats).expect("an answer");
+        let rows = answer.rows("losses").into_iter().filter(|row| row["count"] != 0);
+        rows.map(|row| format!("{} {}\n", row["reason"], row["count"])).collect()
+    }
+
     /// The flows that it shows.
     ///
     /// # Panics

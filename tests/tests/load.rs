@@ -21,14 +21,14 @@ fn our_programs() -> HashSet<u32> {
     all.into_iter().filter(|(name, _)| name.starts_with("se_")).map(|(_, id)| id).collect()
 }
 
-/// Each connection of a storm is one flow with all bytes and both processes.
-fn assert_whole(collected: &Collected, port: u16, connections: u64) {
+/// Each connection of a storm is one flow with all bytes and both processes. `losses`: what the agent says that it has lost.
+fn assert_whole(collected: &Collected, port: u16, connections: u64, losses: &str) {
     collected.assert_clean();
     let flows: Vec<&Value> = collected.flows().iter().filter(|f| f["dst_port"] == port).collect();
-    assert_eq!(flows.len() as u64, connections);
+    assert_eq!(flows.len() as u64, connections, "{losses}");
     for flow in flows {
-        assert_eq!((&flow["in_bytes"], &flow["out_bytes"]), (&Value::from(8), &Value::from(1)), "{flow:#}");
-        assert!(flow["src_pid"].is_u64() && flow["dst_pid"].is_u64(), "{flow:#}");
+        assert_eq!((&flow["in_bytes"], &flow["out_bytes"]), (&Value::from(8), &Value::from(1)), "{flow:#}\n{losses}");
+        assert!(flow["src_pid"].is_u64() && flow["dst_pid"].is_u64(), "{flow:#}\n{losses}");
     }
 }
 
@@ -54,8 +54,9 @@ fn ten_thousand_short_connections_at_full_speed() {
     assert!(offered >= 2 * connections, "a close on each side: {offered}");
     assert_eq!((lost, agent.loss("flow_vanished"), agent.loss("flow_table_full")), (0, 0, 0));
     assert_eq!(agent.sum("exports", "dropped"), 0);
+    let losses = agent.losses();
     agent.stop();
-    assert_whole(&collector.finish(), port, connections);
+    assert_whole(&collector.finish(), port, connections, &losses);
 }
 
 #[test]
@@ -137,8 +138,9 @@ fn starved_workers_tell_of_both_ends_of_a_flow_at_once() {
     assert_eq!(storm.says()["done"], connections);
     drop(load);
     agent.settle();
+    let losses = agent.losses();
     agent.stop();
-    assert_whole(&collector.finish(), port, connections);
+    assert_whole(&collector.finish(), port, connections, &losses);
 }
 
 /// Datagrams from made-up addresses fill UDP's half of a small table: each is counted, and no TCP connection is left out.
@@ -165,10 +167,11 @@ fn a_flood_from_made_up_addresses_keeps_no_tcp_connection_out() {
     let given_up = agent.loss("udp_given_up") + agent.loss("udp_other_peers");
     assert_eq!((agent.loss("flow_table_full"), given_up > 0), (0, true));
     agent.settle();
+    let losses = agent.losses();
     sink.dismiss();
     agent.stop();
     let collected = collector.finish();
-    assert_whole(&collected, port, CONNECTIONS);
+    assert_whole(&collected, port, CONNECTIONS, &losses);
     let flows: Vec<&Value> = collected.flows().iter().filter(|f| f["dst_port"] == 9).collect();
     let sum = |column: &str| flows.iter().filter_map(|flow| flow[column].as_u64()).sum::<u64>();
     let size = said["size"].as_u64().expect("bytes");

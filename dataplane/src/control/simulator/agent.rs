@@ -57,6 +57,7 @@ pub(super) struct Agent {
     late_until_ns: u64,
     scan_all: bool,
     udp_closed: Vec<u64>,
+    untold: u64,
     asked: Option<Request>,
     due_drain_ns: u64,
     due_scan_ns: u64,
@@ -95,6 +96,7 @@ impl Agent {
             late_until_ns: 0,
             scan_all: true,
             udp_closed: Vec::new(),
+            untold: 0,
             asked: None,
             due_drain_ns: 0,
             due_scan_ns: 0,
@@ -213,6 +215,8 @@ impl Agent {
         self.merge(&late, now_ns);
         late.clear();
         self.late = late;
+        self.table.told_through(now_ns, self.untold == kernel.losses.shuts);
+        self.untold = kernel.losses.shuts;
     }
 
     fn take_drained(&mut self, kernel: &mut Kernel, mut request: Request) {
@@ -259,6 +263,8 @@ impl Agent {
 
     /// `Control::end`, after the workers have ended: nothing that was counted goes untold.
     pub(super) fn end(&mut self, kernel: &mut Kernel, report: &mut impl FnMut(FlowReport)) -> Result<(), String> {
+        // No two scans are as close as that.
+        kernel.clock.set(kernel.clock.get() + 2 * SKEW_NS);
         while kernel.rings.iter().any(|ring| ring.oldest_ns().is_some()) {
             kernel.pass(10_000_000);
             for thread in &mut self.threads {

@@ -29,6 +29,8 @@ pub(super) struct Losses {
     pub(super) datagrams: u64,
     /// Ends that nobody tracked.
     pub(super) untracked: u64,
+    /// Closes by a process that were not told of.
+    pub(super) shuts: u64,
 }
 
 pub(super) struct Kernel {
@@ -155,6 +157,10 @@ impl Kernel {
                 self.connections[number].phase = Phase::Widowed(first.other());
             }
             Phase::HalfClosed(_) if dice < 85 => self.reset(number, side),
+            Phase::LastAck(left) if dice < 5 => {
+                self.close(number, left, s::LAST_ACK, 0);
+                self.connections[number].phase = Phase::Over;
+            }
             Phase::Widowed(left) if dice < 20 => {
                 self.shut_socket(number, left, s::LAST_ACK);
                 self.close(number, left, s::LAST_ACK, 0);
@@ -217,11 +223,14 @@ impl Kernel {
         let socket = self.socket(number, side).clone();
         if socket.is_open() && socket.tracked {
             let mut told = None;
-            if self.offer(|at_ns| Entry::Flow(*told.insert(socket.record(side, Kind::Scan, state, at_ns))))
+            let is_missed = self.plan.has(faults::MISSES) && self.rng.chance(20);
+            if !is_missed
+                && self.offer(|at_ns| Entry::Flow(*told.insert(socket.record(side, Kind::Scan, state, at_ns))))
                 && let Some(record) = told
             {
                 self.socket(number, side).tell(&record);
             } else {
+                self.losses.shuts += 1;
                 self.socket(number, side).told.shut_dropped = true;
             }
         }
@@ -235,6 +244,11 @@ impl Kernel {
         self.shut_socket(number, first.other(), s::LAST_ACK);
         self.connections[number].segment(first.other());
         self.connections[number].segment(first);
+        if self.rng.chance(20) {
+            self.close(number, first, s::FIN_WAIT2, 0);
+            self.connections[number].phase = Phase::LastAck(first.other());
+            return;
+        }
         let mut ends = [(first, s::FIN_WAIT2), (first.other(), s::LAST_ACK)];
         self.rng.shuffle(&mut ends);
         for (side, state) in ends {
@@ -348,6 +362,9 @@ impl Kernel {
     pub(super) fn forget(&mut self) {
         for connection in &mut self.connections {
             for (side, socket) in Side::BOTH.into_iter().zip(&mut connection.sockets) {
+                // How often they have wrapped before is known to nobody.
+                let Figures { packets_sent, packets_received, .. } = &mut socket.figures;
+                (*packets_sent, *packets_received) = (*packets_sent & 0xffff_ffff, *packets_received & 0xffff_ffff);
                 socket.told = Told { before: socket.figures, ..Told::default() };
                 (socket.tracked, socket.scanned, socket.owner_changes) = (socket.is_open() && socket.held, 0, 0);
                 socket.opened_ns = 0;

@@ -76,7 +76,9 @@ fn busy_tick(kernel: &mut Kernel, agent: &mut Agent, judge: &mut Judge) -> Resul
     let ends_ns = kernel.clock.get() + TICK_NS;
     let visits = 1 + kernel.rng.below(2);
     for _ in 0..visits {
-        for _ in 0..kernel.rng.below(6) {
+        // Now and then a whole connection between two scans.
+        let most = if kernel.rng.chance(10) { 100 } else { 6 };
+        for _ in 0..kernel.rng.below(most) {
             kernel.act();
         }
         for _ in 0..kernel.rng.below(1 + kernel.asks_per_tick()) {

@@ -32,7 +32,9 @@ pub(super) mod faults {
     pub(crate) const PAUSE: u32 = 1 << 12;
     /// Somebody sends datagrams from ever other addresses.
     pub(crate) const FLOOD: u32 = 1 << 13;
-    pub(crate) const ALL: u32 = (1 << 14) - 1;
+    /// The kernel leaves a program out now and then.
+    pub(crate) const MISSES: u32 = 1 << 14;
+    pub(crate) const ALL: u32 = (1 << 15) - 1;
 }
 
 /// Seeded numbers (SplitMix64): the same on every host.

@@ -41,7 +41,7 @@ pub(super) struct Told {
     pub(super) closed: Option<(u8, u8)>,
     /// The close found no room anywhere, and was counted, or nobody was there to tell it.
     pub(super) close_lost: bool,
-    /// That its process has closed it found no room, which is no loss: mostly the close follows.
+    /// That its process has closed it found no room, or no program, which is no loss: mostly the close follows.
     pub(super) shut_dropped: bool,
     /// When the agent came. All 0 if it was there before.
     pub(super) before: Figures,
@@ -141,6 +141,8 @@ pub(super) enum Phase {
     HalfClosed(Side),
     /// That side is all that is left of it.
     Widowed(Side),
+    /// The same, and its process has closed it: the last acknowledgement is on its way.
+    LastAck(Side),
     Over,
 }
 
