@@ -106,6 +106,8 @@ pub struct Flow {
     pub(super) entered_tick: u32,
     /// Ticks that the report has waited for names.
     pub(super) waited_ticks: u8,
+    /// Looks at it that were put off because workers may have more of it, a tick each.
+    pub(super) put_off: u8,
     /// Sticky ends that only the table knows.
     pub(super) verdict: Option<State>,
     /// Positions in the lists of its UDP sockets' flows, as in `ends()`.
@@ -138,6 +140,7 @@ impl Flow {
             told_over: false,
             entered_tick: 0,
             waited_ticks: 0,
+            put_off: 0,
             verdict: None,
             udp_positions: [0; 2],
             udp_before: NO_FLOW,

@@ -33,8 +33,8 @@ const REJOIN_TICKS: u32 = (4 * SECOND_NS / TICK_NS) as u32;
 const REJOIN_REPORTS: usize = 4000;
 /// So much later than one end of a connection the other one may end.
 const OTHER_END_NS: u64 = 2 * SECOND_NS;
-/// So long a flow waits at most for what its process has asked before.
-const QUESTIONS_WAIT_NS: u64 = 2 * SECOND_NS;
+/// So many ticks a flow waits at most for what its process has asked before: two seconds.
+const QUESTIONS_WAIT_TICKS: u8 = (2 * SECOND_NS / TICK_NS) as u8;
 
 impl FlowTable {
     /// Reports what is due and forgets what is over. Call it once per tick, and again while it returns that more is due:
@@ -159,11 +159,8 @@ impl FlowTable {
             self.timers.schedule(&mut self.flows, id, now_ns + SECOND_NS);
             return;
         }
-        if unreported && self.may_lack_other_end(id, now_ns) {
-            self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
-            return;
-        }
-        if unreported && self.may_be_named(id, now_ns) {
+        if unreported && (self.may_lack_other_end(id) || self.may_be_named(id)) {
+            self.flows[id as usize].put_off += 1;
             self.timers.schedule(&mut self.flows, id, now_ns + TICK_NS);
             return;
         }
@@ -196,9 +193,9 @@ impl FlowTable {
     }
 
     /// What names its far end may not have been read yet. A worker that is short of CPU may be long in coming: not for ever.
-    fn may_be_named(&self, id: u32, now_ns: u64) -> bool {
-        let said_ns = self.flows[id as usize].said_until_ns();
-        said_ns >= self.questions_through_ns && now_ns.saturating_sub(said_ns) < QUESTIONS_WAIT_NS
+    fn may_be_named(&self, id: u32) -> bool {
+        let flow = &self.flows[id as usize];
+        flow.said_until_ns() >= self.questions_through_ns && flow.put_off < QUESTIONS_WAIT_TICKS
     }
 
     /// Whether a flow of which there is no news must be reported: for the first time, to a new collector, or because the next
@@ -219,8 +216,9 @@ impl FlowTable {
     /// One end of a connection is known, and the other one may be on this host, too. That one is known once all sockets were
     /// looked at after the first one was opened, or closed: it may stay open for long. And if it had closed until then, once
     /// that record has come from its ring, whose worker may be short of CPU. Where the remote address is none of this host, only
-    /// the latter is waited for: it may be translated, but most are of other hosts.
-    fn may_lack_other_end(&self, id: u32, now_ns: u64) -> bool {
+    /// the latter is waited for: it may be translated, but most are of other hosts. Not for ever: for an active timeout from when
+    /// its report was due, however late its records came.
+    fn may_lack_other_end(&self, id: u32) -> bool {
         let flow = &self.flows[id as usize];
         if flow.second_end.is_some() || !flow.is_named() || self.occupied() >= self.flows_max {
             return false;
@@ -233,7 +231,7 @@ impl FlowTable {
             // The other end closes a little later; when the first report is due, that much has passed anyway.
             !over || since_ns + TICK_NS < self.drained_through_ns
         };
-        !is_known && now_ns.saturating_sub(since_ns) < self.timeouts.active_ns
+        !is_known && u64::from(flow.put_off) < (self.timeouts.active_ns / TICK_NS).min(u8::MAX.into())
     }
 
     /// The other end of a connection that has closed may be there, and no scan finds it: its process has closed it as well, which

@@ -119,7 +119,8 @@ impl Agent {
                 continue;
             }
             if self.plan.has(faults::STALLS) && self.rng.chance(3) {
-                thread.stalled_until_ns = now_ns + self.rng.below(8 * SECOND_NS);
+                let most = if self.rng.chance(10) { 100 } else { 8 };
+                thread.stalled_until_ns = now_ns + self.rng.below(most * SECOND_NS);
                 if self.rng.chance(50) {
                     continue;
                 }

@@ -27,7 +27,7 @@ use plan::{Plan, Rng, faults};
 
 const SEEDS: u64 = 10_000;
 /// After this nothing is left of anything: UDP is idle and lingers, sockets that scans do not see have vanished.
-const QUIET_TICKS: u64 = 4 * 400;
+const QUIET_TICKS: u64 = 4 * 1000;
 /// Records of a shrunk run are looked for so often.
 const SHRINK_RUNS: u32 = 400;
 
