@@ -116,12 +116,11 @@ fn of_a_crowd_of_names_none_is_wrong() {
     let (mut right, mut own) = (0, 0);
     for (local, (name, who)) in &truth {
         let row = flows.get(local).unwrap_or_else(|| {
-            let lost = agent.ask(&Request::Stats).expect("an answer").rows("losses");
-            let lost: Vec<_> = lost.into_iter().filter(|row| row["count"] != 0).collect();
+            let lost = agent.losses();
             let port = local.to_owned() as u16;
             let known = FlowsArguments { port: vec![port], ended: true, ..FlowsArguments::default() };
             let known = agent.flows(known);
-            panic!("no flow of {local} among {} of {}: {known:#?}; lost: {lost:#?}", flows.len(), truth.len())
+            panic!("no flow of {local} among {} of {}: {known:#?}; lost: {lost}", flows.len(), truth.len())
         });
         own += usize::from(who == "process");
         let Some(said) = row.get("responder_name").and_then(Value::as_str) else { continue };

@@ -126,7 +126,7 @@ impl Control {
         Ok(LocalAddresses { host_netns, host, others })
     }
 
-    /// For the events that the exporters send.
+    /// What the kernel counts: for the table, for the names, and for the events that the exporters send.
     pub(super) fn update_agent_figures(&mut self) {
         let now_ns = boot_ns();
         let cpus = self.kernel.cpu_stats().unwrap_or_default();

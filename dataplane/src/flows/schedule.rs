@@ -216,8 +216,8 @@ impl FlowTable {
     /// One end of a connection is known, and the other one may be on this host, too. That one is known once all sockets were
     /// looked at after the first one was opened, or closed: it may stay open for long. And if it had closed until then, once
     /// that record has come from its ring, whose worker may be short of CPU. Where the remote address is none of this host, only
-    /// the latter is waited for: it may be translated, but most are of other hosts. Not for ever: for an active timeout from when
-    /// its report was due, however late its records came.
+    /// the latter is waited for: it may be translated, but most are of other hosts. Not for ever: for an active timeout, about a
+    /// minute at most, from when its report was due, however late its records came.
     fn may_lack_other_end(&self, id: u32) -> bool {
         let flow = &self.flows[id as usize];
         if flow.second_end.is_some() || !flow.is_named() || self.occupied() >= self.flows_max {

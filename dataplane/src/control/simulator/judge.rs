@@ -105,13 +105,13 @@ impl Judge {
         }
         let older = connection.sockets.iter().any(|socket| socket.flags & flags::PRE_EXISTING != 0);
         let translated = connection.sockets[0].remote != connection.sockets[1].local;
-        let lost = connection.sockets.iter().any(|socket| socket.told.close_lost || socket.told.shut_dropped);
-        // That an address is one of this host is known once something was told of it.
-        let is_known = connection.sockets[0].local.addr.is_loopback();
-        let may_be_half = translated || kernel.plan.has(faults::SMALL_TABLE) || !is_known;
+        let may_be_half = translated || kernel.plan.has(faults::SMALL_TABLE);
+        // That another address is one of this host is known once something was told of it.
+        let is_loopback = connection.sockets[0].local.addr.is_loopback();
         let reported = self.tcp.entry(number).or_default();
         // A full table forgets a flow before it can know that all was told of it. And an end that was connecting when it was
         // last told of has no name, if its close was lost, or is late, and nothing else was told.
+        let lost = connection.sockets.iter().any(|socket| socket.told.close_lost || socket.told.shut_dropped);
         if report.first && reported.reports > 0 && (lost || kernel.plan.has(faults::SMALL_TABLE)) {
             reported.in_parts = true;
         }
@@ -119,7 +119,7 @@ impl Judge {
             reported.state = Some(report.state);
             return Ok(());
         }
-        reported.take(report, older, may_be_half, at_ns, self.active_ns)
+        reported.take(report, older, (may_be_half, is_loopback), at_ns, self.active_ns)
     }
 
     fn udp(&mut self, kernel: &Kernel, report: &FlowReport, at_ns: u64) -> Result<(), String> {
@@ -179,7 +179,8 @@ impl Judge {
         for connection in &kernel.connections {
             let reported = self.tcp.get(&connection.number);
             vanished += u64::from(reported.is_some_and(|reported| reported.state == Some(State::Vanished)));
-            conclude_tcp(connection, reported, all).map_err(|what| format!("{what}: {reported:?} {connection:?}"))?;
+            conclude_tcp(kernel, connection, reported, all)
+                .map_err(|what| format!("{what}: {reported:?} {connection:?}"))?;
         }
         if all && vanished > agent.table.counts().vanished {
             return Err(format!("{vanished} have vanished, and {} are counted", agent.table.counts().vanished));
@@ -205,14 +206,19 @@ impl Judge {
     }
 }
 
-fn conclude_tcp(connection: &Connection, reported: Option<&Reported>, all: bool) -> Result<(), String> {
+fn conclude_tcp(
+    kernel: &Kernel,
+    connection: &Connection,
+    reported: Option<&Reported>,
+    all: bool,
+) -> Result<(), String> {
     if connection.sockets.iter().all(|socket| socket.told.records == 0) {
         return reported.is_none().then_some(()).ok_or_else(|| "reported, and never told of".into());
     }
     let Some(reported) = reported else {
         // Its socket has connected again, and the last word was lost: what was told before it came too late.
         let lost = connection.sockets.iter().any(|socket| socket.told.close_lost);
-        return if lost { Ok(()) } else { Err("never reported".into()) };
+        return if lost && kernel.plan.has(faults::AGAIN) { Ok(()) } else { Err("never reported".into()) };
     };
     if reported.in_parts {
         return Ok(());
@@ -248,7 +254,7 @@ impl Reported {
         &mut self,
         report: &FlowReport,
         older: bool,
-        may_be_half: bool,
+        (may_be_half, is_loopback): (bool, bool),
         at_ns: u64,
         active_ns: u64,
     ) -> Result<(), String> {
@@ -284,12 +290,11 @@ impl Reported {
         let lives = |state: State| !state.is_over() || state == State::Vanished;
         // Its other end was not known: not by its address, or there was no room to wait for it.
         let is_whole = before.local != [true; 2] && report.local == [true; 2];
-        let ended = before.state.filter(|state| !lives(*state));
-        // Of one that had been told of before, it is waited for ten seconds at most.
-        if ended.is_some() && is_whole && !may_be_half && before.reports == 1 {
+        let ended = before.state.filter(|state| !(lives(*state) || is_whole && may_be_half));
+        // Of one that was told of while it was open, it was waited for ten seconds at most.
+        if ended.is_some() && is_whole && is_loopback && before.reports == 1 {
             return Err(format!("its other end was not waited for: {before:?}"));
         }
-        let ended = ended.filter(|_| !is_whole);
         if ended.is_some_and(|state| state != report.state || report.delta.is_zero()) {
             return Err(format!("it has ended before: {before:?}"));
         }
